@@ -1,0 +1,2 @@
+//! The `sanafarm` command line.
+fn main() {}
