@@ -1,0 +1,132 @@
+//! Attention over tensors.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
+
+use super::{made, to_vec, values};
+use crate::cpu::attention::{CrossAttention, Heads, KeyValueSum};
+
+/// Tokens in one chunk of the transformer's sums.
+const CHUNK: usize = 64;
+
+/// The transformer's linear self-attention: queries, keys and values `[n, heads * width]` to the same shape.
+#[derive(Debug)]
+pub struct TokenAttention {
+    /// Heads.
+    pub heads: usize,
+    /// Channels of a head.
+    pub width: usize,
+}
+
+impl CustomOp3 for TokenAttention {
+    fn name(&self) -> &'static str {
+        "linear-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (tokens, channels) = l1.shape().dims2()?;
+        if channels != self.heads * self.width || l2.dims() != l1.dims() || l3.dims() != l1.dims() {
+            bail!("linear-attention: shapes {:?}, {:?}, {:?} do not fit", l1.dims(), l2.dims(), l3.dims());
+        }
+        let heads = |data| Heads { data, stride: channels, group: self.width, offset: 0 };
+        let mut sums = KeyValueSum::new(self.heads, self.width);
+        let (keys, vals) = (values(self.name(), s2, l2)?, values(self.name(), s3, l3)?);
+        sums.add(tokens, CHUNK, heads(keys), heads(vals));
+        let mut out = vec![0.0; tokens * channels];
+        sums.attend(tokens, heads(values(self.name(), s1, l1)?), &mut out, channels, 0);
+        made(out, (tokens, channels))
+    }
+}
+
+/// Cross-attention of latent tokens to one text: queries `[n, heads * width]` to the same shape.
+#[derive(Debug)]
+pub struct CrossText {
+    packed: CrossAttention,
+}
+
+impl CrossText {
+    /// `keys` and `values` are `[tokens, heads * width]`, without padding.
+    pub fn new(keys: &Tensor, values: &Tensor, heads: usize, width: usize) -> Result<Self> {
+        Ok(Self { packed: CrossAttention::new(&to_vec(keys)?, &to_vec(values)?, heads, width) })
+    }
+}
+
+impl CustomOp1 for CrossText {
+    fn name(&self) -> &'static str {
+        "cross-attention"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let queries = values(self.name(), storage, layout)?;
+        let mut out = vec![0.0; queries.len()];
+        self.packed.attend(queries, &mut out);
+        made(out, layout.shape().clone())
+    }
+}
+
+/// DC-AE's linear attention over a whole picture whose rows arrive one after the other: first all keys and
+/// values are added, then the queries attend.
+///
+/// Keys and values are `[rows, width, scales * 2 c]`: for each scale and group its keys, then its values.
+/// Queries and results are `[rows, width, scales * c]`.
+#[derive(Debug)]
+pub struct ScaleSums {
+    channels: usize,
+    width: usize,
+    scales: Vec<KeyValueSum>,
+}
+
+impl ScaleSums {
+    /// For `scales` scales of `channels` channels in groups of `width`.
+    pub fn new(scales: usize, channels: usize, width: usize) -> Self {
+        Self { channels, width, scales: vec![KeyValueSum::new(channels / width, width); scales] }
+    }
+
+    /// Adds rows of keys and values.
+    pub fn add(&mut self, rows: &Tensor) -> Result<()> {
+        let (count, width, channels) = rows.dims3()?;
+        if channels != self.scales.len() * 2 * self.channels {
+            bail!("linear-attention: {channels} channels of keys and values do not fit");
+        }
+        let (storage, layout) = rows.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else {
+            bail!("linear-attention: the tensor is not on the CPU")
+        };
+        let data = values("linear-attention", storage, layout)?;
+        for (scale, sums) in self.scales.iter_mut().enumerate() {
+            let keys =
+                Heads { data, stride: channels, group: 2 * self.width, offset: scale * 2 * self.channels };
+            let vals = Heads { offset: keys.offset + self.width, ..keys };
+            // One chunk for each row of the picture: the same sums in bands of any height.
+            sums.add(count * width, width, keys, vals);
+        }
+        Ok(())
+    }
+}
+
+impl CustomOp1 for ScaleSums {
+    fn name(&self) -> &'static str {
+        "linear-attention"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let data = values(self.name(), storage, layout)?;
+        let (rows, width, channels) = layout.shape().dims3()?;
+        if channels != self.scales.len() * self.channels {
+            bail!("linear-attention: {channels} channels of queries do not fit");
+        }
+        let mut out = vec![0.0; data.len()];
+        for (scale, sums) in self.scales.iter().enumerate() {
+            let queries = Heads { data, stride: channels, group: self.width, offset: scale * self.channels };
+            sums.attend(rows * width, queries, &mut out, channels, scale * self.channels);
+        }
+        made(out, (rows, width, channels))
+    }
+}

@@ -1,0 +1,70 @@
+//! Timesteps and positions as vectors.
+
+use candle_core::{Device, Result, Tensor};
+
+use super::Load;
+use crate::Error;
+use crate::ops::{Activation, Linear};
+
+/// Width of a timestep's sinusoids.
+const SINUSOIDS: usize = 256;
+
+/// The timestep embedding and the modulation that all blocks share.
+#[derive(Debug)]
+pub struct TimeEmbed {
+    linear_1: Linear,
+    linear_2: Linear,
+    linear: Linear,
+}
+
+impl TimeEmbed {
+    pub(super) fn load(load: &mut Load<'_>, width: usize) -> std::result::Result<Self, Error> {
+        let prefix = "time_embed.emb.timestep_embedder";
+        Ok(Self {
+            linear_1: load
+                .linear(&format!("{prefix}.linear_1"), &[width, SINUSOIDS], true)?
+                .with(Activation::Silu),
+            linear_2: load.linear(&format!("{prefix}.linear_2"), &[width, width], true)?,
+            linear: load.linear("time_embed.linear", &[6 * width, width], true)?,
+        })
+    }
+
+    /// For each time its modulation `[n, 6 * width]` and its embedding `[n, width]`.
+    pub fn forward(&self, times: &[f32]) -> Result<(Tensor, Tensor)> {
+        let sinusoids: Vec<f32> = times.iter().flat_map(|&time| sinusoids(time)).collect();
+        let sinusoids = Tensor::from_vec(sinusoids, (times.len(), SINUSOIDS), &Device::Cpu)?;
+        let embedded = self.linear_2.forward(&self.linear_1.forward(&sinusoids)?)?;
+        let modulation = self.linear.forward(&embedded.silu()?)?;
+        Ok((modulation, embedded))
+    }
+}
+
+/// `[cos(t f) | sin(t f)]` with `f_j = 10000^(-j / 128)`.
+fn sinusoids(time: f32) -> impl Iterator<Item = f32> {
+    let half = SINUSOIDS / 2;
+    let angle = move |j: usize| time * (-(10000.0_f32.ln()) * j as f32 / half as f32).exp();
+    (0..half).map(move |j| angle(j).cos()).chain((0..half).map(move |j| angle(j).sin()))
+}
+
+/// The positional table of a `height` x `width` grid, `[height * width, channels]`: the grid is stretched to the
+/// trained range of `base` positions over `scale`. Columns come first.
+pub fn positions(channels: usize, (height, width): (usize, usize), base: usize, scale: f64) -> Vec<f32> {
+    let quarter = channels / 4;
+    let frequencies: Vec<f64> =
+        (0..quarter).map(|k| 1.0 / 10000_f64.powf(k as f64 / (channels as f64 / 4.0))).collect();
+    // f32 divisions in this order, as the reference does them.
+    let line = |count: usize| -> Vec<Vec<f32>> {
+        (0..count)
+            .map(|index| {
+                let place = index as f32 / (count as f32 / base as f32) / scale as f32;
+                let angles = frequencies.iter().map(|frequency| f64::from(place) * frequency);
+                let sines = angles.clone().map(|angle| angle.sin() as f32);
+                sines.chain(angles.map(|angle| angle.cos() as f32)).collect()
+            })
+            .collect()
+    };
+    let (columns, rows) = (line(width), line(height));
+    rows.iter()
+        .flat_map(|row| columns.iter().flat_map(move |column| column.iter().chain(row).copied()))
+        .collect()
+}
