@@ -3,7 +3,16 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+pub mod check;
+pub mod config;
 pub mod linear;
+pub mod noise;
+pub mod postprocess;
+pub mod prompt;
+pub mod scheduler;
+pub mod size;
+pub mod text_encoder;
+pub mod weights;
 
 /// Whether a wanted size is rendered as asked or at the nearest trained size, then resized and cropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
