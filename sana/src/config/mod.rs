@@ -1,0 +1,145 @@
+//! Configurations of a model folder in the diffusers layout.
+//!
+//! Keys may have their older or newer spelling and may be absent when the library has a default. Unknown keys
+//! are ignored. A value that changes the arithmetic in a way that is not implemented is refused, since a wrong
+//! picture would be the only other sign of it.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::Error;
+
+mod autoencoder;
+mod model_index;
+mod scheduler;
+mod text_encoder;
+mod transformer;
+
+pub use autoencoder::{AutoencoderConfig, BlockKind};
+pub use model_index::ModelIndex;
+pub use scheduler::SchedulerConfig;
+pub use text_encoder::TextEncoderConfig;
+pub use transformer::TransformerConfig;
+
+/// Reads a JSON file, also one with the bare `-Infinity`, `Infinity` and `NaN` that Python writes (read as
+/// null).
+pub(crate) fn read_json(path: &Path) -> Result<Value, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::Model(format!("read configuration {}: {e}", path.display())))?;
+    serde_json::from_str(&without_bare_numbers(&text))
+        .map_err(|e| Error::Model(format!("configuration {} is no JSON: {e}", path.display())))
+}
+
+/// Replaces the number names that JSON does not have by `null`, outside strings.
+fn without_bare_numbers(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    let (mut in_string, mut escaped) = (false, false);
+    while let Some(c) = rest.chars().next() {
+        if !in_string
+            && let Some(name) = ["-Infinity", "Infinity", "NaN"].iter().find(|n| rest.starts_with(**n))
+        {
+            out.push_str("null");
+            rest = &rest[name.len()..];
+            continue;
+        }
+        if c == '"' && !escaped {
+            in_string = !in_string;
+        }
+        escaped = in_string && c == '\\' && !escaped;
+        out.push(c);
+        rest = &rest[c.len_utf8()..];
+    }
+    out
+}
+
+/// The keys of one configuration; errors name the file and the key.
+struct Keys {
+    origin: PathBuf,
+    map: Map<String, Value>,
+}
+
+impl Keys {
+    /// `origin` is the file that errors name.
+    fn new(value: Value, origin: &Path) -> Result<Self, Error> {
+        match value {
+            Value::Object(map) => Ok(Self { origin: origin.to_path_buf(), map }),
+            other
+            @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+                Err(Error::Model(format!("configuration {} is {other} and not an object", origin.display())))
+            }
+        }
+    }
+
+    /// The value as it stands; null counts as absent.
+    fn raw(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
+        self.raw(key).map(|value| T::deserialize(value).map_err(|e| self.error(key, value, e))).transpose()
+    }
+
+    fn or<T: DeserializeOwned>(&self, key: &str, default: T) -> Result<T, Error> {
+        Ok(self.get(key)?.unwrap_or(default))
+    }
+
+    /// A count that must not be zero.
+    fn count(&self, key: &str, default: usize) -> Result<usize, Error> {
+        match self.or(key, default)? {
+            0 => Err(self.error(key, &Value::from(0), "must be at least 1")),
+            n => Ok(n),
+        }
+    }
+
+    /// A finite number above zero.
+    fn positive(&self, key: &str, default: f64) -> Result<f64, Error> {
+        let value = self.or(key, default)?;
+        if value.is_finite() && value > 0.0 {
+            return Ok(value);
+        }
+        Err(self.error(key, &Value::from(value), "must be above 0"))
+    }
+
+    /// One value for all of `count` stages, or a list with one for each.
+    fn per_stage<T: DeserializeOwned + Clone>(
+        &self,
+        key: &str,
+        default: T,
+        count: usize,
+    ) -> Result<Vec<T>, Error> {
+        let list = match self.raw(key) {
+            Some(Value::Array(_)) => self.or(key, Vec::new())?,
+            Some(_) | None => vec![self.or(key, default)?; count],
+        };
+        self.check_stages(key, list, count)
+    }
+
+    fn check_stages<T>(&self, key: &str, list: Vec<T>, count: usize) -> Result<Vec<T>, Error> {
+        if list.len() == count {
+            return Ok(list);
+        }
+        let value = self.raw(key).cloned().unwrap_or_default();
+        Err(self.error(key, &value, format!("must have {count} entries, one for each stage")))
+    }
+
+    /// Refuses a value other than `wanted`; an absent one counts as `default`.
+    fn only(&self, key: &str, default: impl Into<Value>, wanted: impl Into<Value>) -> Result<(), Error> {
+        let value = self.raw(key).cloned().unwrap_or_else(|| default.into());
+        let wanted = wanted.into();
+        if value == wanted {
+            return Ok(());
+        }
+        Err(self.error(key, &value, format!("only {wanted} is supported")))
+    }
+
+    fn error(&self, key: &str, value: &Value, why: impl Display) -> Error {
+        Error::Model(format!("{key} is {value} in {}: {why}", self.origin.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

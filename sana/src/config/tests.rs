@@ -1,0 +1,194 @@
+use serde_json::json;
+
+use super::*;
+
+fn origin() -> &'static Path {
+    Path::new("part/config.json")
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T, Error>, words: &[&str]) {
+    let text = match result.unwrap_err() {
+        Error::Model(text) => text,
+        other => panic!("not a model error: {other}"),
+    };
+    for word in words {
+        assert!(text.contains(word), "{word} in: {text}");
+    }
+}
+
+fn scheduler(change: Value) -> Result<SchedulerConfig, Error> {
+    let mut config = json!({
+        "_class_name": "DPMSolverMultistepScheduler",
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": true,
+        "flow_shift": 3.0,
+    });
+    let (Value::Object(map), Value::Object(change)) = (&mut config, change) else { panic!("no objects") };
+    map.extend(change);
+    SchedulerConfig::from_value(config, origin())
+}
+
+#[test]
+fn bare_numbers_of_python_are_read_but_not_inside_strings() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.json");
+    let text = r#"{"a": -Infinity, "b": [NaN, Infinity], "c": "NaN \" -Infinity \\", "d": 1}"#;
+    std::fs::write(&path, text).unwrap();
+    let want = json!({"a": null, "b": [null, null], "c": "NaN \" -Infinity \\", "d": 1});
+    assert_eq!(read_json(&path).unwrap(), want);
+    std::fs::write(&path, "{").unwrap();
+    refused(read_json(&path), &["config.json", "no JSON"]);
+    refused(read_json(&dir.path().join("gone.json")), &["gone.json"]);
+    refused(TransformerConfig::from_value(json!([]), origin()), &["part/config.json", "object"]);
+}
+
+#[test]
+fn an_absent_key_is_the_default_of_the_library() {
+    let config = TransformerConfig::from_value(json!({}), origin()).unwrap();
+    assert_eq!((config.width(), config.hidden_width()), (2240, 5600));
+    assert_eq!((config.qk_norm, config.timestep_scale, config.interpolation_scale), (false, 1.0, None));
+    let text = TextEncoderConfig::from_value(json!({"model_type": "gemma2"}), origin()).unwrap();
+    assert_eq!((text.hidden_size, text.windows[..2].to_vec()), (2304, vec![Some(4096), None]));
+    assert_eq!(text.attn_logit_softcapping, Some(50.0));
+    assert_eq!(scheduler(json!({})).unwrap().num_train_timesteps, 1000);
+}
+
+#[test]
+fn unknown_keys_are_ignored() {
+    let config = TransformerConfig::from_value(json!({"colour": "green", "dropout": 0.1}), origin());
+    assert_eq!(config.unwrap(), TransformerConfig::from_value(json!({}), origin()).unwrap());
+}
+
+#[test]
+fn a_transformer_that_would_compute_otherwise_is_refused() {
+    for (key, value) in [
+        ("patch_size", json!(2)),
+        ("attention_bias", json!(true)),
+        ("norm_elementwise_affine", json!(true)),
+        ("_class_name", json!("FluxTransformer2DModel")),
+        ("qk_norm", json!("layer_norm")),
+        ("num_layers", json!(0)),
+        ("num_layers", json!("many")),
+        ("cross_attention_dim", json!(7)),
+        ("norm_eps", json!(-1.0)),
+    ] {
+        let config = TransformerConfig::from_value(json!({ key: value }), origin());
+        refused(config, &[key, &value.to_string(), "part/config.json"]);
+    }
+    let sprint = TransformerConfig::from_value(json!({"guidance_embeds": true}), origin());
+    refused(sprint, &["guidance_embeds", "Sprint comes in a later version"]);
+    let normed = json!({"qk_norm": "rms_norm_across_heads"});
+    assert!(TransformerConfig::from_value(normed, origin()).unwrap().qk_norm);
+}
+
+#[test]
+fn a_scheduler_that_would_compute_otherwise_is_refused() {
+    for (key, value) in [
+        ("algorithm_type", json!("sde-dpmsolver++")),
+        ("solver_order", json!(3)),
+        ("solver_type", json!("heun")),
+        ("prediction_type", json!("epsilon")),
+        ("use_flow_sigmas", json!(false)),
+        ("use_karras_sigmas", json!(true)),
+        ("final_sigmas_type", json!("sigma_min")),
+        ("thresholding", json!(true)),
+        ("_class_name", json!("EulerDiscreteScheduler")),
+        ("flow_shift", json!(0.0)),
+    ] {
+        refused(scheduler(json!({ key: value })), &[key, "part/config.json"]);
+    }
+    refused(scheduler(json!({"_class_name": "SCMScheduler"})), &["Sprint", "later version"]);
+}
+
+#[test]
+fn text_encoder_keys_have_two_spellings() {
+    let open = |value| TextEncoderConfig::from_value(value, origin());
+    let older = json!({"model_type": "gemma2", "rope_theta": 500.0, "hidden_act": "gelu_pytorch_tanh"});
+    assert_eq!(open(older).unwrap().rope_theta, 500.0);
+    let newer = json!({
+        "model_type": "gemma2",
+        "num_hidden_layers": 3,
+        "rope_parameters": {"rope_theta": 700.0, "rope_type": "default"},
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        "sliding_window": 9,
+        "attn_logit_softcapping": null,
+    });
+    let newer = open(newer).unwrap();
+    assert_eq!((newer.rope_theta, newer.attn_logit_softcapping), (700.0, None));
+    assert_eq!(newer.windows, [None, Some(9), None]);
+
+    for (key, value) in [
+        ("model_type", json!("gemma3")),
+        ("hidden_activation", json!("silu")),
+        ("attention_bias", json!(true)),
+        ("rope_parameters", json!({"rope_type": "yarn"})),
+        ("rope_scaling", json!({"factor": 2.0})),
+        ("layer_types", json!(["full_attention"])),
+        ("head_dim", json!(7)),
+        ("num_key_value_heads", json!(3)),
+    ] {
+        let mut config = json!({"model_type": "gemma2"});
+        config[key] = value;
+        refused(open(config), &["part/config.json"]);
+    }
+}
+
+#[test]
+fn autoencoder_stages_may_be_one_value_or_a_list() {
+    let open = |value| AutoencoderConfig::from_value(value, origin());
+    let mut config = json!({
+        "upsample_block_type": "interpolate",
+        "decoder_block_types": "ResBlock",
+        "decoder_norm_types": ["rms_norm", "rms_norm"],
+        "decoder_act_fns": "silu",
+        "decoder_block_out_channels": [4, 8],
+        "decoder_layers_per_block": [1, 2],
+        "decoder_qkv_multiscales": [[], [5]],
+        "scaling_factor": 0.5,
+    });
+    let parsed = open(config.clone()).unwrap();
+    assert_eq!(parsed.decoder_block_types, [BlockKind::ResBlock; 2]);
+    config["decoder_block_types"] = json!(["ResBlock", "EfficientViTBlock"]);
+    assert_eq!(open(config.clone()).unwrap().decoder_block_types[1], BlockKind::EfficientViTBlock);
+
+    for (key, value) in [
+        ("decoder_block_types", json!(["ResBlock"])),
+        ("decoder_block_types", json!("Transformer")),
+        ("decoder_layers_per_block", json!([1, 2, 3])),
+        ("decoder_layers_per_block", json!([0, 2])),
+        ("decoder_norm_types", json!(["batch_norm", "rms_norm"])),
+        ("decoder_act_fns", json!("relu")),
+        ("decoder_conv_act_fn", json!("silu")),
+        ("decoder_in_shortcut", json!(false)),
+        ("upsample_block_type", json!("pixel_shuffle")),
+        ("scaling_factor", json!(0)),
+    ] {
+        let mut changed = config.clone();
+        changed[key] = value;
+        refused(open(changed), &[key, "part/config.json"]);
+    }
+}
+
+#[test]
+fn the_bundled_model_is_read() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/sana-tiny");
+    assert_eq!(ModelIndex::open(&model).unwrap().class_name, "SanaPipeline");
+    assert_eq!(TransformerConfig::open(&model.join("transformer/config.json")).unwrap().sample_size, 16);
+    assert_eq!(AutoencoderConfig::open(&model.join("vae/config.json")).unwrap().latent_channels, 32);
+    let scheduler = SchedulerConfig::open(&model.join("scheduler/scheduler_config.json")).unwrap();
+    assert_eq!(scheduler.flow_shift, 3.0);
+}
+
+#[test]
+fn a_folder_of_another_pipeline_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    refused(ModelIndex::open(dir.path()), &["model_index.json is missing"]);
+    let write =
+        |value: Value| std::fs::write(dir.path().join("model_index.json"), value.to_string()).unwrap();
+    write(json!({"_class_name": "SanaSprintPipeline"}));
+    refused(ModelIndex::open(dir.path()), &["Sprint comes in a later version"]);
+    write(json!({"_class_name": "FluxPipeline"}));
+    refused(ModelIndex::open(dir.path()), &["_class_name", "FluxPipeline"]);
+    write(json!({"_class_name": "SanaPipeline", "transformer": ["diffusers", "SanaTransformer2DModel"]}));
+    refused(ModelIndex::open(dir.path()), &["vae"]);
+}

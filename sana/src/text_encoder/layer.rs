@@ -1,0 +1,87 @@
+use candle_core::{D, Result, Tensor};
+
+use super::attention::{Attention, Rotation};
+use crate::Error;
+use crate::config::TextEncoderConfig;
+use crate::ops::Linear;
+use crate::weights::Weights;
+
+/// Attention and feed-forward, each between two norms.
+#[derive(Debug)]
+pub(super) struct Layer {
+    attention: Attention,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    input_norm: RmsNorm,
+    post_attention_norm: RmsNorm,
+    pre_feedforward_norm: RmsNorm,
+    post_feedforward_norm: RmsNorm,
+}
+
+impl Layer {
+    pub(super) fn load(
+        config: &TextEncoderConfig,
+        weights: &Weights,
+        layer: usize,
+    ) -> std::result::Result<Self, Error> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let prefix = format!("layers.{layer}");
+        let norm = |name: &str| RmsNorm::load(config, weights, &format!("{prefix}.{name}_layernorm"));
+        Ok(Self {
+            attention: Attention::load(config, weights, layer)?,
+            gate: linear(weights, &format!("{prefix}.mlp.gate_proj"), hidden, inner)?,
+            up: linear(weights, &format!("{prefix}.mlp.up_proj"), hidden, inner)?,
+            down: linear(weights, &format!("{prefix}.mlp.down_proj"), inner, hidden)?,
+            input_norm: norm("input")?,
+            post_attention_norm: norm("post_attention")?,
+            pre_feedforward_norm: norm("pre_feedforward")?,
+            post_feedforward_norm: norm("post_feedforward")?,
+        })
+    }
+
+    /// `x` is `[tokens, hidden]`.
+    pub(super) fn forward(&self, x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
+        let y = self.attention.forward(&self.input_norm.forward(x)?, rotation)?;
+        let x = (x + self.post_attention_norm.forward(&y)?)?;
+        let y = self.pre_feedforward_norm.forward(&x)?;
+        // candle's gelu is the tanh approximation that Gemma-2 was trained with.
+        let y = (self.gate.forward(&y)?.gelu()? * self.up.forward(&y)?)?;
+        x + self.post_feedforward_norm.forward(&self.down.forward(&y)?)?
+    }
+}
+
+/// Loads a linear layer without bias.
+pub(super) fn linear(
+    weights: &Weights,
+    name: &str,
+    inputs: usize,
+    outputs: usize,
+) -> std::result::Result<Linear, Error> {
+    let weight = weights.get(&format!("{name}.weight"), &[outputs, inputs])?;
+    Ok(Linear::new(weight, None)?)
+}
+
+/// Gemma's norm: its weights are stored as the distance from 1.
+#[derive(Debug)]
+pub(super) struct RmsNorm {
+    scale: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    pub(super) fn load(
+        config: &TextEncoderConfig,
+        weights: &Weights,
+        name: &str,
+    ) -> std::result::Result<Self, Error> {
+        let weight = weights.get(&format!("{name}.weight"), &[config.hidden_size])?;
+        Ok(Self { scale: (weight + 1.0)?, eps: config.rms_norm_eps })
+    }
+
+    /// Over the last axis.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
+        x.broadcast_div(&(mean + self.eps)?.sqrt()?)?.broadcast_mul(&self.scale)
+    }
+}

@@ -1,0 +1,143 @@
+//! Tensors of one part of a model: its safetensors files, checked at once and read one tensor at a time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+
+use crate::Error;
+use file::{Entry, WeightFile};
+
+mod file;
+mod select;
+
+/// The tensors of one part's folder.
+///
+/// Opening reads and checks every header against the length of its file; the values stay on disk until
+/// [`Weights::get`]. Plain reads are used, not a memory map: a file that shrinks under us is an error and
+/// not a fatal signal, and pages of the file do not count as memory of the process.
+#[derive(Debug)]
+pub struct Weights {
+    files: Vec<WeightFile>,
+    paths: Vec<PathBuf>,
+    tensors: BTreeMap<String, Stored>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    file: usize,
+    entry: Entry,
+}
+
+impl Weights {
+    /// Opens the weights in `dir` whose names start with `stem` (`diffusion_pytorch_model` or `model`).
+    ///
+    /// A wanted `variant` (such as `bf16`) falls back to the plain name. Without one the plain name is
+    /// taken, or the only variant that is there. Each may be one file or shards with an index.
+    pub fn open(dir: &Path, stem: &str, variant: Option<&str>) -> Result<Self, Error> {
+        let selected = select::select(dir, stem, variant)?;
+        let weights = Self::from_files(selected.files)?;
+        for (tensor, file) in &selected.indexed {
+            let at = weights.tensors.get(tensor).map(|stored| weights.paths[stored.file].as_path());
+            if at != Some(file.as_path()) {
+                return Err(Error::Model(format!(
+                    "tensor {tensor} is not in {}, where the index puts it; download the folder again",
+                    file.display()
+                )));
+            }
+        }
+        Ok(weights)
+    }
+
+    /// Opens one safetensors file.
+    pub fn from_file(path: &Path) -> Result<Self, Error> {
+        Self::from_files(vec![path.to_path_buf()])
+    }
+
+    fn from_files(paths: Vec<PathBuf>) -> Result<Self, Error> {
+        let mut files = Vec::with_capacity(paths.len());
+        let mut tensors = BTreeMap::new();
+        for (index, path) in paths.iter().enumerate() {
+            let (file, entries) = WeightFile::open(path)?;
+            files.push(file);
+            for (name, entry) in entries {
+                if let Some(Stored { file, .. }) = tensors.get(&name) {
+                    let first: &PathBuf = &paths[*file];
+                    return Err(Error::Model(format!(
+                        "tensor {name} is in both {} and {}",
+                        first.display(),
+                        path.display()
+                    )));
+                }
+                tensors.insert(name, Stored { file: index, entry });
+            }
+        }
+        Ok(Self { files, paths, tensors })
+    }
+
+    /// Reads a tensor of the given shape into memory, as f32 on the CPU whatever type it is stored in.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
+        let Some(stored) = self.tensors.get(name) else {
+            return Err(Error::Model(format!(
+                "tensor {name} with shape {shape:?} is missing in {}",
+                self.place()
+            )));
+        };
+        let path = &self.paths[stored.file];
+        if stored.entry.shape != shape {
+            return Err(Error::Model(format!(
+                "tensor {name} in {} has shape {:?}, the configuration asks for {shape:?}",
+                path.display(),
+                stored.entry.shape
+            )));
+        }
+        let values = self.files[stored.file].read_f32(path, name, &stored.entry)?;
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Shape of a tensor as it is stored.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|stored| stored.entry.shape.as_slice())
+    }
+
+    /// Bytes of all files on disk.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(WeightFile::bytes).sum()
+    }
+
+    /// The files, in the order of their names.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    fn place(&self) -> String {
+        match self.paths.as_slice() {
+            [one] => one.display().to_string(),
+            [first, ..] => format!("the {} files of {}", self.paths.len(), parent(first)),
+            [] => "no file".to_owned(),
+        }
+    }
+}
+
+fn parent(path: &Path) -> String {
+    path.parent().unwrap_or(path).display().to_string()
+}
+
+/// Opens a file for reading; the error names it.
+fn open_file(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(|e| Error::Model(format!("open weights file {}: {e}", path.display())))
+}
+
+#[cfg(test)]
+mod tests;
