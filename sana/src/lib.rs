@@ -10,6 +10,7 @@
 //! of the reference.
 
 pub mod autoencoder;
+pub mod bench;
 pub mod check;
 pub mod config;
 mod cpu;

@@ -94,12 +94,10 @@ impl Decoder {
         tiling: Tiling,
         rows: &mut dyn FnMut(&Tensor) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let band = match tiling {
-            Tiling::Whole => None,
-            Tiling::Bands(band) => Some(band.unwrap_or(0)),
-            Tiling::Blend { tile, stride } => return blend::decode(self, latent, tile, stride, rows),
-        };
-        let mut picture = self.picture(latent, band, None)?;
+        if let Tiling::Blend { tile, stride } = tiling {
+            return blend::decode(self, latent, tile, stride, rows);
+        }
+        let mut picture = self.picture(latent, tiling, None)?;
         while let Some(band) = picture.next()? {
             rows(&band)?;
         }
@@ -108,7 +106,7 @@ impl Decoder {
 
     /// The whole picture at once, `[height, width, 3]`; an observer is told every module's result.
     pub fn decode_whole(&self, latent: &Tensor, observer: Option<Observer<'_>>) -> Result<Tensor> {
-        let mut picture = self.picture(latent, None, observer)?;
+        let mut picture = self.picture(latent, Tiling::Whole, observer)?;
         let mut bands = Vec::new();
         while let Some(band) = picture.next()? {
             bands.push(band);
@@ -116,11 +114,11 @@ impl Decoder {
         Tensor::cat(&bands, 0)
     }
 
-    /// The chain of all layers. `band` is in picture rows; `None` is the whole picture at once.
+    /// The chain of all layers.
     fn picture<'a>(
         &'a self,
         latent: &Tensor,
-        band: Option<usize>,
+        tiling: Tiling,
         observer: Option<Observer<'a>>,
     ) -> Result<Rows<'a>> {
         let (height, width, channels) = latent.dims3()?;
@@ -135,12 +133,10 @@ impl Decoder {
             None => rows,
             Some(observer) => Box::new(Observed { rows, name: format!("decoder.{name}"), observer }),
         };
-        // Rows of a band in a stage: its share of the wanted rows, or enough pixels to be worth a call.
-        let band_at = |stage: usize| {
-            band.map(|rows| {
-                let width = width << stage;
-                (rows >> (self.stages.len() - 1 - stage)).max(BAND_PIXELS.div_ceil(width))
-            })
+        let band_at = |stage: usize| match tiling {
+            Tiling::Whole | Tiling::Blend { .. } => None,
+            Tiling::Bands(Some(rows)) => Some((rows >> (self.stages.len() - 1 - stage)).max(1)),
+            Tiling::Bands(None) => Some(BAND_PIXELS.div_ceil(width << stage)),
         };
         let first = Bands::new(latent.contiguous()?, band_at(0).unwrap_or(height));
         let mut rows: Rows<'a> = Box::new(Entry::new(first, self, observer));
