@@ -106,11 +106,6 @@ impl Weights {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Shape of a tensor as it is stored.
-    pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|stored| stored.entry.shape.as_slice())
-    }
-
     /// Bytes of all files on disk.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(WeightFile::bytes).sum()
