@@ -67,3 +67,36 @@ fn a_fixture_that_says_nothing_is_unknown() {
     assert!(matches!(report.state, State::Unknown), "{:?}", report.state);
     assert!(!report.passed());
 }
+
+#[test]
+fn transformer() {
+    for name in ["dit_10", "dit_10_bf16", "dit_pos_embed", "dit_pos_embed_base_grid", "dit_15_qk_norm"] {
+        assert!(check(name).rows.iter().any(|row| row.name == "out.sample"));
+    }
+}
+
+#[test]
+fn decoder() {
+    for name in ["square", "rect", "batch", "quadratic", "bf16"] {
+        let report = check(&format!("dcae_decode_{name}"));
+        assert!(report.rows.iter().any(|row| row.name == "out.image"));
+        let bands: Vec<_> = report.rows.iter().filter(|row| row.name.contains("in bands of")).collect();
+        assert!(bands.len() == 3 && bands.iter().all(|row| row.difference == 0.0), "{bands:#?}");
+    }
+}
+
+#[test]
+fn blended_tiles_are_those_of_the_library() {
+    for name in ["dcae_tiled_decode", "dcae_tiled_decode_exact_fit"] {
+        assert!(check(name).rows.iter().any(|row| row.name == "out.tiled"));
+    }
+}
+
+#[test]
+fn pipelines_end_in_the_same_picture() {
+    for name in ["pipeline_sana", "pipeline_sana_bf16"] {
+        let report = check(name);
+        let images = report.rows.iter().filter(|row| row.name.ends_with(".image"));
+        assert!(images.clone().count() >= 2 && images.clone().all(|row| row.difference <= 1.0));
+    }
+}

@@ -29,7 +29,7 @@ impl Bench {
     ) -> Result<Self, Error> {
         let pipeline = Pipeline::load(model)?;
         let recipe = Recipe {
-            prompt: "small red dots on a blue background".into(),
+            prompt: "a red circle on a white background".into(),
             negative_prompt: String::new(),
             seed: 1,
             width,
@@ -51,11 +51,12 @@ impl Bench {
         self.pipeline.encode(&self.recipe).map(drop)
     }
 
-    /// One denoising step with guidance, with the text's keys and values.
-    pub fn step(&self) -> Result<(), Error> {
+    /// All denoising steps with guidance, with the text's keys and values.
+    pub fn dit(&self) -> Result<(), Error> {
         let latents = vec![self.latent.values.clone()];
         let go_on = &mut |_: u32, _: &[candle_core::Tensor]| ControlFlow::Continue(());
-        self.pipeline.denoise_from(latents, &self.text, 1, self.recipe.guidance, go_on).map(drop)
+        let Recipe { steps, guidance, .. } = self.recipe;
+        self.pipeline.denoise_from(latents, &self.text, steps, guidance, go_on).map(drop)
     }
 
     /// One latent to the rows of a picture.

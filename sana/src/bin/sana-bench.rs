@@ -14,11 +14,11 @@ const USAGE: &str = "\
 usage: sana-bench text|dit|decode|picture --model DIR --size WxH [options]
 
   text     one prompt through the text encoder
-  dit      one step of a guided pair through the transformer
+  dit      all steps of a guided pair through the transformer
   decode   one latent through the decoder
   picture  prompt to picture
 
-  --steps N                   denoising steps of a picture (20)
+  --steps N                   denoising steps (20)
   --decode exact|blend|whole  how a latent is decoded (exact)
   --tile N                    rows of a band (exact), side of a tile (blend)
   --threads N                 threads (all)
@@ -118,7 +118,7 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let bench = Bench::load(&options.model, (width, height), options.steps, tiling)?;
     let mut work: Box<dyn FnMut() -> Result<(), sana::Error>> = match options.part.as_str() {
         "text" => Box::new(|| bench.text()),
-        "dit" => Box::new(|| bench.step()),
+        "dit" => Box::new(|| bench.dit()),
         "decode" => Box::new(|| bench.decode()),
         _ => Box::new(|| bench.picture(&mut |_| ControlFlow::Continue(()))),
     };
