@@ -91,6 +91,9 @@ pub struct CoordinatorArgs {
     /// Folder of the database [env: SANAFARM_DATA=] [default: .sanafarm]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// A worker that is not heard of for this long is lost, and its images are given to others
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub lease_seconds: u64,
     /// Serve other machines although there is neither TLS nor a password
     #[arg(long)]
     pub insecure: bool,

@@ -1,5 +1,7 @@
 //! `sanafarm coordinator`: serve jobs to workers and clients.
 
+use std::time::Duration;
+
 use sanafarm_coordinator::{Coordinator, Options};
 use sanafarm_worker::Shutdown;
 use tokio::net::TcpListener;
@@ -19,7 +21,9 @@ pub async fn run(args: CoordinatorArgs, printer: &Printer) -> Result<Exit, Error
     let failed = |error: sanafarm_coordinator::Error| {
         Error::failure(format!("serve the database {}", data.database().display())).caused_by(&error)
     };
-    let coordinator = Coordinator::open(Options::new(data.database())).await.map_err(failed)?;
+    let lease_duration = Duration::from_secs(args.lease_seconds);
+    let options = Options { lease_duration, ..Options::new(data.database()) };
+    let coordinator = Coordinator::open(options).await.map_err(failed)?;
     let address = listener
         .local_addr()
         .map_err(|error| Error::failure(format!("listen on {}", args.listen)).caused_by(&error))?;
