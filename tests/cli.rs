@@ -137,7 +137,9 @@ fn a_size_that_bin_never_excludes_is_refused_by_line() {
     refused(
         &sandbox,
         &["render", "a.csv", "--size", "64x64", "--bin", "never"],
-        &format!("error: a.csv:3: 65x64 is no multiple of 32, which --bin never asks for\n\n{LINE_HINT}\n"),
+        &format!(
+            "error: a.csv:3: width 65 is no multiple of 32, which --bin never asks for\n\n{LINE_HINT}\n"
+        ),
     );
 }
 

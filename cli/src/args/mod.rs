@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::connect::Place;
 
 pub use prompts::SubmissionArgs;
-pub use values::{ImageStateName, Size};
+pub use values::{Bin, ImageStateName, Size};
 
 /// Render dataset-scale prompt lists into pictures with Sana, on one machine or a farm.
 #[derive(Debug, Parser)]

@@ -9,7 +9,7 @@ use crate::data_folder::DataFolder;
 use crate::error::{Error, Exit};
 use crate::job_view::{job_json, job_state};
 use crate::printer::Printer;
-use crate::submission::{Model, Submission, local_model, open_list, report_skipped};
+use crate::submission::{GoodList, Model, Submission, local_model, report_skipped};
 
 /// Submits a job and prints its id.
 pub async fn run(args: SubmitArgs, printer: &Printer) -> Result<Exit, Error> {
@@ -17,9 +17,9 @@ pub async fn run(args: SubmitArgs, printer: &Printer) -> Result<Exit, Error> {
     let connection = Connection::changing(Place { coordinator: args.coordinator, data: None }).await?;
     let data = DataFolder::choose(args.data);
     data.create()?;
-    let list = open_list(&args.submission, &data).await?;
+    let list = GoodList::read(&args.submission, &data).await?;
     let model = model(&args.submission.model, &data).await?;
-    let submission = Submission::prepare(&args.submission, list, &model, printer).await?;
+    let submission = Submission::new(&args.submission, list, &model, printer)?;
     let mut client = JobServiceClient::new(connection.channel.clone());
     let (job, existed, skipped) = submission.send(&mut client).await?;
     drop(client);

@@ -21,55 +21,61 @@ use selection::Selection;
 pub use model::{Model, local_model};
 pub use survey::{Skipped, Survey, hex};
 
-/// A list that was read once and found good, with the job that it becomes.
+/// A list that was read once and found good.
 #[derive(Debug)]
-pub struct Submission {
+pub struct GoodList {
     list: PromptList,
     selection: Selection,
-    /// What was found in the list.
-    pub survey: Survey,
+    survey: Survey,
+}
+
+/// A good list with the job that it becomes.
+#[derive(Debug)]
+pub struct Submission {
+    list: GoodList,
     /// What the job renders with.
     pub spec: JobSpec,
 }
 
+impl GoodList {
+    /// Opens the list that the user named and reads it once, so that nothing is started when any line of
+    /// it is wrong.
+    pub async fn read(args: &SubmissionArgs, data: &DataFolder) -> Result<Self, Error> {
+        let (path, format, chosen) = (args.prompts.clone(), args.format, args.chosen_columns());
+        let (spool_folder, selection) = (data.path().to_owned(), Selection::new(args));
+        blocking(move || {
+            let list = PromptList::open(&path, format, chosen, &spool_folder)
+                .map_err(|error| survey::list_error(&error))?;
+            let survey = Survey::take(&list, &selection)?;
+            Ok(Self { list, selection, survey })
+        })
+        .await?
+    }
+}
+
 impl Submission {
-    /// Reads the whole list once, so that nothing is started when any line of it is wrong. `list` was
-    /// opened before the model was inspected: a wrong path is told at once.
-    pub async fn prepare(
+    /// Settles what the job renders with; warns of sizes that the model was not trained for.
+    pub fn new(
         args: &SubmissionArgs,
-        list: PromptList,
+        list: GoodList,
         model: &Model,
         printer: &Printer,
     ) -> Result<Self, Error> {
         let settings = spec::settings(args, model)?;
-        let selection = Selection::new(args, &settings);
-        let (list, selection, survey) =
-            blocking(move || Survey::take(&list, &selection).map(|survey| (list, selection, survey)))
-                .await??;
-        for warning in spec::size_warnings(&survey.sizes, &settings, model) {
+        for warning in spec::size_warnings(&list.survey.sizes, &settings, model) {
             printer.warn(warning);
         }
-        let spec = spec::spec(args, list.stem(), settings, model, &survey)?;
-        Ok(Self { list, selection, survey, spec })
+        let spec = spec::spec(args, list.list.stem(), settings, model, &list.survey)?;
+        Ok(Self { list, spec })
     }
 
     /// Sends the job: how it stands, whether it was there before, and the lines that were left out.
     pub async fn send(self, client: &mut JobServiceClient<Channel>) -> Result<(Job, bool, Skipped), Error> {
-        let answer = send::send(client, self.list, self.selection, &self.survey, self.spec).await?;
+        let GoodList { list, selection, survey } = self.list;
+        let (answer, skipped) = send::send(client, list, selection, survey, self.spec).await?;
         let missing = || Error::failure("submit the job").because("the coordinator answered without a job");
-        Ok((answer.job.ok_or_else(missing)?, answer.existed, self.survey.skipped))
+        Ok((answer.job.ok_or_else(missing)?, answer.existed, skipped))
     }
-}
-
-/// Opens the list that the user named.
-pub async fn open_list(args: &SubmissionArgs, data: &DataFolder) -> Result<PromptList, Error> {
-    let (path, format, chosen) = (args.prompts.clone(), args.format, args.chosen_columns());
-    let spool_folder = data.path().to_owned();
-    let opened = blocking(move || PromptList::open(&path, format, chosen, &spool_folder)).await?;
-    opened.map_err(|error| {
-        let hint = "name a file that can be read, or - for standard input";
-        survey::list_error(&error).hint(hint)
-    })
 }
 
 /// Lists the lines that were skipped.
@@ -92,3 +98,6 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Error::failure("run a background task").caused_by(&error))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! Which rows of a list are taken. Both readings of a list use this, so that they see the same rows.
 
-use sanafarm_proto::v1::{BinMode, PromptRow, Settings};
+use sanafarm_proto::v1::PromptRow;
 
-use crate::args::SubmissionArgs;
+use crate::args::{Bin, Size, SubmissionArgs};
 use crate::prompts::{Error, PromptList, Rows};
 
 /// Sides of a picture that the model renders as asked are multiples of this.
@@ -13,8 +13,12 @@ pub const SIDE_UNIT: u32 = 32;
 pub struct Selection {
     limit: u64,
     skip_invalid: bool,
-    settings: Settings,
+    size: Option<Size>,
+    bin: Bin,
 }
+
+/// Width and height that a row asks for; `None` for what the model's native size decides.
+pub type WantedSize = (Option<u32>, Option<u32>);
 
 /// A row, or a line that was skipped.
 #[derive(Debug)]
@@ -26,9 +30,14 @@ pub enum Taken {
 }
 
 impl Selection {
-    /// From the command line; `settings` are the job's.
-    pub fn new(args: &SubmissionArgs, settings: &Settings) -> Self {
-        Self { limit: args.limit.unwrap_or(u64::MAX), skip_invalid: args.skip_invalid, settings: *settings }
+    /// From the command line.
+    pub fn new(args: &SubmissionArgs) -> Self {
+        Self {
+            limit: args.limit.unwrap_or(u64::MAX),
+            skip_invalid: args.skip_invalid,
+            size: args.size,
+            bin: args.bin,
+        }
     }
 
     /// Reads the list from its beginning.
@@ -41,19 +50,26 @@ impl Selection {
         })
     }
 
-    /// Width and height that a row will be rendered at.
-    pub fn size(&self, row: &PromptRow) -> (u32, u32) {
-        (row.width.unwrap_or(self.settings.width), row.height.unwrap_or(self.settings.height))
+    /// The size that a row asks for, by itself or through the command line.
+    pub fn size(&self, row: &PromptRow) -> WantedSize {
+        let width = row.width.or(self.size.map(|size| size.width));
+        let height = row.height.or(self.size.map(|size| size.height));
+        (width, height)
     }
 
     fn check(&self, list: &str, row: &PromptRow) -> Result<(), Error> {
-        let (width, height) = self.size(row);
-        let fits = width.is_multiple_of(SIDE_UNIT) && height.is_multiple_of(SIDE_UNIT);
-        if fits || self.settings.bin() != BinMode::Never {
+        if self.bin != Bin::Never {
             return Ok(());
         }
-        let what = format!("{width}x{height} is no multiple of {SIDE_UNIT}, which --bin never asks for");
-        Err(Error::Line { list: list.to_owned(), line: row.line, what })
+        let (width, height) = self.size(row);
+        for (name, side) in [("width", width), ("height", height)] {
+            // Native sizes are such multiples.
+            if let Some(side) = side.filter(|side| !side.is_multiple_of(SIDE_UNIT)) {
+                let what = format!("{name} {side} is no multiple of {SIDE_UNIT}, which --bin never asks for");
+                return Err(Error::Line { list: list.to_owned(), line: row.line, what });
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,13 +4,15 @@ use prost::Message;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::submit_job_request::Part;
 use sanafarm_proto::v1::{JobSpec, PromptBatch, PromptRow, Seal, SubmitJobRequest, SubmitJobResponse};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use super::blocking;
 use super::selection::{Selection, Taken};
-use super::survey::{ContentHash, Survey, list_error};
+use super::survey::{ContentHash, Skipped, Survey, list_error};
 use crate::error::Error;
 use crate::prompts::PromptList;
 
@@ -22,34 +24,62 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Batches under way.
 const BATCHES: usize = 4;
 
-/// Streams the job to the coordinator.
+/// Streams the job to the coordinator. Its answer, and the lines that were left out.
 pub async fn send(
     client: &mut JobServiceClient<Channel>,
     list: PromptList,
     selection: Selection,
-    survey: &Survey,
+    survey: Survey,
     spec: JobSpec,
-) -> Result<SubmitJobResponse, Error> {
+) -> Result<(SubmitJobResponse, Skipped), Error> {
     let (sender, receiver) = mpsc::channel(BATCHES);
-    let (rows, sha256) = (survey.rows, survey.content_sha256.clone());
-    let feed = blocking(move || feed(&list, &selection, spec, rows, &sha256, &sender));
-    let call = client.submit_job(ReceiverStream::new(receiver));
+    let pipe = Pipe { sender, answered: CancellationToken::new(), runtime: Handle::current() };
+    let answered = pipe.answered.clone();
+    let feed = blocking(move || feed(&list, &selection, spec, &survey, &pipe).map(|()| survey.skipped));
+    let call = async {
+        let answer = client.submit_job(ReceiverStream::new(receiver)).await;
+        answered.cancel();
+        answer
+    };
     let (fed, answer) = tokio::join!(feed, call);
     // What is wrong with the list explains the error of the call, which missed its seal.
-    fed??;
-    Ok(answer.map_err(|status| Error::call("submit the job", &status))?.into_inner())
+    let skipped = fed??;
+    let answer = answer.map_err(|status| Error::call("submit the job", &status))?;
+    Ok((answer.into_inner(), skipped))
+}
+
+/// Where the reading thread puts what is to be sent.
+pub struct Pipe {
+    /// The request stream of the call.
+    pub sender: mpsc::Sender<SubmitJobRequest>,
+    /// Cancelled when the call was answered: an answer before the seal leaves the stream open and unread,
+    /// and whoever waits for room in it would wait for ever.
+    pub answered: CancellationToken,
+    /// Where the waiting is done.
+    pub runtime: Handle,
+}
+
+impl Pipe {
+    /// Waits for room and sends; false when nobody wants more.
+    fn send(&self, part: Part) -> bool {
+        self.runtime.block_on(async {
+            tokio::select! {
+                sent = self.sender.send(SubmitJobRequest { part: Some(part) }) => sent.is_ok(),
+                () = self.answered.cancelled() => false,
+            }
+        })
+    }
 }
 
 /// Sends spec, batches and seal. Ends early, and well, when the coordinator needs no more.
-fn feed(
+pub fn feed(
     list: &PromptList,
     selection: &Selection,
     spec: JobSpec,
-    rows: u64,
-    sha256: &str,
-    sender: &mpsc::Sender<SubmitJobRequest>,
+    survey: &Survey,
+    pipe: &Pipe,
 ) -> Result<(), Error> {
-    let send = |part| sender.blocking_send(SubmitJobRequest { part: Some(part) }).is_ok();
+    let send = |part| pipe.send(part);
     if !send(Part::Spec(spec)) {
         return Ok(());
     }
@@ -70,11 +100,11 @@ fn feed(
     if !batch.rows.is_empty() && !send(Part::Batch(batch.take())) {
         return Ok(());
     }
-    if hash.rows() != rows || hash.finish() != sha256 {
+    if hash.rows() != survey.rows || hash.finish() != survey.content_sha256 {
         return Err(Error::mistake(format!("{}: changed while it was being read", list.name()))
             .hint("nothing was started; run the command again when the list is whole"));
     }
-    send(Part::Seal(Seal { rows }));
+    send(Part::Seal(Seal { rows: survey.rows }));
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use sanafarm_proto::v1::{BinMode, DecodeMode, JobSpec, Settings};
 use sha2::{Digest, Sha256};
 
 use super::Model;
-use super::selection::SIDE_UNIT;
+use super::selection::{SIDE_UNIT, WantedSize};
 use super::survey::{Survey, hex};
 use crate::args::{Size, SubmissionArgs};
 use crate::error::Error;
@@ -102,15 +102,17 @@ fn absolute(output: &str) -> Result<String, Error> {
 }
 
 /// Sizes that are rendered as asked but are far from what the model was trained for.
-pub fn size_warnings(sizes: &BTreeSet<(u32, u32)>, settings: &Settings, model: &Model) -> Vec<String> {
+pub fn size_warnings(sizes: &BTreeSet<WantedSize>, settings: &Settings, model: &Model) -> Vec<String> {
     let Some(info) = &model.info else { return Vec::new() };
     let as_asked = |&(width, height): &(u32, u32)| {
         width.is_multiple_of(SIDE_UNIT)
             && height.is_multiple_of(SIDE_UNIT)
             && settings.bin() != BinMode::Always
     };
+    let whole = |size: &WantedSize| (size.0.unwrap_or(settings.width), size.1.unwrap_or(settings.height));
+    let sizes: BTreeSet<(u32, u32)> = sizes.iter().map(whole).collect();
     let far: Vec<_> =
-        sizes.iter().copied().filter(as_asked).filter(|size| is_far(*size, info.native_size)).collect();
+        sizes.into_iter().filter(as_asked).filter(|size| is_far(*size, info.native_size)).collect();
     let mut warnings: Vec<String> = far
         .iter()
         .take(MAX_WARNINGS)
@@ -133,7 +135,7 @@ fn is_far((width, height): (u32, u32), native: u32) -> bool {
     let (width, height, native) = (f64::from(width), f64::from(height), f64::from(native));
     let area = width * height / (native * native);
     let aspect = width / height;
-    area > FAR_AREA || area < 1.0 / FAR_AREA || aspect > FAR_ASPECT || aspect < 1.0 / FAR_ASPECT
+    !(1.0 / FAR_AREA..=FAR_AREA).contains(&area) || !(1.0 / FAR_ASPECT..=FAR_ASPECT).contains(&aspect)
 }
 
 #[cfg(test)]
@@ -205,13 +207,15 @@ mod tests {
 
     #[test]
     fn sizes_far_from_native_are_warned_of_when_rendered_as_asked() {
-        let sizes = BTreeSet::from([(512, 512), (1024, 1024), (1056, 1024), (4000, 4001), (1024, 224)]);
+        let sizes = [(512, 512), (1024, 1024), (1056, 1024), (4000, 4001), (1024, 224)];
+        let sizes = sizes.map(|(width, height)| (Some(width), Some(height)));
+        let sizes = BTreeSet::from_iter(sizes.into_iter().chain([(None, None), (Some(2080), None)]));
         let warned = |line: &[&str]| {
             let settings = settings(&args(line), &model("w")).unwrap();
             let warnings = size_warnings(&sizes, &settings, &model("w"));
             warnings.iter().map(|text| text.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(warned(&[]), ["1024x224", "1056x1024"]);
+        assert_eq!(warned(&[]), ["1024x224", "1056x1024", "2080x512"]);
         assert_eq!(warned(&["--bin", "always"]), [""; 0]);
     }
 }

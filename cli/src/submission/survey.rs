@@ -6,7 +6,7 @@ use prost::Message;
 use sanafarm_proto::v1::PromptRow;
 use sha2::{Digest, Sha256};
 
-use super::selection::{Selection, Taken};
+use super::selection::{Selection, Taken, WantedSize};
 use crate::error::Error;
 use crate::prompts::{self, PromptList};
 
@@ -25,7 +25,7 @@ pub struct Survey {
     /// Lines that were skipped.
     pub skipped: Skipped,
     /// Sizes that the rows ask for.
-    pub sizes: BTreeSet<(u32, u32)>,
+    pub sizes: BTreeSet<WantedSize>,
 }
 
 /// Bad lines that `--skip-invalid` left out.
@@ -72,9 +72,9 @@ pub fn list_error(error: &prompts::Error) -> Error {
         prompts::Error::Line { .. } => Error::mistake(error.to_string())
             .hint("nothing was started; mend the line, or skip bad lines with --skip-invalid"),
         prompts::Error::List { .. } => Error::mistake(error.to_string()),
-        prompts::Error::Read { list, source } => {
-            Error::mistake(format!("read prompt list {list}")).caused_by(source)
-        }
+        prompts::Error::Read { list, source } => Error::mistake(format!("read prompt list {list}"))
+            .caused_by(source)
+            .hint("name a file that can be read, or - for standard input"),
     }
 }
 

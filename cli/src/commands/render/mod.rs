@@ -15,7 +15,7 @@ use crate::data_folder::DataFolder;
 use crate::error::{Error, Exit};
 use crate::job_view::has_ended;
 use crate::printer::Printer;
-use crate::submission::{Skipped, Submission, local_model, open_list};
+use crate::submission::{GoodList, Skipped, Submission, local_model};
 
 use ending::Ending;
 use follow::Follow;
@@ -26,9 +26,9 @@ pub async fn run(args: RenderArgs, printer: &Printer) -> Result<Exit, Error> {
     let data = DataFolder::choose(args.data);
     data.create()?;
     let _lock = data.lock()?;
-    let list = open_list(&args.submission, &data).await?;
+    let list = GoodList::read(&args.submission, &data).await?;
     let model = local_model(&args.submission.model, &data).await?;
-    let submission = Submission::prepare(&args.submission, list, &model, printer).await?;
+    let submission = Submission::new(&args.submission, list, &model, printer)?;
     let output = open_output(&submission.spec.output).await?;
 
     let failed = |error: sanafarm_coordinator::Error| {
