@@ -5,7 +5,7 @@ use crate::support::{Running, Sandbox, database, wait_until};
 
 /// A coordinator on a free port: the process and its address. A lost worker is noticed soon.
 fn coordinator(sandbox: &Sandbox) -> (Running, String) {
-    let mut running = sandbox.start(&["coordinator", "--listen", "127.0.0.1:0", "--lease-seconds", "3"]);
+    let mut running = sandbox.start(&["coordinator", "--listen", "127.0.0.1:0", "--lease-seconds", "5"]);
     let line = running.first_line();
     let address = line.strip_prefix("listening on ");
     let address = address.unwrap_or_else(|| panic!("`{line}`\n{}", sandbox.running_log())).to_owned();

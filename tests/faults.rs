@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::support::pictures::assert_whole;
 use crate::support::{Sandbox, database, files_below, wait_until};
 
-const IMAGES: usize = 16;
+const IMAGES: usize = 20;
 const ARGS: [&str; 8] = ["render", "list.txt", "--size", "128x128", "--steps", "3", "--output", "out"];
 
 fn sandbox() -> Sandbox {
@@ -36,7 +36,7 @@ fn render_killed_at_random_moments_loses_nothing_and_renders_nothing_twice() {
         let mut render = sandbox.start(&ARGS);
         // The first rounds die while the program starts, the others after some more commits, and all of
         // them a few milliseconds later than that: within a step, an upload or a transaction.
-        let more = random.below(3) as usize;
+        let more = random.below(4) as usize;
         wait_until("a moment to kill at", || {
             let moment = match round {
                 0 => sandbox.path(".sanafarm/lock").exists(),

@@ -61,13 +61,14 @@ impl Follow<'_> {
         };
         drop(signals);
         let job = self.latest(job_id).await?;
-        let stop = match worker_error {
-            _ if has_ended(&job) => ending::shortfall(&mut self.client, &job).await?.map(Stop::Error),
-            Some(error) => Some(Stop::Error(error)),
-            None if interrupted => Some(Stop::Interrupted),
-            None => Some(Stop::Error(Error::failure("the worker left before the job had ended"))),
-        };
-        Ok((job, stop))
+        if !has_ended(&job) {
+            return Ok((job, Some(reason(worker_error, interrupted))));
+        }
+        if let Some(error) = worker_error {
+            tracing::warn!(error = error.what, causes = ?error.causes, "the job has ended in spite of an error");
+        }
+        let shortfall = ending::shortfall(&mut self.client, &job).await?;
+        Ok((job, shortfall.map(Stop::Error)))
     }
 
     /// Watches until the job or the worker has ended; how the worker ended, if it did.
@@ -85,8 +86,8 @@ impl Follow<'_> {
         loop {
             tokio::select! {
                 update = updates.message() => {
-                    let Some(update) = update.map_err(|status| watch_error(&status))? else { return Ok(None) };
-                    job = update;
+                    let update = update.map_err(|status| watch_error(&status))?;
+                    job = update.ok_or_else(|| watch_error(&Status::internal("the stream ended before the job")))?;
                     progress.update(&job);
                     if has_ended(&job) {
                         return Ok(None);
@@ -109,6 +110,15 @@ impl Follow<'_> {
     async fn latest(&mut self, job_id: String) -> Result<Job, Error> {
         let answer = self.client.get_job(GetJobRequest { job_id }).await;
         Ok(answer.map_err(|status| Error::call("read the job", &status))?.into_inner())
+    }
+}
+
+/// Why a run ended before its job.
+fn reason(error: Option<Error>, interrupted: bool) -> Stop {
+    match error {
+        Some(error) => Stop::Error(error),
+        None if interrupted => Stop::Interrupted,
+        None => Stop::Error(Error::failure("the worker left before the job had ended")),
     }
 }
 

@@ -77,10 +77,6 @@ async fn work(
     let mut client = JobServiceClient::new(channel.clone());
     let (job, existed, skipped) = submission.send(&mut client).await?;
     let there = job.done + job.failed;
-    if existed {
-        // A killed process may have left files that it was about to name.
-        output.sweep_staging().await.map_err(|error| output_error(&job.output, &error))?;
-    }
     if has_ended(&job) {
         let stop = ending::shortfall(&mut client, &job).await?;
         let stop = stop.or_else(|| ending::missing_output(&job)).map(Stop::Error);
@@ -94,10 +90,14 @@ async fn work(
     Ok(Run { job, there, skipped, stop })
 }
 
-/// Opens the output and tries it, so that a full or forbidden place is told before the first picture.
+/// Opens the output, clears it of what a killed process was about to name, and tries it: a full or
+/// forbidden place is told before the first picture. The lock on the data folder keeps other writers away.
 async fn open_output(output: &str) -> Result<Output, Error> {
-    let opened = Output::open(output).map_err(|error| output_error(output, &error))?;
-    opened.check_writable().await.map_err(|error| output_error(output, &error))?;
+    let failed = |error: sanafarm_storage::Error| output_error(output, &error);
+    let opened = Output::open(output).map_err(failed)?;
+    let swept = opened.sweep_staging().await.map_err(failed)?;
+    tracing::debug!(output, swept, "cleared leftovers");
+    opened.check_writable().await.map_err(failed)?;
     Ok(opened)
 }
 
