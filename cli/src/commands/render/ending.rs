@@ -64,9 +64,11 @@ impl Ending<'_> {
         if new == 0 {
             return format!("nothing to render: this job was finished before ({})", job_state(job.state()));
         }
-        let speed = new as f64 / self.seconds.max(0.001);
+        let failed = if job.failed == 0 { String::new() } else { format!(" ({} failed)", job.failed) };
         let before = if self.run.there == 0 { String::new() } else { format!(", {} before", self.run.there) };
-        format!("rendered {new} images in {:.1} s ({speed:.2} images/s{before}), into:", self.seconds)
+        let speed = new as f64 / self.seconds.max(0.001);
+        let seconds = self.seconds;
+        format!("rendered {new} images{failed} in {seconds:.1} s, {speed:.2} images/s{before}; they are in:")
     }
 
     fn object(&self) -> Value {
@@ -131,9 +133,10 @@ pub async fn shortfall(client: &mut JobServiceClient<Channel>, job: &Job) -> Res
     }
     let error = Error::failure(format!("{} of {} images failed", job.failed, job.images));
     let error = classes.into_iter().fold(error, |error, (class, (count, example))| {
-        error.because(format!("{class}, {count} times, such as {example}"))
+        error.because(format!("{class}: {count} of them, such as {example}"))
     });
-    let hint = format!("list them with `sanafarm images {} --state failed`; all others are done", job.job_id);
+    let hint =
+        format!("list them with `sanafarm images {} --state failed`; all other images are done", job.job_id);
     Ok(Some(error.hint(hint)))
 }
 
