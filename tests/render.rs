@@ -195,12 +195,12 @@ fn the_reading_verbs_answer_from_the_data_folder() {
     let id = jobs[0]["job_id"].as_str().unwrap();
     assert_eq!(sandbox.run(&["show", id, "--json"]).ok().last_json(), jobs[0]);
     assert_eq!(sandbox.run(&["watch", id, "--json"]).ok().last_json(), jobs[0]);
-    let sql = "select prompt, seed, null as nothing from audit_images";
-    assert_eq!(sandbox.run(&["sql", sql]).ok().stdout, "prompt    seed  nothing\nred dots  0\n");
-    assert_eq!(sandbox.run(&["sql", sql, "--csv"]).ok().stdout, "prompt,seed,nothing\nred dots,0,\n");
+    let sql = "select prompt, seed, null as absent from audit_images";
+    assert_eq!(sandbox.run(&["sql", sql]).ok().stdout, "prompt    seed  absent\nred dots  0\n");
+    assert_eq!(sandbox.run(&["sql", sql, "--csv"]).ok().stdout, "prompt,seed,absent\nred dots,0,\n");
     assert_eq!(
         sandbox.run(&["sql", sql, "--json"]).ok().stdout,
-        "{\"prompt\":\"red dots\",\"seed\":0,\"nothing\":null}\n"
+        "{\"prompt\":\"red dots\",\"seed\":0,\"absent\":null}\n"
     );
     for change in ["delete from audit_images", "drop table jobs", "select 1; select 2", "selec 1"] {
         let refused = sandbox.run(&["sql", change]);
