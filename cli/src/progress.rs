@@ -64,11 +64,12 @@ impl Progress {
 }
 
 fn words(activity: &Activity) -> String {
-    match (activity.stage, activity.steps) {
-        ("", _) => String::new(),
-        ("load", _) => "loading the model".to_owned(),
-        (stage, 0) => format!("#{} {stage}", activity.index),
-        (stage, steps) => format!("#{} {stage} {}/{steps}", activity.index, activity.step),
+    let Activity { index, stage, step, steps } = activity;
+    match *stage {
+        "" => String::new(),
+        "load" => "loading the model".to_owned(),
+        "denoise" => format!("#{index} denoise {step}/{steps}"),
+        stage => format!("#{index} {stage}"),
     }
 }
 
@@ -90,7 +91,7 @@ mod tests {
     fn an_activity_is_told_in_a_few_words() {
         let activity = |stage, step, steps| words(&Activity { index: 3, stage, step, steps });
         assert_eq!(activity("denoise", 7, 20), "#3 denoise 7/20");
-        assert_eq!(activity("decode", 0, 0), "#3 decode");
+        assert_eq!(activity("decode", 20, 20), "#3 decode");
         assert_eq!(activity("load", 0, 0), "loading the model");
     }
 
