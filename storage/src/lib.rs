@@ -46,4 +46,12 @@ impl Output {
     pub async fn get(&self, _name: &str) -> Result<Option<Bytes>, Error> {
         todo!()
     }
+    /// Writes and removes a small object, so that a place that cannot be written is known before work starts.
+    pub async fn check_writable(&self) -> Result<(), Error> {
+        todo!()
+    }
+    /// Removes what a killed process was about to give its name; how many objects that were.
+    pub async fn sweep_staging(&self) -> Result<u64, Error> {
+        todo!()
+    }
 }

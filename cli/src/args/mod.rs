@@ -1,0 +1,203 @@
+//! The command line, as clap reads it.
+
+mod prompts;
+mod values;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::connect::Place;
+
+pub use prompts::SubmissionArgs;
+pub use values::{Bin, ImageStateName, Size};
+
+/// Render dataset-scale prompt lists into pictures with Sana, on one machine or a farm.
+#[derive(Debug, Parser)]
+#[command(name = "sanafarm", version, arg_required_else_help = true)]
+#[command(
+    after_help = "Results are written to standard output, talk to standard error. Exit codes: 0 done, \
+                        1 a mistake that you can mend, 2 a failure, 130 interrupted.\n\
+                        Logs: SANAFARM_LOG=debug."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Render a prompt list on this machine; the same command again goes on where it stopped
+    Render(RenderArgs),
+    /// Serve jobs to workers and clients over gRPC
+    Coordinator(CoordinatorArgs),
+    /// Render what a coordinator hands out
+    Worker(WorkerArgs),
+    /// Hand a prompt list to a coordinator
+    Submit(SubmitArgs),
+    /// List jobs, newest first
+    Jobs(JobsArgs),
+    /// Show one job
+    Show(JobArgs),
+    /// Follow a job until it has ended
+    Watch(JobArgs),
+    /// List the images of a job
+    Images(ImagesArgs),
+    /// Cancel a job; finished images stay
+    Cancel(JobArgs),
+    /// Ask the history one read-only SQL question
+    Sql(SqlArgs),
+}
+
+/// `render`.
+#[derive(Debug, Args)]
+pub struct RenderArgs {
+    /// The list and what to make of it.
+    #[command(flatten)]
+    pub submission: SubmissionArgs,
+    /// Folder of the database and the unpacked models [env: SANAFARM_DATA=] [default: .sanafarm]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// End with one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `submit`.
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// The list and what to make of it.
+    #[command(flatten)]
+    pub submission: SubmissionArgs,
+    /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
+    #[arg(long, value_name = "ADDR")]
+    pub coordinator: Option<String>,
+    /// Folder of the unpacked models [env: SANAFARM_DATA=] [default: .sanafarm]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Print the job as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `coordinator`.
+#[derive(Debug, Args)]
+pub struct CoordinatorArgs {
+    /// Address to serve on; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
+    pub listen: String,
+    /// Folder of the database [env: SANAFARM_DATA=] [default: .sanafarm]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// A worker that is not heard of for this long is lost, and its images are given to others
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub lease_seconds: u64,
+    /// Serve other machines although there is neither TLS nor a password
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// `worker`.
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
+    #[arg(long, value_name = "ADDR")]
+    pub coordinator: Option<String>,
+    /// Lasting name of this worker [default: the host name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Folder of unpacked models [default: models in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+}
+
+/// Where the jobs are.
+#[derive(Clone, Debug, Args)]
+pub struct PlaceArgs {
+    /// Address of a coordinator [env: SANAFARM_COORDINATOR=]
+    #[arg(long, value_name = "ADDR", conflicts_with = "data")]
+    pub coordinator: Option<String>,
+    /// Without a coordinator, folder of the database [env: SANAFARM_DATA=] [default: .sanafarm]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+impl From<PlaceArgs> for Place {
+    fn from(args: PlaceArgs) -> Self {
+        Self { coordinator: args.coordinator, data: args.data }
+    }
+}
+
+/// `jobs`.
+#[derive(Debug, Args)]
+pub struct JobsArgs {
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    /// Where the jobs are.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `show`, `watch` and `cancel`.
+#[derive(Debug, Args)]
+pub struct JobArgs {
+    /// Job id, or a beginning that fits one job only
+    pub job: String,
+    /// Where the jobs are.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `images`.
+#[derive(Debug, Args)]
+pub struct ImagesArgs {
+    /// Job id, or a beginning that fits one job only
+    pub job: String,
+    /// Only images in this state; may be given again
+    #[arg(long, value_enum)]
+    pub state: Vec<ImageStateName>,
+    /// At most this many [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Where the jobs are.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sql`.
+#[derive(Debug, Args)]
+pub struct SqlArgs {
+    /// One read-only statement over audit_jobs, audit_images, audit_attempts and audit_events
+    pub statement: String,
+    /// Where the jobs are.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Comma-separated values with a header
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -1,0 +1,78 @@
+//! The options that `render` and `submit` share.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use sanafarm_worker::models::BUNDLED;
+
+use super::values::{Bin, Decode, Size, guidance, name};
+use crate::prompts::{Chosen, Format};
+
+/// A prompt list and what to make of it.
+#[derive(Debug, Args)]
+pub struct SubmissionArgs {
+    /// Prompt list: .txt, .jsonl, .csv or .tsv, or - for standard input
+    pub prompts: PathBuf,
+    /// Model folder in the diffusers layout, or the name of the bundled model
+    #[arg(long, value_name = "DIR", default_value = BUNDLED)]
+    pub model: String,
+    /// Folder for the pictures [default: renders/NAME-TOKEN]
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<String>,
+    /// Size in pixels, such as 1024x768 [default: the square that the model was trained for]
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<Size>,
+    /// Denoising steps
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub steps: u32,
+    /// Classifier-free guidance scale
+    #[arg(long, value_name = "F", default_value_t = 4.5, value_parser = guidance)]
+    pub guidance: f64,
+    /// Image number i is rendered with seed N + i
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    pub seed: u64,
+    /// Copies of each row, each with a seed of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub images_per_prompt: u32,
+    /// What not to show
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub negative_prompt: String,
+    /// Take only the first N rows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Whether a size is rendered at the nearest trained size, then resized and cropped
+    #[arg(long, value_enum, default_value_t = Bin::Auto)]
+    pub bin: Bin,
+    /// How a latent becomes a picture
+    #[arg(long, value_enum, default_value_t = Decode::Exact)]
+    pub decode: Decode,
+    /// Name of the job [default: the list's file name]
+    #[arg(long, value_parser = name)]
+    pub name: Option<String>,
+    /// How the list is written [default: by its extension, else by its first character]
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// Column of the prompt [default: prompt, text or caption]
+    #[arg(long, value_name = "C")]
+    pub prompt_column: Option<String>,
+    /// Column of the row's own name [default: id or image_id]
+    #[arg(long, value_name = "C")]
+    pub id_column: Option<String>,
+    /// Column of the seed [default: seed]
+    #[arg(long, value_name = "C")]
+    pub seed_column: Option<String>,
+    /// Skip bad lines and list them at the end
+    #[arg(long)]
+    pub skip_invalid: bool,
+}
+
+impl SubmissionArgs {
+    /// The columns that the user named.
+    pub fn chosen_columns(&self) -> Chosen {
+        Chosen {
+            prompt: self.prompt_column.clone(),
+            id: self.id_column.clone(),
+            seed: self.seed_column.clone(),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! One file for each verb.
+
+mod cancel;
+mod coordinator;
+mod images;
+mod jobs;
+mod render;
+mod show;
+mod sql;
+mod submit;
+mod watch;
+mod worker;
+
+use crate::args::Command;
+use crate::error::{Error, Exit};
+use crate::printer::Printer;
+
+/// What is logged unless the user says otherwise: servers tell what they do, tools only what is wrong.
+pub fn log_level(command: &Command) -> &'static str {
+    match command {
+        Command::Coordinator(_) | Command::Worker(_) => "info",
+        Command::Render(_)
+        | Command::Submit(_)
+        | Command::Jobs(_)
+        | Command::Show(_)
+        | Command::Watch(_)
+        | Command::Images(_)
+        | Command::Cancel(_)
+        | Command::Sql(_) => "warn",
+    }
+}
+
+/// Runs a verb to its end.
+pub async fn run(command: Command, printer: &Printer) -> Result<Exit, Error> {
+    match command {
+        Command::Render(args) => render::run(args, printer).await,
+        Command::Coordinator(args) => coordinator::run(args, printer).await,
+        Command::Worker(args) => worker::run(args, printer).await,
+        Command::Submit(args) => submit::run(args, printer).await,
+        Command::Jobs(args) => jobs::run(args, printer).await,
+        Command::Show(args) => show::run(args, printer).await,
+        Command::Watch(args) => watch::run(args, printer).await,
+        Command::Images(args) => images::run(args, printer).await,
+        Command::Cancel(args) => cancel::run(args, printer).await,
+        Command::Sql(args) => sql::run(args, printer).await,
+    }
+}

@@ -1,0 +1,180 @@
+//! What the user is told at the end of a run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sanafarm_proto::v1::job_service_client::JobServiceClient;
+use sanafarm_proto::v1::{ImageState, Job, JobState, ListImagesRequest};
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+use super::{Run, Stop};
+use crate::data_folder::DataFolder;
+use crate::environment;
+use crate::error::{Error, Exit};
+use crate::job_view::{error_class, has_ended, job_state};
+use crate::printer::Printer;
+use crate::submission::report_skipped;
+
+/// Written when all images have a result, as the last file of an output.
+const MANIFEST: &str = "manifest.parquet";
+
+/// The end of a run.
+pub struct Ending<'a> {
+    pub run: Run,
+    /// From the start of the program.
+    pub seconds: f64,
+    pub data: &'a DataFolder,
+    pub json: bool,
+    pub printer: &'a Printer,
+}
+
+impl Ending<'_> {
+    /// Tells how it ended: talk on standard error, where the pictures are on standard output.
+    pub fn tell(self) -> Result<Exit, Error> {
+        let job = &self.run.job;
+        report_skipped(&self.run.skipped, self.printer);
+        if has_ended(job) {
+            self.printer.note(self.summary());
+        }
+        match (self.json, has_ended(job)) {
+            (true, _) => self.printer.data(self.object())?,
+            (false, true) => self.printer.data(short_path(&job.output))?,
+            (false, false) => {}
+        }
+        match self.run.stop {
+            None => {
+                self.printer.note(format!("\nask the history, for example:\n  {}", self.question()));
+                Ok(Exit::Success)
+            }
+            Some(Stop::Interrupted) => {
+                self.printer.note(format!(
+                    "stopped with {} of {} images done; run the same command again to go on",
+                    job.done, job.images
+                ));
+                Ok(Exit::Interrupted)
+            }
+            Some(Stop::Error(error)) => Err(error),
+        }
+    }
+
+    fn summary(&self) -> String {
+        let job = &self.run.job;
+        let new = (job.done + job.failed).saturating_sub(self.run.there);
+        if new == 0 {
+            return format!("nothing to render: this job was finished before ({})", job_state(job.state()));
+        }
+        let failed = if job.failed == 0 { String::new() } else { format!(" ({} failed)", job.failed) };
+        let before = if self.run.there == 0 { String::new() } else { format!(", {} before", self.run.there) };
+        let speed = new as f64 / self.seconds.max(0.001);
+        let seconds = self.seconds;
+        format!("rendered {new} images{failed} in {seconds:.1} s, {speed:.2} images/s{before}; they are in:")
+    }
+
+    fn object(&self) -> Value {
+        let job = &self.run.job;
+        let database = self.data.database();
+        let database = std::path::absolute(&database).unwrap_or(database);
+        let mut object = json!({
+            "job_id": job.job_id,
+            "state": job_state(job.state()),
+            "images": job.images,
+            "done": job.done,
+            "failed": job.failed,
+            "seconds": (self.seconds * 1000.0).round() / 1000.0,
+            "output": job.output,
+            "database": database.to_string_lossy(),
+        });
+        if self.run.skipped.count > 0 {
+            object["skipped"] = json!(self.run.skipped.first);
+            object["skipped_lines"] = json!(self.run.skipped.count);
+        }
+        object
+    }
+
+    /// A command that works as it is printed, from the same folder.
+    fn question(&self) -> String {
+        let program = std::env::args().next().unwrap_or_else(|| "sanafarm".to_owned());
+        let mut command = format!("{} sql", quoted(&program));
+        let elsewhere = environment::filled(environment::COORDINATOR).is_some();
+        if elsewhere || !self.data.is_default() {
+            command.push_str(&format!(" --data {}", quoted(&self.data.path().to_string_lossy())));
+        }
+        let job_id = &self.run.job.job_id;
+        format!(
+            "{command} \"select object, seed, render_seconds, prompt from audit_images where job_id = '{job_id}' \
+             order by render_seconds desc limit 5\""
+        )
+    }
+}
+
+/// Why a job that has ended did not succeed: its errors by class, each with one example.
+pub async fn shortfall(client: &mut JobServiceClient<Channel>, job: &Job) -> Result<Option<Error>, Error> {
+    match job.state() {
+        JobState::Failed => {}
+        JobState::Cancelled => {
+            let hint = "what was done stays; to render the list as another job, give it another --name";
+            return Ok(Some(Error::failure(format!("job {} was cancelled", job.job_id)).hint(hint)));
+        }
+        JobState::Unspecified
+        | JobState::Pending
+        | JobState::Running
+        | JobState::Paused
+        | JobState::Succeeded => return Ok(None),
+    }
+    let request =
+        ListImagesRequest { job_id: job.job_id.clone(), states: vec![ImageState::Failed.into()], limit: 0 };
+    let failed = |status| Error::call("list the failed images", &status);
+    let mut images = client.list_images(request).await.map_err(failed)?.into_inner();
+    let mut classes: BTreeMap<&'static str, (u64, String)> = BTreeMap::new();
+    while let Some(image) = images.message().await.map_err(failed)? {
+        let example = || (0, format!("image {}: {}", image.index, image.error));
+        classes.entry(error_class(image.error_class())).or_insert_with(example).0 += 1;
+    }
+    let error = Error::failure(format!("{} of {} images failed", job.failed, job.images));
+    let error = classes.into_iter().fold(error, |error, (class, (count, example))| {
+        error.because(format!("{class}: {count} of them, such as {example}"))
+    });
+    let hint =
+        format!("list them with `sanafarm images {} --state failed`; all other images are done", job.job_id);
+    Ok(Some(error.hint(hint)))
+}
+
+/// A job is done for ever, but somebody may have moved its pictures away.
+pub fn missing_output(job: &Job) -> Option<Error> {
+    let is_folder = !job.output.contains("://");
+    if !is_folder || Path::new(&job.output).join(MANIFEST).is_file() {
+        return None;
+    }
+    let what = format!("job {} is finished, but {MANIFEST} is no longer in {}", job.job_id, job.output);
+    Some(Error::failure(what).hint("bring the folder back, or render the list again under another --name"))
+}
+
+/// Below the working folder, relative to it.
+fn short_path(output: &str) -> String {
+    let below = std::env::current_dir().ok().and_then(|folder| {
+        Path::new(output).strip_prefix(folder).map(|path| path.to_string_lossy().into_owned()).ok()
+    });
+    below.filter(|path| !path.is_empty()).unwrap_or_else(|| output.to_owned())
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+:=@%".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_for_a_shell_when_they_need_it() {
+        assert_eq!(quoted("target/release/sanafarm"), "target/release/sanafarm");
+        assert_eq!(quoted("my data"), "'my data'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}

@@ -1,0 +1,108 @@
+//! `sanafarm render`: a coordinator, a worker and one job in one process.
+
+mod ending;
+mod follow;
+
+use std::time::Instant;
+
+use sanafarm_coordinator::{Coordinator, Options};
+use sanafarm_proto::v1::Job;
+use sanafarm_proto::v1::job_service_client::JobServiceClient;
+use sanafarm_storage::Output;
+
+use crate::args::RenderArgs;
+use crate::data_folder::DataFolder;
+use crate::error::{Error, Exit};
+use crate::job_view::has_ended;
+use crate::printer::Printer;
+use crate::submission::{GoodList, Skipped, Submission, local_model};
+
+use ending::Ending;
+use follow::Follow;
+
+/// Renders a list, or goes on with it where an earlier run of the same command stopped.
+pub async fn run(args: RenderArgs, printer: &Printer) -> Result<Exit, Error> {
+    let started = Instant::now();
+    let data = DataFolder::choose(args.data);
+    data.create()?;
+    let _lock = data.lock()?;
+    let list = GoodList::read(&args.submission, &data).await?;
+    let model = local_model(&args.submission.model, &data).await?;
+    let submission = Submission::new(&args.submission, list, &model, printer)?;
+    let output = open_output(&submission.spec.output).await?;
+
+    let failed = |error: sanafarm_coordinator::Error| {
+        Error::failure(format!("open the database {}", data.database().display())).caused_by(&error)
+    };
+    let coordinator = Coordinator::open(Options::new(data.database())).await.map_err(failed)?;
+    let result = work(&coordinator, submission, &output, &data, printer).await;
+    coordinator.close().await;
+    let seconds = started.elapsed().as_secs_f64();
+    Ending { run: result?, seconds, data: &data, json: args.json, printer }.tell()
+}
+
+/// What became of a job in this run of the program.
+#[derive(Debug)]
+struct Run {
+    /// As it is at the end.
+    job: Job,
+    /// Images that had a result before.
+    there: u64,
+    /// Lines of the list that were left out.
+    skipped: Skipped,
+    /// Why not all is well; `None` when the job has succeeded.
+    stop: Option<Stop>,
+}
+
+/// Why a run ended without all images done.
+#[derive(Debug)]
+enum Stop {
+    /// The user asked.
+    Interrupted,
+    /// Something is wrong.
+    Error(Error),
+}
+
+async fn work(
+    coordinator: &Coordinator,
+    submission: Submission,
+    output: &Output,
+    data: &DataFolder,
+    printer: &Printer,
+) -> Result<Run, Error> {
+    let channel = coordinator
+        .local_channel()
+        .await
+        .map_err(|error| Error::failure("reach the coordinator in this process").caused_by(&error))?;
+    let mut client = JobServiceClient::new(channel.clone());
+    let (job, existed, skipped) = submission.send(&mut client).await?;
+    let there = job.done + job.failed;
+    if has_ended(&job) {
+        let stop = ending::shortfall(&mut client, &job).await?;
+        let stop = stop.or_else(|| ending::missing_output(&job)).map(Stop::Error);
+        return Ok(Run { job, there, skipped, stop });
+    }
+    if existed {
+        printer.note(format!("going on: {there} of {} images are there already", job.images));
+    }
+    let follow = Follow { client, channel, output, models: data.models(), printer };
+    let (job, stop) = follow.run(job).await?;
+    Ok(Run { job, there, skipped, stop })
+}
+
+/// Opens the output, clears it of what a killed process was about to name, and tries it: a full or
+/// forbidden place is told before the first picture. The lock on the data folder keeps other writers away.
+async fn open_output(output: &str) -> Result<Output, Error> {
+    let failed = |error: sanafarm_storage::Error| output_error(output, &error);
+    let opened = Output::open(output).map_err(failed)?;
+    let swept = opened.sweep_staging().await.map_err(failed)?;
+    tracing::debug!(output, swept, "cleared leftovers");
+    opened.check_writable().await.map_err(failed)?;
+    Ok(opened)
+}
+
+fn output_error(output: &str, error: &sanafarm_storage::Error) -> Error {
+    Error::mistake(format!("write to output {output}"))
+        .caused_by(error)
+        .hint("name a folder that can be written with --output, or make room")
+}

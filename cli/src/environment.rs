@@ -1,0 +1,13 @@
+//! Environment variables that the program reads, besides the usual `NO_COLOR` and `RAYON_NUM_THREADS`.
+
+/// Address of a coordinator, as `--coordinator`.
+pub const COORDINATOR: &str = "SANAFARM_COORDINATOR";
+/// The data folder, as `--data`.
+pub const DATA: &str = "SANAFARM_DATA";
+/// What is logged to standard error, such as `debug` or `warn,sanafarm_worker=info`.
+pub const LOG: &str = "SANAFARM_LOG";
+
+/// The value of a variable; `None` when it is unset or empty.
+pub fn filled(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

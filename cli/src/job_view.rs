@@ -1,0 +1,161 @@
+//! Jobs and images as the user sees them.
+
+use sanafarm_proto::v1::{BinMode, DecodeMode, ErrorClass, Image, ImageState, Job, JobState, Settings};
+use serde_json::{Map, Value, json};
+
+/// The word for a job state.
+pub fn job_state(state: JobState) -> &'static str {
+    match state {
+        JobState::Unspecified => "unknown",
+        JobState::Pending => "pending",
+        JobState::Running => "running",
+        JobState::Paused => "paused",
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+    }
+}
+
+/// Whether nothing more will happen to the job.
+pub fn has_ended(job: &Job) -> bool {
+    match job.state() {
+        JobState::Succeeded | JobState::Failed | JobState::Cancelled => true,
+        JobState::Unspecified | JobState::Pending | JobState::Running | JobState::Paused => false,
+    }
+}
+
+/// The word for an image state.
+pub fn image_state(state: ImageState) -> &'static str {
+    match state {
+        ImageState::Unspecified => "unknown",
+        ImageState::Pending => "pending",
+        ImageState::Done => "done",
+        ImageState::Failed => "failed",
+    }
+}
+
+/// The word for an error class.
+pub fn error_class(class: ErrorClass) -> &'static str {
+    match class {
+        ErrorClass::Unspecified => "unknown",
+        ErrorClass::Prompt => "prompt",
+        ErrorClass::Size => "size",
+        ErrorClass::Model => "model",
+        ErrorClass::OutOfMemory => "out of memory",
+        ErrorClass::Numeric => "numeric",
+        ErrorClass::Encode => "encode",
+        ErrorClass::Conflict => "conflict",
+        ErrorClass::Internal => "internal",
+        ErrorClass::WorkerLost => "worker lost",
+    }
+}
+
+/// A job as one JSON object.
+pub fn job_json(job: &Job) -> Value {
+    let mut object = Map::new();
+    let mut add = |name: &str, value: Value| object.insert(name.to_owned(), value);
+    add("job_id", json!(job.job_id));
+    add("name", json!(job.name));
+    add("owner", json!(job.owner));
+    add("state", json!(job_state(job.state())));
+    add("images", json!(job.images));
+    add("done", json!(job.done));
+    add("failed", json!(job.failed));
+    add("model", json!(job.model));
+    add("output", json!(job.output));
+    add("settings", job.settings.as_ref().map_or(Value::Null, settings_json));
+    add("created_at", time_json(job.created_at.as_ref()));
+    add("started_at", time_json(job.started_at.as_ref()));
+    add("finished_at", time_json(job.finished_at.as_ref()));
+    add("error", json!(job.error));
+    Value::Object(object)
+}
+
+/// A job as names and values, one a line.
+pub fn job_lines(job: &Job) -> Vec<(&'static str, String)> {
+    let time = |time: Option<&prost_types::Timestamp>| time.map(ToString::to_string).unwrap_or_default();
+    let mut lines = vec![
+        ("job", job.job_id.clone()),
+        ("name", job.name.clone()),
+        ("owner", job.owner.clone()),
+        ("state", job_state(job.state()).to_owned()),
+        ("images", format!("{} ({} done, {} failed)", job.images, job.done, job.failed)),
+        ("model", job.model.clone()),
+        ("output", job.output.clone()),
+    ];
+    if let Some(settings) = &job.settings {
+        let text = format!(
+            "{}x{}, {} steps, guidance {}, bin {}, decode {}",
+            settings.width,
+            settings.height,
+            settings.steps,
+            settings.guidance,
+            bin(settings.bin()),
+            decode(settings.decode())
+        );
+        lines.push(("settings", text));
+    }
+    lines.push(("created", time(job.created_at.as_ref())));
+    lines.push(("started", time(job.started_at.as_ref())));
+    lines.push(("finished", time(job.finished_at.as_ref())));
+    lines.push(("error", job.error.clone().unwrap_or_default()));
+    lines.retain(|(_, value)| !value.is_empty());
+    lines
+}
+
+/// An image as one JSON object.
+pub fn image_json(image: &Image) -> Value {
+    let failed = image.state() == ImageState::Failed;
+    let mut object = Map::new();
+    let mut add = |name: &str, value: Value| object.insert(name.to_owned(), value);
+    add("index", json!(image.index));
+    add("state", json!(image_state(image.state())));
+    add("prompt", json!(image.prompt));
+    add("negative_prompt", json!(image.negative_prompt));
+    add("seed", json!(image.seed));
+    add("settings", image.settings.as_ref().map_or(Value::Null, settings_json));
+    add("object", json!(image.object));
+    add("bytes", json!(image.bytes));
+    add("sha256", json!(image.sha256));
+    add("attempt", json!(image.attempt));
+    add("worker", json!(image.worker));
+    add("device", json!(image.device));
+    add("error_class", if failed { json!(error_class(image.error_class())) } else { Value::Null });
+    add("error", if failed { json!(image.error) } else { Value::Null });
+    add("seconds", json!(image.seconds));
+    add("finished_at", time_json(image.finished_at.as_ref()));
+    Value::Object(object)
+}
+
+fn settings_json(settings: &Settings) -> Value {
+    json!({
+        "width": settings.width,
+        "height": settings.height,
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+        "bin": bin(settings.bin()),
+        "decode": decode(settings.decode()),
+    })
+}
+
+fn bin(mode: BinMode) -> &'static str {
+    match mode {
+        BinMode::Unspecified => "unknown",
+        BinMode::Auto => "auto",
+        BinMode::Always => "always",
+        BinMode::Never => "never",
+    }
+}
+
+fn decode(mode: DecodeMode) -> &'static str {
+    match mode {
+        DecodeMode::Unspecified => "unknown",
+        DecodeMode::Exact => "exact",
+        DecodeMode::Blend => "blend",
+        DecodeMode::Whole => "whole",
+    }
+}
+
+fn time_json(time: Option<&prost_types::Timestamp>) -> Value {
+    time.map_or(Value::Null, |time| json!(time.to_string()))
+}

@@ -1,0 +1,103 @@
+//! Progress of a job: a bar where standard error is a terminal, else a plain line now and then.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use sanafarm_proto::v1::Job;
+use sanafarm_worker::Activity;
+
+use crate::printer::Printer;
+
+/// Shortest time between two plain lines.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Shows how far a job is.
+#[derive(Debug)]
+pub struct Progress {
+    printer: Printer,
+    bar: ProgressBar,
+    told: Option<(Instant, u64)>,
+}
+
+impl Progress {
+    /// Starts at what the job has already.
+    pub fn start(job: &Job, printer: &Printer) -> Self {
+        let bar = printer.bars().add(ProgressBar::new(job.images).with_style(style(printer.colour())));
+        bar.set_position(job.done + job.failed);
+        // Images of an earlier run say nothing about the speed of this one.
+        bar.reset_eta();
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Self { printer: printer.clone(), bar, told: None }
+    }
+
+    /// Shows the counters of a job.
+    pub fn update(&mut self, job: &Job) {
+        let position = job.done + job.failed;
+        self.bar.set_length(job.images);
+        self.bar.set_position(position);
+        if self.bar.is_hidden() {
+            self.tell(job, position);
+        }
+    }
+
+    /// Shows what the device is doing.
+    pub fn activity(&self, activity: &Activity) {
+        self.bar.set_message(words(activity));
+    }
+
+    /// Takes the bar away.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn tell(&mut self, job: &Job, position: u64) {
+        let due = match self.told {
+            Some((at, told)) => at.elapsed() >= LINE_INTERVAL && told != position,
+            None => true,
+        };
+        if due {
+            self.told = Some((Instant::now(), position));
+            let failed = if job.failed == 0 { String::new() } else { format!(", {} failed", job.failed) };
+            self.printer.note(format!("{position} of {} images{failed}", job.images));
+        }
+    }
+}
+
+fn words(activity: &Activity) -> String {
+    let Activity { index, stage, step, steps } = activity;
+    match *stage {
+        "" => String::new(),
+        "load" => "loading the model".to_owned(),
+        "denoise" => format!("#{index} denoise {step}/{steps}"),
+        stage => format!("#{index} {stage}"),
+    }
+}
+
+fn style(colour: bool) -> ProgressStyle {
+    let bar = if colour { "{bar:30.cyan/dim}" } else { "{bar:30}" };
+    let template = format!("{bar} {{pos}}/{{len}} images  {{per_sec}}  eta {{eta}}  {{wide_msg}}");
+    let style = ProgressStyle::with_template(&template).expect("the template is a constant");
+    style.with_key("per_sec", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+        // A bar has no way to report that it could not be drawn.
+        let _ = write!(out, "{:.2} images/s", state.per_sec());
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_activity_is_told_in_a_few_words() {
+        let activity = |stage, step, steps| words(&Activity { index: 3, stage, step, steps });
+        assert_eq!(activity("denoise", 7, 20), "#3 denoise 7/20");
+        assert_eq!(activity("decode", 20, 20), "#3 decode");
+        assert_eq!(activity("load", 0, 0), "loading the model");
+    }
+
+    #[test]
+    fn both_styles_are_valid() {
+        style(true);
+        style(false);
+    }
+}

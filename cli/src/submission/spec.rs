@@ -1,0 +1,221 @@
+//! What a job renders with, and the token that makes the same command the same job.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use prost::Message;
+use sanafarm_proto::v1::{BinMode, DecodeMode, JobSpec, Settings};
+use sha2::{Digest, Sha256};
+
+use super::Model;
+use super::selection::{SIDE_UNIT, WantedSize};
+use super::survey::{Survey, hex};
+use crate::args::{Size, SubmissionArgs};
+use crate::error::Error;
+
+/// Folder of all outputs that have no name of their own.
+const RENDERS: &str = "renders";
+/// Name of an image below its output.
+const NAME_TEMPLATE: &str = "{index:08}-{seed}.png";
+/// A picture with this many times more or fewer pixels than the model was trained for is warned of.
+const FAR_AREA: f64 = 4.0;
+/// A picture this many times longer than wide, or wider than long, is warned of.
+const FAR_ASPECT: f64 = 4.0;
+/// Sizes that are warned of one by one.
+const MAX_WARNINGS: usize = 3;
+
+/// The settings of rows that say nothing else.
+pub fn settings(args: &SubmissionArgs, model: &Model) -> Result<Settings, Error> {
+    let size = match (&args.size, &model.info) {
+        (Some(size), _) => *size,
+        (None, Some(info)) => Size { width: info.native_size, height: info.native_size },
+        (None, None) => {
+            let what = format!("no folder {} here to tell the model's native size", model.reference);
+            return Err(Error::mistake(what).hint("give a size, such as --size 1024x1024"));
+        }
+    };
+    Ok(Settings {
+        width: size.width,
+        height: size.height,
+        steps: args.steps,
+        guidance: args.guidance,
+        bin: BinMode::from(args.bin).into(),
+        decode: DecodeMode::from(args.decode).into(),
+    })
+}
+
+/// The whole spec. The token covers the content of the rows and all that a picture depends on.
+pub fn spec(
+    args: &SubmissionArgs,
+    stem: &str,
+    settings: Settings,
+    model: &Model,
+    survey: &Survey,
+) -> Result<JobSpec, Error> {
+    let mut spec = JobSpec {
+        client_token: String::new(),
+        name: args.name.clone().unwrap_or_else(|| stem.to_owned()),
+        owner: String::new(),
+        model: model.reference.clone(),
+        output: absolute(args.output.as_deref().unwrap_or(RENDERS))?,
+        settings: Some(settings),
+        negative_prompt: args.negative_prompt.clone(),
+        seed: args.seed,
+        images_per_prompt: args.images_per_prompt,
+        name_template: NAME_TEMPLATE.to_owned(),
+    };
+    let weights = model.info.as_ref().map_or("", |info| info.weights_sha256.as_str());
+    spec.client_token = token(&spec, &survey.content_sha256, weights);
+    // Whoever runs the command again goes on with the same job.
+    spec.owner = crate::environment::filled("USER").unwrap_or_default();
+    if args.output.is_none() {
+        let folder = format!("{}-{}", spec.name, &spec.client_token[..8]);
+        spec.output = Path::new(&spec.output).join(folder).to_string_lossy().into_owned();
+    }
+    Ok(spec)
+}
+
+/// `spec` has no token yet, and the folder of all renders where no output was given: the default output
+/// follows from the token.
+fn token(spec: &JobSpec, content_sha256: &str, weights_sha256: &str) -> String {
+    let mut sha256 = Sha256::new();
+    sha256.update(spec.encode_length_delimited_to_vec());
+    sha256.update(content_sha256);
+    sha256.update("/");
+    sha256.update(weights_sha256);
+    hex(&sha256.finalize())
+}
+
+/// Workers may run in another folder than this command. URLs stay as they are.
+fn absolute(output: &str) -> Result<String, Error> {
+    if output.contains("://") {
+        return Ok(output.to_owned());
+    }
+    let hint = "name a folder for the pictures with --output";
+    let path = std::path::absolute(output).map_err(|error| {
+        Error::mistake(format!("find output folder `{output}`")).caused_by(&error).hint(hint)
+    })?;
+    match path.to_str() {
+        Some(path) => Ok(path.to_owned()),
+        None => Err(Error::mistake(format!("output folder {} is not UTF-8", path.display())).hint(hint)),
+    }
+}
+
+/// Sizes that are rendered as asked but are far from what the model was trained for.
+pub fn size_warnings(sizes: &BTreeSet<WantedSize>, settings: &Settings, model: &Model) -> Vec<String> {
+    let Some(info) = &model.info else { return Vec::new() };
+    let as_asked = |&(width, height): &(u32, u32)| {
+        width.is_multiple_of(SIDE_UNIT)
+            && height.is_multiple_of(SIDE_UNIT)
+            && settings.bin() != BinMode::Always
+    };
+    let whole = |size: &WantedSize| (size.0.unwrap_or(settings.width), size.1.unwrap_or(settings.height));
+    let sizes: BTreeSet<(u32, u32)> = sizes.iter().map(whole).collect();
+    let far: Vec<_> =
+        sizes.into_iter().filter(as_asked).filter(|size| is_far(*size, info.native_size)).collect();
+    let mut warnings: Vec<String> = far
+        .iter()
+        .take(MAX_WARNINGS)
+        .map(|(width, height)| {
+            format!(
+                "{width}x{height} is far from the {native}x{native} that {name} was trained for; pictures may \
+                 repeat or fall apart (--bin always renders at a trained size and resizes)",
+                native = info.native_size,
+                name = info.name,
+            )
+        })
+        .collect();
+    if far.len() > MAX_WARNINGS {
+        warnings.push(format!("{} more sizes are far from it", far.len() - MAX_WARNINGS));
+    }
+    warnings
+}
+
+fn is_far((width, height): (u32, u32), native: u32) -> bool {
+    let (width, height, native) = (f64::from(width), f64::from(height), f64::from(native));
+    let area = width * height / (native * native);
+    let aspect = width / height;
+    !(1.0 / FAR_AREA..=FAR_AREA).contains(&area) || !(1.0 / FAR_ASPECT..=FAR_ASPECT).contains(&aspect)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(line: &[&str]) -> SubmissionArgs {
+        let line = ["sanafarm", "render", "list.txt"].iter().chain(line);
+        let cli = <crate::args::Cli as clap::Parser>::try_parse_from(line).unwrap();
+        match cli.command {
+            crate::args::Command::Render(args) => args.submission,
+            other => panic!("expected render, found {other:?}"),
+        }
+    }
+
+    fn model(weights: &str) -> Model {
+        let info = sana::ModelInfo {
+            name: "sana-tiny".to_owned(),
+            weights_sha256: weights.to_owned(),
+            native_size: 512,
+            weights_bytes: 0,
+            scheduler: "flow-dpm-solver++",
+        };
+        Model { reference: "sana-tiny".to_owned(), info: Some(info) }
+    }
+
+    fn survey(content: &str) -> Survey {
+        Survey {
+            rows: 1,
+            content_sha256: content.to_owned(),
+            skipped: super::super::Skipped::default(),
+            sizes: BTreeSet::new(),
+        }
+    }
+
+    fn job(line: &[&str], content: &str, weights: &str) -> JobSpec {
+        let (args, model) = (args(line), model(weights));
+        let settings = settings(&args, &model).unwrap();
+        spec(&args, "list", settings, &model, &survey(content)).unwrap()
+    }
+
+    #[test]
+    fn the_same_command_is_the_same_job_and_any_change_is_another() {
+        let first = job(&[], "c", "w");
+        assert_eq!(first, job(&[], "c", "w"));
+        let others = [
+            job(&["--steps", "2"], "c", "w"),
+            job(&["--seed", "2"], "c", "w"),
+            job(&["--name", "b"], "c", "w"),
+            job(&["--output", "b"], "c", "w"),
+            job(&["--size", "256x512"], "c", "w"),
+            job(&["--negative-prompt", "b"], "c", "w"),
+            job(&["--decode", "whole"], "c", "w"),
+            job(&[], "d", "w"),
+            job(&[], "c", "x"),
+        ];
+        let tokens: BTreeSet<_> = others.iter().chain([&first]).map(|spec| &spec.client_token).collect();
+        assert_eq!(tokens.len(), others.len() + 1);
+    }
+
+    #[test]
+    fn the_default_output_is_named_by_list_and_token() {
+        let spec = job(&[], "c", "w");
+        let wanted = format!("renders/list-{}", &spec.client_token[..8]);
+        assert!(Path::new(&spec.output).is_absolute() && spec.output.ends_with(&wanted), "{}", spec.output);
+        assert_eq!(job(&["--output", "/o"], "c", "w").output, "/o");
+        assert_eq!(job(&["--output", "s3://b/o"], "c", "w").output, "s3://b/o");
+    }
+
+    #[test]
+    fn sizes_far_from_native_are_warned_of_when_rendered_as_asked() {
+        let sizes = [(512, 512), (1024, 1024), (1056, 1024), (4000, 4001), (1024, 224)];
+        let sizes = sizes.map(|(width, height)| (Some(width), Some(height)));
+        let sizes = BTreeSet::from_iter(sizes.into_iter().chain([(None, None), (Some(2080), None)]));
+        let warned = |line: &[&str]| {
+            let settings = settings(&args(line), &model("w")).unwrap();
+            let warnings = size_warnings(&sizes, &settings, &model("w"));
+            warnings.iter().map(|text| text.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(warned(&[]), ["1024x224", "1056x1024", "2080x512"]);
+        assert_eq!(warned(&["--bin", "always"]), [""; 0]);
+    }
+}

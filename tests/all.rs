@@ -1,0 +1,9 @@
+//! End-to-end tests: the real binary as a user runs it.
+
+#![expect(clippy::unwrap_used, reason = "what is unexpected fails the test")]
+
+mod cli;
+mod farm;
+mod faults;
+mod render;
+mod support;
