@@ -1,5 +1,7 @@
 //! Sanafarm's coordinator: jobs, shards, leases, results and history.
 
+pub mod domain;
+pub mod store;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
