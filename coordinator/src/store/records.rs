@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::domain::blame::ErrorClass;
-use crate::domain::id::{JobId, SessionId, ShardId};
+use crate::domain::id::{JobId, ShardId};
 use crate::domain::settings::Settings;
 use crate::domain::state::{ImageState, JobState};
 

@@ -9,6 +9,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Column, ConnectOptions, Executor, Row, SqlSafeStr, Statement, TypeInfo, Value, ValueRef};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::SqliteStore;
 use super::codec::result_code;
@@ -47,8 +48,7 @@ pub(super) async fn query(
         (&mut connection).prepare(sql.clone()).await.map_err(|error| query_error(error, limit))?;
     let columns = statement.columns().iter().map(|column| column.name().to_owned()).collect();
     let (parts, answer) = mpsc::channel(PARTS);
-    // Ends by itself: with the statement, at its deadline, or when the reader of the answer is gone.
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         let _permit = permit;
         if parts.send(Ok(Answer::Columns(columns))).await.is_ok()
             && let Err(error) = send_rows(&mut connection, sql, &parts).await
@@ -57,7 +57,7 @@ pub(super) async fn query(
             let _ = parts.send(Err(query_error(error, limit))).await;
         }
     });
-    Ok(UntilDropped { answer, gone }.boxed())
+    Ok(UntilDropped { answer, gone, _task: AbortOnDropHandle::new(task) }.boxed())
 }
 
 async fn send_rows(
@@ -126,7 +126,9 @@ fn query_error(error: sqlx::Error, limit: Duration) -> Error {
 /// The answer; stops the statement when it is dropped.
 struct UntilDropped {
     answer: mpsc::Receiver<Result<Answer>>,
+    /// Stops SQLite itself, which knows nothing of tasks.
     gone: Arc<AtomicBool>,
+    _task: AbortOnDropHandle<()>,
 }
 
 impl Stream for UntilDropped {
