@@ -11,8 +11,8 @@ use tonic::transport::Channel;
 
 use crate::farm::Farm;
 use crate::options::Options;
-use crate::store::sqlite::SqliteStore;
 use crate::store;
+use crate::store::sqlite::SqliteStore;
 use crate::{grpc, services};
 
 /// Why a coordinator could not be opened or served.

@@ -23,13 +23,7 @@ pub(crate) struct Farm {
 
 impl Farm {
     pub fn new(store: Arc<dyn Store>, options: Options) -> Self {
-        Self {
-            store,
-            live: Live::new(),
-            options,
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-        }
+        Self { store, live: Live::new(), options, tasks: TaskTracker::new(), stop: CancellationToken::new() }
     }
 
     /// Folder for manifests on their way to the output; emptied when the database is opened.

@@ -113,9 +113,7 @@ impl Row {
         }
         check_text("pass-through columns", &self.extra, MAX_EXTRA)?;
         match serde_json::from_str(&self.extra) {
-            Ok(serde_json::Value::Object(columns)) => {
-                Ok(columns.into_iter().map(|(name, _)| name).collect())
-            }
+            Ok(serde_json::Value::Object(columns)) => Ok(columns.into_iter().map(|(name, _)| name).collect()),
             Ok(_) => Err(Invalid::job("the pass-through columns are no JSON object")),
             Err(error) => Err(Invalid::job(format!("the pass-through columns are no JSON: {error}"))),
         }

@@ -31,12 +31,12 @@ pub fn check_statement(sql: &str) -> Result<(), Refused> {
             first_ended |= !first.is_empty();
             continue;
         }
-        if ended {
-            return Err(Refused::Several);
-        }
         if c == ';' {
             ended = !first.is_empty();
             continue;
+        }
+        if ended {
+            return Err(Refused::Several);
         }
         if !first_ended && (c.is_alphanumeric() || c == '_' || first.is_empty()) {
             first.push_str(token);
@@ -54,7 +54,8 @@ pub fn check_statement(sql: &str) -> Result<(), Refused> {
 
 /// Bytes of the comment, quoted text or single character at the start of `rest`.
 fn token_length(rest: &str, c: char) -> usize {
-    let until = |from: usize, end: &str| rest[from..].find(end).map_or(rest.len(), |at| from + at + end.len());
+    let until =
+        |from: usize, end: &str| rest[from..].find(end).map_or(rest.len(), |at| from + at + end.len());
     match c {
         '-' if rest.starts_with("--") => until(2, "\n"),
         '/' if rest.starts_with("/*") => until(2, "*/"),
@@ -94,7 +95,9 @@ mod tests {
         assert_eq!(check_statement(";"), Err(Refused::Empty));
         assert_eq!(check_statement("select 1; select 2"), Err(Refused::Several));
         assert_eq!(check_statement("select 1;delete from jobs"), Err(Refused::Several));
-        for sql in ["attach 'x' as y", "pragma journal_mode=delete", "delete from jobs", "selectx", "'select'"] {
+        for sql in
+            ["attach 'x' as y", "pragma journal_mode=delete", "delete from jobs", "selectx", "'select'"]
+        {
             assert!(matches!(check_statement(sql), Err(Refused::NoQuestion(_))), "{sql}");
         }
     }

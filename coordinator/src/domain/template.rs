@@ -74,9 +74,9 @@ impl Template {
                 Piece::Index(width) => name.push_str(&format!("{index:0width$}")),
                 Piece::Seed(width) => name.push_str(&format!("{seed:0width$}")),
                 Piece::Job => name.push_str(&clean(job)),
-                Piece::Id => name.push_str(&clean(id.ok_or_else(|| {
-                    Invalid::job("the name template has {id} but the row has no id")
-                })?)),
+                Piece::Id => name.push_str(&clean(
+                    id.ok_or_else(|| Invalid::job("the name template has {id} but the row has no id"))?,
+                )),
             }
         }
         check(&name)?;

@@ -284,12 +284,9 @@ pub(super) fn release(reason: v1::ReleaseReason, message: String) -> Release {
 
 pub(super) fn report(result: v1::ImageResult) -> Converted<ImageReport> {
     let outcome = match result.outcome.ok_or_else(|| missing("outcome"))? {
-        v1::image_result::Outcome::Done(done) => Outcome::Done {
-            object: done.object,
-            bytes: done.bytes,
-            sha256: done.sha256,
-            recipe: done.recipe,
-        },
+        v1::image_result::Outcome::Done(done) => {
+            Outcome::Done { object: done.object, bytes: done.bytes, sha256: done.sha256, recipe: done.recipe }
+        }
         v1::image_result::Outcome::Failed(failed) => {
             Outcome::Failed { class: error_class(failed.error_class)?, message: failed.message }
         }

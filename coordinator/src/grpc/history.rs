@@ -28,10 +28,7 @@ pub(super) struct History {
 impl v1::history_service_server::HistoryService for History {
     type QueryStream = Pin<Box<dyn Stream<Item = Result<v1::QueryResponse, Status>> + Send>>;
 
-    async fn query(
-        &self,
-        request: Request<v1::QueryRequest>,
-    ) -> Result<Response<Self::QueryStream>, Status> {
+    async fn query(&self, request: Request<v1::QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
         let answers = self.farm.store.query(&request.into_inner().sql, QUERY_LIMIT).await.map_err(status)?;
         let stop = self.stop.clone();
         let messages = answers

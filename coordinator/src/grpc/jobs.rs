@@ -48,7 +48,8 @@ impl v1::job_service_server::JobService for Jobs {
     ) -> Result<Response<v1::SubmitJobResponse>, Status> {
         let (farm, stop) = (Arc::clone(&self.farm), self.stop.clone());
         // A task of its own: a client that goes away ends its stream, and what came in is then given up in order.
-        let task = self.farm.tasks.spawn(async move { submit::submit(&farm, &stop, request.into_inner()).await });
+        let task =
+            self.farm.tasks.spawn(async move { submit::submit(&farm, &stop, request.into_inner()).await });
         let (job, existed) = match task.await {
             Ok(submitted) => submitted?,
             Err(error) => return Err(Status::internal(format!("submission ended early: {error}"))),
@@ -89,7 +90,14 @@ impl v1::job_service_server::JobService for Jobs {
         // Before the first look, so that nothing falls between the two.
         let changes = self.farm.live.watch_jobs();
         let job = self.farm.store.job(&request.into_inner().job_id).await.map_err(status)?;
-        let watch = Watch { farm: Arc::clone(&self.farm), stop: self.stop.clone(), changes, sent: None, sent_at: Instant::now(), next: job };
+        let watch = Watch {
+            farm: Arc::clone(&self.farm),
+            stop: self.stop.clone(),
+            changes,
+            sent: None,
+            sent_at: Instant::now(),
+            next: job,
+        };
         let jobs = stream::try_unfold(Some(watch), Watch::step);
         Ok(Response::new(jobs.map_ok(convert::job_message).boxed()))
     }
@@ -170,8 +178,7 @@ impl Pages {
             return Ok(None);
         }
         let store = &pages.farm.store;
-        let images =
-            store.images(&pages.job, &pages.states, pages.from, limit).await.map_err(status)?;
+        let images = store.images(&pages.job, &pages.states, pages.from, limit).await.map_err(status)?;
         let Some(last) = images.last() else { return Ok(None) };
         pages.from = last.index + 1;
         pages.left -= images.len() as u64;

@@ -11,8 +11,6 @@ mod jobs;
 mod server;
 mod status;
 mod submit;
-#[cfg(test)]
-mod tests;
 mod workers;
 
 pub(crate) use server::{local_channel, serve};

@@ -96,9 +96,8 @@ async fn drained(
 /// A channel over pipes in memory, served by a task of the farm until the channel or the farm is gone.
 pub(crate) async fn local_channel(farm: &Arc<Farm>) -> Result<Channel, Error> {
     let (connections, incoming) = mpsc::channel::<DuplexStream>(1);
-    let server = Server::builder()
-        .add_routes(routes(farm, &farm.stop, true).routes())
-        .serve_with_incoming_shutdown(
+    let server =
+        Server::builder().add_routes(routes(farm, &farm.stop, true).routes()).serve_with_incoming_shutdown(
             ReceiverStream::new(incoming).map(Ok::<_, std::io::Error>),
             farm.stop.clone().cancelled_owned(),
         );
@@ -113,10 +112,7 @@ pub(crate) async fn local_channel(farm: &Arc<Farm>) -> Result<Channel, Error> {
         let connections = connections.clone();
         async move {
             let (client, server) = tokio::io::duplex(LOCAL_BYTES);
-            connections
-                .send(server)
-                .await
-                .map_err(|_| std::io::Error::other("the coordinator is closed"))?;
+            connections.send(server).await.map_err(|_| std::io::Error::other("the coordinator is closed"))?;
             Ok::<_, std::io::Error>(TokioIo::new(client))
         }
     });

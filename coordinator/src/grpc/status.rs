@@ -7,7 +7,9 @@ use crate::store::Error;
 /// The status of an error; those that are nobody's input are logged here, where they leave the program.
 pub(super) fn status(error: Error) -> Status {
     let code = match &error {
-        Error::Invalid(_) | Error::Ambiguous(_) | Error::Refused(_) | Error::Query(_) => Code::InvalidArgument,
+        Error::Invalid(_) | Error::Ambiguous(_) | Error::Refused(_) | Error::Query(_) => {
+            Code::InvalidArgument
+        }
         Error::NotFound { .. } | Error::SessionClosed(_) => Code::NotFound,
         Error::Move(_) | Error::ReadOnly | Error::Newer { .. } | Error::Older { .. } => {
             Code::FailedPrecondition

@@ -97,8 +97,7 @@ impl v1::worker_service_server::WorkerService for Workers {
     ) -> Result<Response<v1::RenewLeasesResponse>, Status> {
         let request = request.into_inner();
         let session = SessionId::from(request.session_id);
-        let held =
-            request.held.into_iter().map(convert::held_lease).collect::<Result<Vec<_>, Status>>()?;
+        let held = request.held.into_iter().map(convert::held_lease).collect::<Result<Vec<_>, Status>>()?;
         let kept = self
             .farm
             .store
@@ -116,8 +115,7 @@ impl v1::worker_service_server::WorkerService for Workers {
         let request = request.into_inner();
         let session = SessionId::from(request.session_id);
         let lease = convert::lease_ref(request.lease)?;
-        let results =
-            request.results.into_iter().map(convert::report).collect::<Result<Vec<_>, Status>>()?;
+        let results = request.results.into_iter().map(convert::report).collect::<Result<Vec<_>, Status>>()?;
         let reported = self
             .farm
             .store
@@ -145,11 +143,7 @@ impl v1::worker_service_server::WorkerService for Workers {
         let release = convert::release(request.reason(), request.message);
         let session = SessionId::from(request.session_id);
         let lease = convert::lease_ref(request.lease)?;
-        self.farm
-            .store
-            .release_lease(&session, &lease, &release, Timestamp::now())
-            .await
-            .map_err(status)?;
+        self.farm.store.release_lease(&session, &lease, &release, Timestamp::now()).await.map_err(status)?;
         tracing::debug!(shard = %lease.shard, attempt = lease.attempt, reason = release.reason.word(), "lease released");
         self.farm.live.shards_ready();
         Ok(Response::new(v1::ReleaseLeaseResponse {}))
@@ -161,11 +155,7 @@ impl v1::worker_service_server::WorkerService for Workers {
     ) -> Result<Response<v1::CloseSessionResponse>, Status> {
         let request = request.into_inner();
         let session = SessionId::from(request.session_id);
-        self.farm
-            .store
-            .close_session(&session, &request.reason, Timestamp::now())
-            .await
-            .map_err(status)?;
+        self.farm.store.close_session(&session, &request.reason, Timestamp::now()).await.map_err(status)?;
         tracing::info!(%session, reason = request.reason, "session closed");
         self.farm.live.shards_ready();
         Ok(Response::new(v1::CloseSessionResponse {}))

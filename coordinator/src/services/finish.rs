@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::manifest;
 use crate::domain::id::JobId;
 use crate::farm::Farm;
-use crate::store::records::Job;
 use crate::store;
+use crate::store::records::Job;
 
 /// Longest wait between two attempts at an output that cannot be written.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);

@@ -72,9 +72,7 @@ pub(super) const COLUMNS: &[Column] = &[
     column("width", Kind::Integer, |_, l| integer(l.row.image.settings.width.into())),
     column("height", Kind::Integer, |_, l| integer(l.row.image.settings.height.into())),
     column("user_name", Kind::Text, |j, _| if j.owner.is_empty() { Value::Null } else { text(&j.owner) }),
-    column("timestamp", Kind::Time, |_, l| {
-        of_result(l, |r| Value::Integer(r.finished_at.as_millisecond()))
-    }),
+    column("timestamp", Kind::Time, |_, l| of_result(l, |r| Value::Integer(r.finished_at.as_millisecond()))),
     column("image_nsfw", Kind::Real, unknown),
     column("prompt_nsfw", Kind::Real, unknown),
     column("index", Kind::Integer, |_, l| integer(l.row.image.index)),

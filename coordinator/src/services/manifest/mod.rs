@@ -16,8 +16,6 @@ mod column;
 mod line;
 mod metadata;
 mod table;
-#[cfg(test)]
-mod tests;
 
 /// Rows read from the store at a time; also a row group.
 const PAGE: u32 = 4096;

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Column, ConnectOptions, Executor, Row, SqlSafeStr, Statement, TypeInfo, Value, ValueRef};
+use sqlx::{
+    AssertSqlSafe, Column, ConnectOptions, Executor, Row, SqlSafeStr, Statement, TypeInfo, Value, ValueRef,
+};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -39,10 +41,9 @@ pub(super) async fn query(
     let gone = Arc::new(AtomicBool::new(false));
     let deadline = Instant::now() + limit;
     let asked = Arc::clone(&gone);
-    connection
-        .lock_handle()
-        .await?
-        .set_progress_handler(LOOK_EVERY, move || !asked.load(Ordering::Relaxed) && Instant::now() < deadline);
+    connection.lock_handle().await?.set_progress_handler(LOOK_EVERY, move || {
+        !asked.load(Ordering::Relaxed) && Instant::now() < deadline
+    });
     let sql = AssertSqlSafe(sql.to_owned()).into_sql_str();
     let statement =
         (&mut connection).prepare(sql.clone()).await.map_err(|error| query_error(error, limit))?;

@@ -4,9 +4,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row};
 
 use super::SqliteStore;
-use super::codec::{
-    JOB_COLUMNS, job as read_job, settings, signed, small, time, unsigned, word,
-};
+use super::codec::{JOB_COLUMNS, job as read_job, settings, signed, small, time, unsigned, word};
 use crate::domain::blame::ErrorClass;
 use crate::domain::id::{JobId, ShardId};
 use crate::domain::state::{ImageState, JobState};
@@ -71,8 +69,7 @@ pub(super) async fn job(store: &SqliteStore, id: &str) -> Result<Job> {
 }
 
 pub(super) async fn jobs(store: &SqliteStore, states: &[JobState], limit: u32) -> Result<Vec<Job>> {
-    let mut query =
-        QueryBuilder::new(format!("SELECT {JOB_COLUMNS} FROM jobs WHERE sealed_at IS NOT NULL"));
+    let mut query = QueryBuilder::new(format!("SELECT {JOB_COLUMNS} FROM jobs WHERE sealed_at IS NOT NULL"));
     if !states.is_empty() {
         query.push(" AND state IN (");
         let mut list = query.separated(", ");

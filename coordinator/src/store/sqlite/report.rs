@@ -11,8 +11,8 @@ use crate::domain::Invalid;
 use crate::domain::blame::{Caps, Verdict, after_error};
 use crate::domain::id::SessionId;
 use crate::domain::state::JobState;
-use crate::store::records::{ImageReport, LeaseRef, Outcome, Reported};
 use crate::store::Result;
+use crate::store::records::{ImageReport, LeaseRef, Outcome, Reported};
 
 /// Who reports, from which attempt.
 struct Reporter {
@@ -40,8 +40,7 @@ pub(super) async fn report_results(
         let what = format!("attempt {} of shard {} was never given out", lease.attempt, lease.shard);
         return Err(Invalid::job(what).into());
     }
-    let reporter =
-        Reporter { session: known_session.map(|(key, _)| key), attempt: lease.attempt, caps, now };
+    let reporter = Reporter { session: known_session.map(|(key, _)| key), attempt: lease.attempt, caps, now };
     let mut accepted = 0;
     for result in results {
         if commit(&mut tx, &shard, &reporter, result).await? {

@@ -25,8 +25,7 @@ pub(super) struct Shard {
 }
 
 /// Columns that [`Shard::read`] wants of a table `s`.
-pub(super) const SHARD_COLUMNS: &str =
-    "s.key AS shard_key, s.job AS job_key, s.group_no, s.first_index, s.last_index, s.state AS shard_state, \
+pub(super) const SHARD_COLUMNS: &str = "s.key AS shard_key, s.job AS job_key, s.group_no, s.first_index, s.last_index, s.state AS shard_state, \
      s.attempt";
 
 impl Shard {
@@ -44,11 +43,12 @@ impl Shard {
 
     /// The shard with this id.
     pub async fn find(db: &mut SqliteConnection, id: &ShardId) -> Result<Self> {
-        let row =
-            sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {SHARD_COLUMNS} FROM shards AS s WHERE s.id = ?")))
-                .bind(id.as_str())
-                .fetch_optional(db)
-                .await?;
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {SHARD_COLUMNS} FROM shards AS s WHERE s.id = ?"
+        )))
+        .bind(id.as_str())
+        .fetch_optional(db)
+        .await?;
         match row {
             Some(row) => Self::read(&row),
             None => Err(Error::NotFound { what: "shard", id: id.to_string() }),

@@ -68,36 +68,25 @@ pub(super) async fn begin_job(store: &SqliteStore, spec: &JobSpec, now: Timestam
 
 /// The key of a job that is still being submitted.
 async fn unsealed_key(db: &mut SqliteConnection, job: &JobId) -> Result<i64> {
-    let row = sqlx::query(
-        "SELECT key FROM jobs WHERE id = ? AND sealed_at IS NULL AND client_token IS NOT NULL",
-    )
-    .bind(job.as_str())
-    .fetch_optional(db)
-    .await?;
+    let row =
+        sqlx::query("SELECT key FROM jobs WHERE id = ? AND sealed_at IS NULL AND client_token IS NOT NULL")
+            .bind(job.as_str())
+            .fetch_optional(db)
+            .await?;
     match row {
         Some(row) => Ok(row.try_get("key")?),
         None => Err(Error::Replaced(job.clone())),
     }
 }
 
-pub(super) async fn add_batch(
-    store: &SqliteStore,
-    job: &JobId,
-    batch: &Batch,
-    now: Timestamp,
-) -> Result<()> {
+pub(super) async fn add_batch(store: &SqliteStore, job: &JobId, batch: &Batch, now: Timestamp) -> Result<()> {
     let mut tx = store.write().await?;
     let key = unsealed_key(&mut tx, job).await?;
     insert_batch(&mut tx, key, batch, now).await?;
     Ok(tx.commit().await?)
 }
 
-pub(super) async fn seal_job(
-    store: &SqliteStore,
-    job: &JobId,
-    batch: &Batch,
-    now: Timestamp,
-) -> Result<Job> {
+pub(super) async fn seal_job(store: &SqliteStore, job: &JobId, batch: &Batch, now: Timestamp) -> Result<Job> {
     let mut tx = store.write().await?;
     let key = unsealed_key(&mut tx, job).await?;
     insert_batch(&mut tx, key, batch, now).await?;

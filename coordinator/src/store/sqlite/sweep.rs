@@ -43,11 +43,12 @@ pub(super) async fn recover(
         .bind(time_text(now))
         .execute(&mut *tx)
         .await?;
-    recovered.abandoned =
-        sqlx::query("UPDATE jobs SET client_token = NULL WHERE sealed_at IS NULL AND client_token IS NOT NULL")
-            .execute(&mut *tx)
-            .await?
-            .rows_affected();
+    recovered.abandoned = sqlx::query(
+        "UPDATE jobs SET client_token = NULL WHERE sealed_at IS NULL AND client_token IS NOT NULL",
+    )
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
     tx.commit().await?;
     Ok(recovered)
 }
@@ -75,9 +76,7 @@ pub(super) async fn expire_leases(store: &SqliteStore, caps: Caps, now: Timestam
         if let Some(held) = HeldBy::find(&mut tx, shard.key).await? {
             charge_losses(&mut tx, &shard, &held, caps, now).await?;
             let detail = serde_json::json!({ "rendering": held.rendering });
-            shard
-                .give_back(&mut tx, &held, LeaseEnd::Lost, Some(detail), Duration::ZERO, now)
-                .await?;
+            shard.give_back(&mut tx, &held, LeaseEnd::Lost, Some(detail), Duration::ZERO, now).await?;
         }
     }
     tx.commit().await?;
