@@ -28,6 +28,8 @@ impl Farm {
 
     /// Folder for manifests on their way to the output; emptied when the database is opened.
     pub fn scratch(&self) -> PathBuf {
-        self.options.database.with_extension("tmp")
+        let mut name = self.options.database.clone().into_os_string();
+        name.push("-scratch");
+        name.into()
     }
 }

@@ -36,7 +36,9 @@ CREATE TABLE jobs (
     CHECK (done >= 0 AND failed >= 0 AND done + failed <= images)
 ) STRICT;
 
-CREATE INDEX jobs_open ON jobs (state, key) WHERE state IN ('pending', 'running', 'paused');
+-- Both are in order of age, so that the oldest job is found without sorting.
+CREATE INDEX jobs_open ON jobs (key) WHERE state IN ('pending', 'running') AND sealed_at IS NOT NULL;
+CREATE INDEX jobs_begun ON jobs (key) WHERE state IN ('running', 'paused');
 CREATE INDEX jobs_unsealed ON jobs (key) WHERE sealed_at IS NULL;
 CREATE INDEX jobs_by_model ON jobs (model, key);
 

@@ -8,6 +8,9 @@ pub const DEFAULT_SHARD_IMAGES: u32 = 32;
 /// Most images of a shard: what one lease message holds and one lost worker can cost.
 pub const MAX_SHARD_IMAGES: u32 = 256;
 
+/// Most bytes of text in a shard, so that a lease fits into one message of gRPC's usual 4 MiB.
+pub const MAX_SHARD_BYTES: usize = 2 << 20;
+
 /// How many images take about `target`, at `seconds_per_image`.
 pub fn shard_images(target: Duration, seconds_per_image: Option<f64>) -> u32 {
     match seconds_per_image {
@@ -36,22 +39,25 @@ pub struct ShardRange {
 /// settings groups, not of images.
 #[derive(Debug, Default)]
 pub struct Sharder {
-    open: BTreeMap<u32, ShardRange>,
+    open: BTreeMap<u32, (ShardRange, usize)>,
 }
 
 impl Sharder {
-    /// Adds the next image; the shard that it completes, if any. `size` is the wanted number of images.
-    pub fn push(&mut self, group: u32, index: u64, size: u32) -> Option<ShardRange> {
-        let shard =
-            self.open.entry(group).or_insert(ShardRange { group, first: index, last: index, images: 0 });
+    /// Adds the next image, whose prompt, negative prompt and name have `bytes` together; the shard that it
+    /// completes, if any. `size` is the wanted number of images.
+    pub fn push(&mut self, group: u32, index: u64, size: u32, bytes: usize) -> Option<ShardRange> {
+        let fresh = ShardRange { group, first: index, last: index, images: 0 };
+        let (shard, held) = self.open.entry(group).or_insert((fresh, 0));
         shard.last = index;
         shard.images += 1;
-        if shard.images >= size { self.open.remove(&group) } else { None }
+        *held += bytes;
+        let full = shard.images >= size || *held >= MAX_SHARD_BYTES;
+        if full { self.open.remove(&group).map(|(shard, _)| shard) } else { None }
     }
 
     /// The shards that are not full.
     pub fn finish(self) -> impl Iterator<Item = ShardRange> {
-        self.open.into_values()
+        self.open.into_values().map(|(shard, _)| shard)
     }
 }
 
@@ -66,7 +72,7 @@ mod tests {
             let mut sharder = Sharder::default();
             let mut shards = Vec::new();
             for (index, group) in groups.iter().enumerate() {
-                shards.extend(sharder.push(*group, index as u64, size));
+                shards.extend(sharder.push(*group, index as u64, size, 100));
             }
             shards.extend(sharder.finish());
             for (index, group) in groups.iter().enumerate() {
@@ -93,6 +99,13 @@ mod tests {
             let images = shard_images(Duration::from_secs(120), Some(seconds));
             prop_assert!((1..=MAX_SHARD_IMAGES).contains(&images));
         }
+    }
+
+    #[test]
+    fn long_prompts_make_short_shards() {
+        let mut sharder = Sharder::default();
+        let shards: Vec<_> = (0..256).filter_map(|index| sharder.push(0, index, 256, 32 << 10)).collect();
+        assert_eq!(shards.iter().map(|shard| shard.images).collect::<Vec<_>>(), [64; 4]);
     }
 
     #[test]

@@ -16,6 +16,11 @@ pub const MAX_GROUPS: usize = 10_000;
 /// Most different pass-through columns in one job.
 pub const MAX_COLUMNS: usize = 500;
 
+/// A batch is full with this many images or bytes of text: enough to be fast, little enough to be one
+/// transaction.
+const BATCH_IMAGES: usize = 4000;
+const BATCH_BYTES: usize = 4 << 20;
+
 /// Seconds that one image took, by size and steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Speed {
@@ -88,6 +93,7 @@ pub struct Submission {
     rows: u64,
     images: u64,
     batch: Batch,
+    batch_bytes: usize,
 }
 
 impl Submission {
@@ -106,6 +112,7 @@ impl Submission {
             rows: 0,
             images: 0,
             batch: Batch::default(),
+            batch_bytes: 0,
         })
     }
 
@@ -125,10 +132,13 @@ impl Submission {
             let index = self.images;
             let seed = image_seed(self.spec.seed, row.seed, index, copy);
             let object = self.template.name(index, seed, &self.spec.name, row.id.as_deref())?;
+            let negative = row.negative_prompt.as_ref().unwrap_or(&self.spec.negative_prompt);
+            let text = row.prompt.len() + negative.len() + object.len();
             self.batch.images.push(NewImage { index, row: self.rows, group, seed, object });
-            self.batch.shards.extend(self.sharder.push(group, index, size));
+            self.batch.shards.extend(self.sharder.push(group, index, size, text));
             self.images += 1;
         }
+        self.batch_bytes += row.prompt.len() + row.extra.len();
         self.batch.prompts.push(NewPrompt {
             row: self.rows,
             line: row.line,
@@ -175,13 +185,14 @@ impl Submission {
         Ok(fresh)
     }
 
-    /// Images that `take_batch` would hand out now.
-    pub fn waiting(&self) -> usize {
-        self.batch.images.len()
+    /// It is time to call `take_batch`.
+    pub fn is_full(&self) -> bool {
+        self.batch.images.len() >= BATCH_IMAGES || self.batch_bytes >= BATCH_BYTES
     }
 
     /// What came in since the last call.
     pub fn take_batch(&mut self) -> Batch {
+        self.batch_bytes = 0;
         std::mem::take(&mut self.batch)
     }
 

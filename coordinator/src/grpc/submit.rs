@@ -14,9 +14,6 @@ use crate::domain::submission::Submission;
 use crate::farm::Farm;
 use crate::store::records::{Begun, Job};
 
-/// Images that are put into the store at once.
-const BATCH_IMAGES: usize = 4000;
-
 /// Takes a stream of messages in. A stream that does not end in a seal leaves no job.
 pub(super) async fn submit(
     farm: &Farm,
@@ -64,7 +61,7 @@ async fn fill(
             Some(Part::Batch(batch)) => {
                 for row in batch.rows {
                     submission.push(convert::row(row)).map_err(|invalid| status(invalid.into()))?;
-                    if submission.waiting() >= BATCH_IMAGES {
+                    if submission.is_full() {
                         let batch = submission.take_batch();
                         farm.store.add_batch(job, &batch, Timestamp::now()).await.map_err(status)?;
                     }

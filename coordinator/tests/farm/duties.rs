@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use sanafarm_coordinator::Coordinator;
 use sanafarm_proto::v1;
+use sanafarm_proto::v1::cell::Value;
+use sanafarm_proto::v1::history_service_client::HistoryServiceClient;
+use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::worker_service_client::WorkerServiceClient;
 
 use super::support::{Farm, farm, options, reopened, row};
@@ -31,35 +34,26 @@ async fn a_restart_gives_the_shard_of_the_own_worker_out_again() {
 async fn the_sweep_takes_an_expired_lease_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut short = options(&folder);
-    short.lease_duration = Duration::from_millis(1);
-    let coordinator = Coordinator::open(short).await.unwrap();
-    coordinator.close().await;
-    let mut farm = reopened(folder).await;
-    farm.submit("a", vec![row(1)]).await;
-    let Farm { coordinator, folder, .. } = farm;
-    let mut short = options(&folder);
-    short.lease_duration = Duration::from_millis(1);
-    coordinator.close().await;
+    short.lease_duration = Duration::from_secs(2);
     let coordinator = Coordinator::open(short).await.unwrap();
     let channel = coordinator.local_channel().await.unwrap();
-    let mut workers = WorkerServiceClient::new(channel);
-    let mut open = async |worker: &str| {
-        let request =
-            v1::OpenSessionRequest { worker: worker.to_owned(), ..v1::OpenSessionRequest::default() };
-        workers.open_session(request).await.unwrap().into_inner().session_id
+    let mut farm = Farm {
+        jobs: JobServiceClient::new(channel.clone()),
+        workers: WorkerServiceClient::new(channel.clone()),
+        history: HistoryServiceClient::new(channel),
+        coordinator,
+        folder,
     };
-    let lost = open("lost").await;
-    let next = open("next").await;
-    let wait = Some(Duration::from_secs(30).try_into().unwrap());
-    let request = |session: &str| v1::LeaseShardRequest {
-        session_id: session.to_owned(),
-        wait,
-        ..v1::LeaseShardRequest::default()
-    };
-    let first = workers.lease_shard(request(&lost)).await.unwrap().into_inner().lease.unwrap();
+    farm.submit("a", vec![row(1)]).await;
+    let lost = farm.session().await;
+    let first = farm.lease(&lost, Duration::ZERO).await.unwrap();
     assert_eq!(first.r#ref.unwrap().attempt, 1);
-    let second = workers.lease_shard(request(&next)).await.unwrap().into_inner().lease.unwrap();
+    // It says nothing more.
+    let next = farm.session().await;
+    let second = farm.lease(&next, Duration::from_secs(30)).await.unwrap();
     assert_eq!(second.r#ref.unwrap().attempt, 2);
+    let outcomes = farm.sql("select outcome from audit_attempts where attempt = 1").await.unwrap().1;
+    assert_eq!(outcomes[0].cells[0].value, Some(Value::Text("lost".to_owned())));
 }
 
 #[tokio::test]

@@ -7,9 +7,11 @@ use sanafarm_coordinator::Coordinator;
 use sanafarm_proto::v1;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::submit_job_request::Part;
+use sanafarm_proto::v1::worker_service_client::WorkerServiceClient;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
+use tonic::transport::Endpoint;
 
 use super::support::{farm, part, row};
 
@@ -138,10 +140,11 @@ async fn a_listener_serves_until_it_is_told_to_stop() {
         let (coordinator, shutdown) = (farm.coordinator.clone(), shutdown.clone());
         async move { coordinator.serve(listener, shutdown).await }
     });
-    let mut client = JobServiceClient::connect(address.clone()).await.unwrap();
+    let channel = Endpoint::from_shared(address).unwrap().connect().await.unwrap();
+    let mut client = JobServiceClient::new(channel.clone());
     client.list_jobs(v1::ListJobsRequest::default()).await.unwrap();
     // A worker that waits for a shard is answered, not waited for.
-    let mut worker = v1::worker_service_client::WorkerServiceClient::connect(address).await.unwrap();
+    let mut worker = WorkerServiceClient::new(channel);
     let open = v1::OpenSessionRequest { worker: "far".to_owned(), ..v1::OpenSessionRequest::default() };
     let session_id = worker.open_session(open).await.unwrap().into_inner().session_id;
     let request = v1::LeaseShardRequest {

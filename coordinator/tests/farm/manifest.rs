@@ -99,6 +99,6 @@ async fn the_manifest_tells_of_every_image_and_the_metadata_of_every_picture() {
     assert_eq!((&lines[0]["n"], &lines[1]["n"]), (&"1".into(), &serde_json::Value::Null));
     assert_eq!(lines[1]["negative_prompt"], "blurry \"x\"");
     assert_eq!(lines[0]["input_seed"], "theirs");
-    let mut scratch = std::fs::read_dir(farm.folder.path().join("farm.tmp")).unwrap();
+    let mut scratch = std::fs::read_dir(farm.folder.path().join("farm.db-scratch")).unwrap();
     assert!(scratch.next().is_none(), "no temporary file is left");
 }

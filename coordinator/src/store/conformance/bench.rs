@@ -120,7 +120,7 @@ impl Bench {
         for row in rows {
             submission.push(row)?;
             count += 1;
-            if submission.waiting() >= 4000 {
+            if submission.is_full() {
                 self.store.add_batch(&job, &submission.take_batch(), self.now).await?;
             }
         }

@@ -141,7 +141,7 @@ pub(super) fn expiry(now: Timestamp, duration: Duration) -> Result<Timestamp> {
 async fn open_images(db: &mut SqliteConnection, shard: &Shard) -> Result<Vec<LeasedImage>> {
     let rows = sqlx::query(
         "SELECT i.idx, i.seed, i.object, p.prompt, \
-         coalesce(p.negative_prompt, j.negative_prompt) AS negative_prompt FROM images AS i \
+         coalesce(p.negative_prompt, j.negative_prompt) AS negative_prompt FROM images AS i INDEXED BY images_by_group \
          JOIN prompts AS p ON p.job = i.job AND p.row_no = i.row_no JOIN jobs AS j ON j.key = i.job \
          WHERE i.job = ?1 AND i.group_no = ?2 AND i.idx BETWEEN ?3 AND ?4 \
          AND NOT EXISTS (SELECT 1 FROM results AS r WHERE r.job = i.job AND r.idx = i.idx) ORDER BY i.idx",

@@ -12,6 +12,7 @@ use super::codec::time_text;
 use super::event::{Event, record};
 use super::lease::expiry;
 use super::shard_state::{HeldBy, SHARD_COLUMNS, Shard};
+use crate::domain::blame::retry_delay;
 use crate::domain::id::SessionId;
 use crate::domain::state::LeaseEnd;
 use crate::store::records::{HeldLease, LeaseRef, NewSession, Release, ReleaseReason};
@@ -122,7 +123,9 @@ pub(super) async fn release_lease(
     if let Some(held) = held.filter(|held| held.attempt == lease.attempt && held.session == key) {
         let delay = match release.reason {
             ReleaseReason::Finished => shard.retry_delay(&mut tx).await?,
-            ReleaseReason::Drain | ReleaseReason::Storage | ReleaseReason::Unknown => Duration::ZERO,
+            // A worker that stays and asks again must not spin.
+            ReleaseReason::Storage => retry_delay(1),
+            ReleaseReason::Drain | ReleaseReason::Unknown => Duration::ZERO,
         };
         let detail = json!({ "reason": release.reason.word(), "message": release.message });
         shard.give_back(&mut tx, &held, LeaseEnd::Released, Some(detail), delay, now).await?;

@@ -58,7 +58,7 @@ impl Shard {
     /// An image of it has no result yet.
     pub async fn has_work(&self, db: &mut SqliteConnection) -> Result<bool> {
         let row = sqlx::query(
-            "SELECT EXISTS (SELECT 1 FROM images AS i WHERE i.job = ?1 AND i.group_no = ?2 \
+            "SELECT EXISTS (SELECT 1 FROM images AS i INDEXED BY images_by_group WHERE i.job = ?1 AND i.group_no = ?2 \
              AND i.idx BETWEEN ?3 AND ?4 \
              AND NOT EXISTS (SELECT 1 FROM results AS r WHERE r.job = i.job AND r.idx = i.idx)) AS work",
         )
@@ -121,10 +121,11 @@ impl Shard {
         self.become_state(db, to, not_before).await
     }
 
-    /// How long it waits after errors: by the most that one of its open images has.
+    /// How long it waits after errors: by the most that one of its open images has. Never zero, so that a worker
+    /// that reports nothing cannot spin.
     pub async fn retry_delay(&self, db: &mut SqliteConnection) -> Result<std::time::Duration> {
         let row = sqlx::query(
-            "SELECT coalesce(max(i.errors), 0) AS errors FROM images AS i WHERE i.job = ?1 AND i.group_no = ?2 \
+            "SELECT coalesce(max(i.errors), 0) AS errors FROM images AS i INDEXED BY images_by_group WHERE i.job = ?1 AND i.group_no = ?2 \
              AND i.idx BETWEEN ?3 AND ?4 \
              AND NOT EXISTS (SELECT 1 FROM results AS r WHERE r.job = i.job AND r.idx = i.idx)",
         )
@@ -134,7 +135,7 @@ impl Shard {
         .bind(self.last)
         .fetch_one(db)
         .await?;
-        Ok(blame::retry_delay(small(&row, "errors")?))
+        Ok(blame::retry_delay(small(&row, "errors")?.max(1)))
     }
 }
 
