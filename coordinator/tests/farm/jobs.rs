@@ -71,6 +71,31 @@ async fn a_stream_without_its_seal_leaves_no_job() {
 }
 
 #[tokio::test]
+async fn a_client_that_goes_away_leaves_nothing() {
+    let mut farm = farm().await;
+    let batch = part(Part::Batch(v1::PromptBatch { rows: (1..=9000).map(row).collect() }));
+    let messages = futures::stream::iter([part(Part::Spec(farm.spec("a"))), batch]);
+    let mut jobs = farm.jobs.clone();
+    let arrived = async {
+        while farm.sql("select 1 from images limit 1").await.unwrap().1.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        answer = jobs.submit_job(messages.chain(futures::stream::pending())) => panic!("{answer:?}"),
+        () = arrived => {}
+    }
+    // The sweep deletes what had come in; the tables say so.
+    for table in ["jobs", "prompts", "images", "shards"] {
+        let rows = format!("select 1 from {table} limit 1");
+        while !farm.sql(&rows).await.unwrap().1.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+    farm.submit("a", vec![row(1)]).await;
+}
+
+#[tokio::test]
 async fn a_known_token_answers_without_the_rest_of_the_stream() {
     let mut farm = farm().await;
     let job = farm.submit("a", vec![row(1)]).await;
