@@ -1,0 +1,103 @@
+//! The coordinator as its callers see it.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::farm::Farm;
+use crate::options::Options;
+use crate::store;
+use crate::store::sqlite::SqliteStore;
+use crate::{grpc, services};
+
+/// Why a coordinator could not be opened or served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The folder for manifests on their way out.
+    #[error("prepare folder {}: {source}", folder.display())]
+    Scratch {
+        /// Where it should be.
+        folder: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// The wire.
+    #[error("serve grpc: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    /// The coordinator was closed.
+    #[error("the coordinator is closed")]
+    Closed,
+}
+
+/// A running coordinator: cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Coordinator {
+    farm: Arc<Farm>,
+}
+
+impl Coordinator {
+    /// Opens the database, brings its tables up to date and starts the sweep.
+    ///
+    /// One process may have a database open at a time: the caller holds a lock on its folder.
+    pub async fn open(options: Options) -> Result<Self, Error> {
+        let store = SqliteStore::open(&options.database).await?;
+        let farm = Arc::new(Farm::new(Arc::new(store), options));
+        empty_folder(farm.scratch()).await?;
+        let recovered = farm.store.recover(farm.options.lease_duration, Timestamp::now()).await?;
+        if recovered != store::records::Recovered::default() {
+            tracing::info!(
+                released = recovered.released,
+                abandoned = recovered.abandoned,
+                "took over from an earlier process"
+            );
+        }
+        services::start(&farm);
+        Ok(Self { farm })
+    }
+
+    /// Opens an existing database to look only: all calls that change something are refused.
+    pub async fn open_read_only(database: &Path) -> Result<Self, Error> {
+        let store = SqliteStore::open_read_only(database).await?;
+        let options = Options::new(database.to_owned());
+        Ok(Self { farm: Arc::new(Farm::new(Arc::new(store), options)) })
+    }
+
+    /// A channel to this coordinator inside the process, with no port. It connects again by itself.
+    pub async fn local_channel(&self) -> Result<Channel, Error> {
+        if self.farm.stop.is_cancelled() {
+            return Err(Error::Closed);
+        }
+        Ok(grpc::local_channel(&self.farm).await?)
+    }
+
+    /// Serves gRPC until `shutdown` is cancelled or the coordinator is closed, and then until running calls
+    /// have ended.
+    pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
+        Ok(grpc::serve(&self.farm, listener, shutdown).await?)
+    }
+
+    /// Stops the sweep, ends open calls and closes the database.
+    pub async fn close(self) {
+        self.farm.stop.cancel();
+        self.farm.tasks.close();
+        self.farm.tasks.wait().await;
+        self.farm.store.close().await;
+    }
+}
+
+/// What a killed process left there is of no use to anybody.
+async fn empty_folder(folder: PathBuf) -> Result<(), Error> {
+    let removed = match tokio::fs::remove_dir_all(&folder).await {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    };
+    removed.map_err(|source| Error::Scratch { folder, source })
+}

@@ -1,0 +1,54 @@
+//! The rules of the farm as pure functions: no I/O, no clock, no randomness of their own.
+//!
+//! - [`state`]: the states of jobs, shards, leases and images, and all legal moves between them
+//! - [`settings`], [`spec`]: what can be asked for, and the limits of it
+//! - [`template`], [`seed`]: the name and the seed of every image
+//! - [`shard`]: how a stream of images is cut into shards
+//! - [`submission`]: all of the above, over the rows of one job as they stream in
+//! - [`blame`]: what an error or a loss costs an image
+//! - [`statement`]: which SQL an analyst may run
+
+pub mod blame;
+pub mod id;
+pub mod seed;
+pub mod settings;
+pub mod shard;
+pub mod spec;
+pub mod state;
+pub mod statement;
+pub mod submission;
+pub mod template;
+mod word;
+
+pub use word::UnknownWord;
+
+/// Input that is refused: where it is and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Invalid {
+    /// Line in the prompt list, counted from 1; none for the job as a whole.
+    pub line: Option<u64>,
+    /// What is wrong and what would be right.
+    pub what: String,
+}
+
+impl Invalid {
+    /// Something about the job as a whole.
+    pub fn job(what: impl Into<String>) -> Self {
+        Self { line: None, what: what.into() }
+    }
+
+    /// The same complaint, about this line.
+    pub fn at_line(mut self, line: u64) -> Self {
+        self.line = Some(line);
+        self
+    }
+}
+
+impl std::fmt::Display for Invalid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line}: {}", self.what),
+            None => f.write_str(&self.what),
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! `HistoryService`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use sanafarm_proto::v1;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::status::status;
+use crate::farm::Farm;
+
+/// Longest time that a statement may run.
+const QUERY_LIMIT: Duration = Duration::from_secs(60);
+
+/// SQL for analysts.
+#[derive(Clone, Debug)]
+pub(super) struct History {
+    pub farm: Arc<Farm>,
+    /// Ends answers that go on.
+    pub stop: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl v1::history_service_server::HistoryService for History {
+    type QueryStream = Pin<Box<dyn Stream<Item = Result<v1::QueryResponse, Status>> + Send>>;
+
+    async fn query(&self, request: Request<v1::QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
+        let answers = self.farm.store.query(&request.into_inner().sql, QUERY_LIMIT).await.map_err(status)?;
+        let stop = self.stop.clone();
+        let messages = answers
+            .map(|answer| answer.map(convert::answer_message).map_err(status))
+            .take_until(stop.cancelled_owned());
+        Ok(Response::new(messages.boxed()))
+    }
+}

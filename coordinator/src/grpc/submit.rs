@@ -1,0 +1,93 @@
+//! One submission from its first message to its last.
+
+use futures::{Stream, StreamExt};
+use jiff::Timestamp;
+use sanafarm_proto::v1;
+use sanafarm_proto::v1::submit_job_request::Part;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::convert;
+use super::status::{status, stopping};
+use crate::domain::id::JobId;
+use crate::domain::submission::Submission;
+use crate::farm::Farm;
+use crate::store::records::{Begun, Job};
+
+/// Takes a stream of messages in. A stream that does not end in a seal leaves no job.
+pub(super) async fn submit(
+    farm: &Farm,
+    stop: &CancellationToken,
+    mut messages: impl Stream<Item = Result<v1::SubmitJobRequest, Status>> + Unpin,
+) -> Result<(Job, bool), Status> {
+    let Some(Part::Spec(spec)) = next(stop, &mut messages).await? else {
+        return Err(Status::invalid_argument("a submission begins with its spec"));
+    };
+    let spec = convert::spec(spec)?;
+    // Asks the clean spec before anything is written.
+    let speeds = farm.store.speeds(&spec.model).await.map_err(status)?;
+    let submission = Submission::new(spec.clone(), farm.options.target_shard_duration, speeds)
+        .map_err(|invalid| status(invalid.into()))?;
+    let job = match farm.store.begin_job(&spec, Timestamp::now()).await.map_err(status)? {
+        Begun::Existing(job) => return Ok((*job, true)),
+        Begun::New(job) => job,
+    };
+    match fill(farm, stop, &job, submission, messages).await {
+        Ok(job) => {
+            tracing::info!(job = %job.id, images = job.images, "job submitted");
+            Ok((job, false))
+        }
+        Err(refused) => {
+            if let Err(error) = farm.store.abandon_job(&job).await {
+                // Nobody can see or lease it, and the next process to open the database drops it.
+                tracing::warn!(%job, %error, "abandon unsealed job");
+            }
+            farm.live.job_abandoned();
+            Err(refused)
+        }
+    }
+}
+
+async fn fill(
+    farm: &Farm,
+    stop: &CancellationToken,
+    job: &JobId,
+    mut submission: Submission,
+    mut messages: impl Stream<Item = Result<v1::SubmitJobRequest, Status>> + Unpin,
+) -> Result<Job, Status> {
+    loop {
+        match next(stop, &mut messages).await? {
+            Some(Part::Spec(_)) => return Err(Status::invalid_argument("a submission has one spec only")),
+            Some(Part::Batch(batch)) => {
+                for row in batch.rows {
+                    submission.push(convert::row(row)).map_err(|invalid| status(invalid.into()))?;
+                    if submission.is_full() {
+                        let batch = submission.take_batch();
+                        farm.store.add_batch(job, &batch, Timestamp::now()).await.map_err(status)?;
+                    }
+                }
+            }
+            Some(Part::Seal(seal)) => {
+                let last = submission.seal(seal.rows).map_err(|invalid| status(invalid.into()))?;
+                return farm.store.seal_job(job, &last, Timestamp::now()).await.map_err(status);
+            }
+            None => {
+                return Err(Status::invalid_argument("the submission ended without its seal; submit again"));
+            }
+        }
+    }
+}
+
+async fn next(
+    stop: &CancellationToken,
+    messages: &mut (impl Stream<Item = Result<v1::SubmitJobRequest, Status>> + Unpin),
+) -> Result<Option<Part>, Status> {
+    let message = tokio::select! {
+        () = stop.cancelled() => return Err(stopping()),
+        message = messages.next() => message,
+    };
+    match message {
+        Some(message) => message?.part.map(Some).ok_or_else(|| convert::missing("part")),
+        None => Ok(None),
+    }
+}

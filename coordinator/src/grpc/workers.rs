@@ -1,0 +1,163 @@
+//! `WorkerService`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sanafarm_proto::v1;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::status::{status, stopping};
+use crate::domain::id::SessionId;
+use crate::farm::Farm;
+
+/// Longest wait for a shard in one call.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// A waiting worker looks at the database this often even without a hint: a shard may be ready after a pause.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Shards for workers.
+#[derive(Clone, Debug)]
+pub(super) struct Workers {
+    pub farm: Arc<Farm>,
+    /// Ends calls that wait.
+    pub stop: CancellationToken,
+    /// They live in this process.
+    pub embedded: bool,
+}
+
+fn duration_message(duration: Duration) -> prost_types::Duration {
+    // Durations of the options are seconds or minutes, far below what the message takes.
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
+    }
+}
+
+#[tonic::async_trait]
+impl v1::worker_service_server::WorkerService for Workers {
+    async fn open_session(
+        &self,
+        request: Request<v1::OpenSessionRequest>,
+    ) -> Result<Response<v1::OpenSessionResponse>, Status> {
+        let session = convert::session(request.into_inner(), self.embedded)?;
+        let id = self.farm.store.open_session(&session, Timestamp::now()).await.map_err(status)?;
+        tracing::info!(session = %id, worker = session.worker, version = session.version, "session opened");
+        let lease_duration = self.farm.options.lease_duration;
+        Ok(Response::new(v1::OpenSessionResponse {
+            session_id: id.into(),
+            lease_duration: Some(duration_message(lease_duration)),
+            renew_interval: Some(duration_message(lease_duration / 3)),
+        }))
+    }
+
+    async fn lease_shard(
+        &self,
+        request: Request<v1::LeaseShardRequest>,
+    ) -> Result<Response<v1::LeaseShardResponse>, Status> {
+        let request = request.into_inner();
+        let session = SessionId::from(request.session_id);
+        let wait = request.wait.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or_default();
+        let until = Instant::now() + wait.min(LONGEST_WAIT);
+        let mut ready = self.farm.live.watch_ready();
+        loop {
+            let lease = self
+                .farm
+                .store
+                .lease_shard(&session, self.farm.options.lease_duration, Timestamp::now())
+                .await
+                .map_err(status)?;
+            if let Some(lease) = lease {
+                tracing::debug!(shard = %lease.lease.shard, attempt = lease.lease.attempt, %session, "shard leased");
+                if lease.started_job {
+                    self.farm.live.job_changed();
+                }
+                return Ok(Response::new(v1::LeaseShardResponse {
+                    lease: Some(convert::lease_message(lease)),
+                }));
+            }
+            if Instant::now() >= until {
+                return Ok(Response::new(v1::LeaseShardResponse { lease: None }));
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(stopping()),
+                () = sleep_until(until.min(Instant::now() + LOOK)) => {}
+                // The sender lives as long as the farm.
+                _ = ready.changed() => {}
+            }
+        }
+    }
+
+    async fn renew_leases(
+        &self,
+        request: Request<v1::RenewLeasesRequest>,
+    ) -> Result<Response<v1::RenewLeasesResponse>, Status> {
+        let request = request.into_inner();
+        let session = SessionId::from(request.session_id);
+        let held = request.held.into_iter().map(convert::held_lease).collect::<Result<Vec<_>, Status>>()?;
+        let kept = self
+            .farm
+            .store
+            .renew_leases(&session, &held, self.farm.options.lease_duration, Timestamp::now())
+            .await
+            .map_err(status)?;
+        let held = kept.into_iter().map(convert::lease_ref_message).collect();
+        Ok(Response::new(v1::RenewLeasesResponse { held }))
+    }
+
+    async fn report_results(
+        &self,
+        request: Request<v1::ReportResultsRequest>,
+    ) -> Result<Response<v1::ReportResultsResponse>, Status> {
+        let request = request.into_inner();
+        let session = SessionId::from(request.session_id);
+        let lease = convert::lease_ref(request.lease)?;
+        let results = request.results.into_iter().map(convert::report).collect::<Result<Vec<_>, Status>>()?;
+        let reported = self
+            .farm
+            .store
+            .report_results(&session, &lease, &results, self.farm.options.caps(), Timestamp::now())
+            .await
+            .map_err(status)?;
+        if reported.accepted > 0 {
+            self.farm.live.job_changed();
+        }
+        if reported.job_complete {
+            self.farm.live.job_complete();
+        }
+        Ok(Response::new(v1::ReportResultsResponse {
+            accepted: reported.accepted,
+            known: reported.known,
+            held: reported.held,
+        }))
+    }
+
+    async fn release_lease(
+        &self,
+        request: Request<v1::ReleaseLeaseRequest>,
+    ) -> Result<Response<v1::ReleaseLeaseResponse>, Status> {
+        let request = request.into_inner();
+        let release = convert::release(request.reason(), request.message);
+        let session = SessionId::from(request.session_id);
+        let lease = convert::lease_ref(request.lease)?;
+        self.farm.store.release_lease(&session, &lease, &release, Timestamp::now()).await.map_err(status)?;
+        tracing::debug!(shard = %lease.shard, attempt = lease.attempt, reason = release.reason.word(), "lease released");
+        self.farm.live.shards_ready();
+        Ok(Response::new(v1::ReleaseLeaseResponse {}))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<v1::CloseSessionRequest>,
+    ) -> Result<Response<v1::CloseSessionResponse>, Status> {
+        let request = request.into_inner();
+        let session = SessionId::from(request.session_id);
+        self.farm.store.close_session(&session, &request.reason, Timestamp::now()).await.map_err(status)?;
+        tracing::info!(%session, reason = request.reason, "session closed");
+        self.farm.live.shards_ready();
+        Ok(Response::new(v1::CloseSessionResponse {}))
+    }
+}

@@ -1,0 +1,15 @@
+//! What runs on its own.
+
+use std::sync::Arc;
+
+use crate::farm::Farm;
+
+mod finish;
+mod manifest;
+mod sweep;
+
+/// Starts the duties; they end when the farm stops.
+pub(crate) fn start(farm: &Arc<Farm>) {
+    farm.tasks.spawn(sweep::run(Arc::clone(farm)));
+    farm.tasks.spawn(finish::run(Arc::clone(farm)));
+}

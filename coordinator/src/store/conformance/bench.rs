@@ -1,0 +1,220 @@
+//! A store with a clock of its own and the steps that most behaviours share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use jiff::Timestamp;
+
+use crate::domain::blame::{Caps, ErrorClass};
+use crate::domain::id::{JobId, SessionId};
+use crate::domain::settings::{BinMode, DecodeMode, Settings};
+use crate::domain::spec::{JobSpec, Row};
+use crate::domain::submission::Submission;
+use crate::store::records::*;
+use crate::store::{Result, Store};
+
+pub(in crate::store) const LEASE: Duration = Duration::from_secs(60);
+pub(in crate::store) const CAPS: Caps = Caps { errors: 3, losses: 2 };
+
+pub(in crate::store) struct Bench {
+    pub store: Arc<dyn Store>,
+    pub now: Timestamp,
+}
+
+pub(in crate::store) fn spec(token: &str) -> JobSpec {
+    JobSpec {
+        client_token: token.to_owned(),
+        name: format!("job {token}"),
+        owner: "ann".to_owned(),
+        model: "sana-tiny".to_owned(),
+        output: "/out".to_owned(),
+        settings: Settings {
+            width: 64,
+            height: 64,
+            steps: 4,
+            guidance: 4.5,
+            bin: BinMode::Auto,
+            decode: DecodeMode::Exact,
+        },
+        negative_prompt: "blurry".to_owned(),
+        seed: 100,
+        images_per_prompt: 1,
+        name_template: String::new(),
+    }
+}
+
+pub(in crate::store) fn row(line: u64) -> Row {
+    Row { prompt: format!("prompt {line}"), line, ..Row::default() }
+}
+
+pub(in crate::store) fn done(image: &LeasedImage) -> ImageReport {
+    ImageReport {
+        index: image.index,
+        outcome: Outcome::Done {
+            object: image.object.clone(),
+            bytes: 1000 + image.index,
+            sha256: format!("{:064x}", image.index),
+            recipe: r#"{"weights_sha256":"abc","dtype":"f32"}"#.to_owned(),
+        },
+        device: "cpu".to_owned(),
+        render_seconds: 2.0,
+        decode_seconds: 0.5,
+    }
+}
+
+pub(in crate::store) fn error(image: &LeasedImage, class: ErrorClass) -> ImageReport {
+    let outcome = Outcome::Failed { class, message: format!("{class} went wrong") };
+    ImageReport { outcome, render_seconds: 1.0, decode_seconds: 0.0, ..done(image) }
+}
+
+pub(in crate::store) fn finished() -> Release {
+    Release { reason: ReleaseReason::Finished, message: String::new() }
+}
+
+pub(in crate::store) fn drain() -> Release {
+    Release { reason: ReleaseReason::Drain, message: "bye".to_owned() }
+}
+
+impl Bench {
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, now: "2026-11-23T02:47:00.123Z".parse().unwrap() }
+    }
+
+    pub fn pass(&mut self, time: Duration) {
+        self.now = self.now.saturating_add(time).unwrap();
+    }
+
+    /// Submits `images` rows in shards of `shard_images`.
+    pub async fn submit(&self, token: &str, images: u64, shard_images: u64) -> JobId {
+        self.submit_rows(spec(token), (1..=images).map(row), shard_images).await
+    }
+
+    pub async fn submit_rows(
+        &self,
+        spec: JobSpec,
+        rows: impl Iterator<Item = Row>,
+        shard_images: u64,
+    ) -> JobId {
+        self.try_submit(spec, rows, shard_images).await.unwrap()
+    }
+
+    /// A measured speed sets the wanted shard size.
+    pub async fn try_submit(
+        &self,
+        spec: JobSpec,
+        rows: impl Iterator<Item = Row>,
+        shard_images: u64,
+    ) -> Result<JobId> {
+        let speed = crate::domain::submission::Speed {
+            pixels: spec.settings.pixels(),
+            steps: spec.settings.steps,
+            seconds: 1.0,
+        };
+        let target = Duration::from_secs(shard_images);
+        let mut submission = Submission::new(spec.clone(), target, vec![speed])?;
+        let Begun::New(job) = self.store.begin_job(&spec, self.now).await? else {
+            panic!("job {} is there already", spec.client_token);
+        };
+        let mut count = 0;
+        for row in rows {
+            submission.push(row)?;
+            count += 1;
+            if submission.is_full() {
+                self.store.add_batch(&job, &submission.take_batch(), self.now).await?;
+            }
+        }
+        let last = submission.seal(count)?;
+        self.store.seal_job(&job, &last, self.now).await?;
+        Ok(job)
+    }
+
+    pub async fn session(&self, worker: &str) -> SessionId {
+        self.open(worker, false).await
+    }
+
+    pub async fn open(&self, worker: &str, embedded: bool) -> SessionId {
+        let session = NewSession {
+            worker: worker.to_owned(),
+            version: "1".to_owned(),
+            devices: "[]".to_owned(),
+            labels: "{}".to_owned(),
+            embedded,
+        };
+        self.store.open_session(&session, self.now).await.unwrap()
+    }
+
+    pub async fn lease(&self, session: &SessionId) -> Option<Lease> {
+        self.store.lease_shard(session, LEASE, self.now).await.unwrap()
+    }
+
+    pub async fn report(&self, session: &SessionId, lease: &LeaseRef, results: &[ImageReport]) -> Reported {
+        self.store.report_results(session, lease, results, CAPS, self.now).await.unwrap()
+    }
+
+    pub async fn release(&self, session: &SessionId, lease: &LeaseRef, release: &Release) {
+        self.store.release_lease(session, lease, release, self.now).await.unwrap();
+    }
+
+    pub async fn renew(&self, session: &SessionId, lease: &LeaseRef, rendering: &[u64]) -> bool {
+        let held = HeldLease { lease: lease.clone(), rendering: rendering.to_vec() };
+        let kept = self.store.renew_leases(session, &[held], LEASE, self.now).await.unwrap();
+        !kept.is_empty()
+    }
+
+    /// Renders everything that is ready.
+    pub async fn render_all(&self, session: &SessionId) {
+        while let Some(lease) = self.lease(session).await {
+            let results: Vec<_> = lease.images.iter().map(done).collect();
+            self.report(session, &lease.lease, &results).await;
+        }
+    }
+
+    pub async fn images(&self, job: &JobId) -> Vec<Image> {
+        self.store.images(job, &[], 0, u32::MAX).await.unwrap()
+    }
+
+    /// The rows of an answer.
+    pub async fn sql(&self, sql: &str) -> Vec<Vec<Cell>> {
+        let answers: Vec<_> =
+            self.store.query(sql, Duration::from_secs(600)).await.unwrap().try_collect().await.unwrap();
+        let rows = answers.into_iter().filter_map(|answer| match answer {
+            Answer::Columns(_) => None,
+            Answer::Rows(rows) => Some(rows),
+        });
+        rows.flatten().collect()
+    }
+
+    /// The only value of an answer, as text.
+    pub async fn value(&self, sql: &str) -> String {
+        let rows = self.sql(sql).await;
+        let [cells] = rows.as_slice() else { panic!("{} rows for {sql}", rows.len()) };
+        let [cell] = cells.as_slice() else { panic!("{} cells for {sql}", cells.len()) };
+        match cell {
+            Cell::Null => "null".to_owned(),
+            Cell::Integer(number) => number.to_string(),
+            Cell::Real(number) => number.to_string(),
+            Cell::Text(text) => text.clone(),
+            Cell::Blob(bytes) => format!("{bytes:?}"),
+        }
+    }
+
+    /// The counters of the job equal the rows that they count, and nothing is held twice.
+    pub async fn check_invariants(&self) {
+        let wrong = self
+            .sql(
+                "select job_id from audit_jobs as j where \
+                 images <> (select count(*) from audit_images as i where i.job_id = j.job_id) or \
+                 done <> (select count(*) from audit_images as i where i.job_id = j.job_id and state = 'done') or \
+                 failed <> (select count(*) from audit_images as i where i.job_id = j.job_id and state = 'failed')",
+            )
+            .await;
+        assert_eq!(wrong, Vec::<Vec<Cell>>::new(), "counters differ from counts");
+        let twice = self
+            .sql(
+                "select shard_id from audit_attempts where outcome = 'held' group by shard_id having count(*) > 1",
+            )
+            .await;
+        assert_eq!(twice, Vec::<Vec<Cell>>::new(), "a shard is held twice");
+    }
+}

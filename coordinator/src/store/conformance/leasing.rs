@@ -1,0 +1,126 @@
+//! Handing out shards and getting them back.
+
+use std::time::Duration;
+
+use super::Bench;
+use super::bench::*;
+use crate::domain::state::JobState;
+use crate::store::Error;
+
+pub async fn the_oldest_job_is_leased_first(bench: Bench) {
+    let first = bench.submit("first", 4, 2).await;
+    let second = bench.submit("second", 2, 2).await;
+    let session = bench.session("w").await;
+    let mut order = Vec::new();
+    while let Some(lease) = bench.lease(&session).await {
+        order.push((lease.job, lease.images[0].index));
+    }
+    assert_eq!(order, [(first.clone(), 0), (first, 2), (second, 0)]);
+}
+
+pub async fn a_lease_holds_what_is_left_to_do(bench: Bench) {
+    let id = bench.submit("a", 3, 32).await;
+    let session = bench.session("w").await;
+    let lease = bench.lease(&session).await.unwrap();
+    assert_eq!((lease.lease.attempt, &lease.job, lease.model.as_str()), (1, &id, "sana-tiny"));
+    assert_eq!((lease.images[1].prompt.as_str(), lease.images[1].seed), ("prompt 2", 101));
+    assert_eq!(lease.images[1].negative_prompt, "blurry");
+    bench.report(&session, &lease.lease, &[done(&lease.images[1])]).await;
+    bench.release(&session, &lease.lease, &drain()).await;
+    let again = bench.lease(&session).await.unwrap();
+    assert_eq!((&again.lease.shard, again.lease.attempt), (&lease.lease.shard, 2));
+    let indices: Vec<u64> = again.images.iter().map(|image| image.index).collect();
+    assert_eq!(indices, [0, 2]);
+}
+
+pub async fn the_first_lease_starts_the_job(mut bench: Bench) {
+    let id = bench.submit("a", 4, 2).await;
+    bench.pass(Duration::from_secs(5));
+    let session = bench.session("w").await;
+    assert!(bench.lease(&session).await.unwrap().started_job);
+    assert!(!bench.lease(&session).await.unwrap().started_job);
+    let job = bench.store.job(id.as_str()).await.unwrap();
+    assert_eq!((job.state, job.started_at), (JobState::Running, Some(bench.now)));
+}
+
+pub async fn an_old_attempt_renews_and_releases_nothing(mut bench: Bench) {
+    bench.submit("a", 2, 2).await;
+    let (old, new) = (bench.session("old").await, bench.session("new").await);
+    let first = bench.lease(&old).await.unwrap();
+    assert_eq!(bench.lease(&new).await, None, "it is held");
+    bench.pass(LEASE);
+    assert_eq!(bench.store.expire_leases(CAPS, bench.now).await.unwrap(), 1);
+    assert_eq!(bench.store.expire_leases(CAPS, bench.now).await.unwrap(), 0);
+    let second = bench.lease(&new).await.unwrap();
+    assert_eq!(second.lease.attempt, 2);
+    assert!(!bench.renew(&old, &first.lease, &[]).await);
+    bench.release(&old, &first.lease, &drain()).await;
+    // Not even with the right attempt: it belongs to another session.
+    assert!(!bench.renew(&old, &second.lease, &[]).await);
+    bench.release(&old, &second.lease, &drain()).await;
+    assert!(bench.renew(&new, &second.lease, &[]).await);
+    assert_eq!(bench.lease(&old).await, None, "still held by the new session");
+}
+
+pub async fn a_renewed_lease_does_not_expire(mut bench: Bench) {
+    bench.submit("a", 2, 2).await;
+    let session = bench.session("w").await;
+    let lease = bench.lease(&session).await.unwrap();
+    for _ in 0..5 {
+        bench.pass(LEASE / 2);
+        assert!(bench.renew(&session, &lease.lease, &[0]).await);
+        assert_eq!(bench.store.expire_leases(CAPS, bench.now).await.unwrap(), 0);
+    }
+}
+
+pub async fn release_costs_nothing(bench: Bench) {
+    let id = bench.submit("a", 2, 2).await;
+    let session = bench.session("w").await;
+    for attempt in 1..=10 {
+        let lease = bench.lease(&session).await.unwrap();
+        assert_eq!(lease.lease.attempt, attempt);
+        assert!(bench.renew(&session, &lease.lease, &[0, 1]).await);
+        bench.release(&session, &lease.lease, &drain()).await;
+        // Sent twice, it is harmless.
+        bench.release(&session, &lease.lease, &drain()).await;
+    }
+    assert_eq!(bench.value("select sum(errors + losses) from audit_images").await, "0");
+    assert_eq!(bench.store.job(id.as_str()).await.unwrap().failed, 0);
+}
+
+pub async fn a_closed_session_releases_its_leases(bench: Bench) {
+    bench.submit("a", 4, 2).await;
+    let (one, two) = (bench.session("one").await, bench.session("two").await);
+    bench.lease(&one).await.unwrap();
+    bench.lease(&one).await.unwrap();
+    assert_eq!(bench.lease(&two).await, None);
+    bench.store.close_session(&one, "done", bench.now).await.unwrap();
+    bench.store.close_session(&one, "done", bench.now).await.unwrap();
+    assert!(bench.lease(&two).await.is_some());
+    assert!(bench.lease(&two).await.is_some());
+    let outcomes = "select count(*) from audit_attempts where worker = 'one' and outcome = 'released'";
+    assert_eq!(bench.value(outcomes).await, "2");
+}
+
+pub async fn a_closed_session_gets_no_lease(bench: Bench) {
+    bench.submit("a", 1, 2).await;
+    let session = bench.session("w").await;
+    bench.store.close_session(&session, "done", bench.now).await.unwrap();
+    let refused = bench.store.lease_shard(&session, LEASE, bench.now).await;
+    assert!(matches!(refused, Err(Error::SessionClosed(id)) if id == session));
+    let unknown = crate::domain::id::SessionId::from("nobody".to_owned());
+    let refused = bench.store.lease_shard(&unknown, LEASE, bench.now).await;
+    assert!(matches!(refused, Err(Error::NotFound { what: "session", .. })));
+}
+
+pub async fn silent_sessions_are_closed(mut bench: Bench) {
+    bench.submit("a", 1, 2).await;
+    let (holder, idle) = (bench.session("holder").await, bench.session("idle").await);
+    let lease = bench.lease(&holder).await.unwrap();
+    bench.pass(LEASE * 4);
+    let before = bench.now.checked_sub(LEASE).unwrap();
+    assert_eq!(bench.store.close_silent_sessions(before, bench.now).await.unwrap(), 1);
+    let refused = bench.store.lease_shard(&idle, LEASE, bench.now).await;
+    assert!(matches!(refused, Err(Error::SessionClosed(_))));
+    assert!(bench.renew(&holder, &lease.lease, &[]).await, "its lease is still for the sweep to take");
+}

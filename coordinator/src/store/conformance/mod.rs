@@ -1,0 +1,68 @@
+//! One suite of behaviours that every store must pass, whatever its database.
+//!
+//! The suite knows the trait and the documented views only. It moves the clock itself and never sleeps.
+
+mod bench;
+pub(in crate::store) mod ending;
+pub(in crate::store) mod interleaving;
+pub(in crate::store) mod leasing;
+pub(in crate::store) mod results;
+pub(in crate::store) mod submission;
+
+pub(in crate::store) use bench::Bench;
+
+/// Runs every behaviour as a test of its own on stores from `$fresh`, an async function that returns an
+/// `Arc<dyn Store>` on an empty database and whatever must live as long as it.
+macro_rules! conformance_suite {
+    ($fresh:path) => {
+        $crate::store::conformance::conformance_suite! { $fresh;
+            submission: a_sealed_job_is_there_with_its_images,
+            submission: an_unsealed_job_is_invisible,
+            submission: a_token_of_a_sealed_job_finds_it,
+            submission: a_token_of_unsealed_remains_starts_anew,
+            submission: abandoned_rows_are_purged,
+            submission: one_name_for_two_images_is_refused,
+            submission: a_long_list_streams_in,
+            submission: an_id_is_found_by_its_beginning,
+            leasing: the_oldest_job_is_leased_first,
+            leasing: a_lease_holds_what_is_left_to_do,
+            leasing: the_first_lease_starts_the_job,
+            leasing: an_old_attempt_renews_and_releases_nothing,
+            leasing: a_renewed_lease_does_not_expire,
+            leasing: release_costs_nothing,
+            leasing: a_closed_session_releases_its_leases,
+            leasing: a_closed_session_gets_no_lease,
+            leasing: silent_sessions_are_closed,
+            results: a_result_is_committed_once,
+            results: a_late_result_is_accepted_once,
+            results: a_late_result_completes_a_shard_that_another_holds,
+            results: an_unknown_session_may_report,
+            results: what_was_never_leased_is_refused,
+            results: an_error_sent_twice_counts_once,
+            results: an_image_with_too_many_errors_fails,
+            results: a_permanent_error_fails_the_image_at_once,
+            results: a_shard_with_errors_waits_before_it_is_tried_again,
+            results: an_image_that_loses_its_worker_too_often_fails,
+            results: measured_speed_is_known,
+            ending: a_job_ends_when_told_and_only_when_complete,
+            ending: a_job_with_a_failed_image_fails,
+            ending: cancel_revokes_and_keeps_what_is_done,
+            ending: a_result_for_a_cancelled_job_is_kept,
+            ending: a_restart_releases_what_lived_in_the_process,
+            ending: a_restart_leaves_workers_elsewhere_alone,
+            ending: every_move_is_in_the_history,
+            interleaving: nothing_is_lost_or_done_twice,
+        }
+    };
+    ($fresh:path; $($file:ident: $test:ident,)+) => {
+        $(
+            #[tokio::test]
+            async fn $test() {
+                let (store, _keep) = $fresh().await;
+                $crate::store::conformance::$file::$test($crate::store::conformance::Bench::new(store)).await;
+            }
+        )+
+    };
+}
+
+pub(in crate::store) use conformance_suite;

@@ -1,0 +1,212 @@
+//! The one truth: a database behind the trait [`Store`].
+//!
+//! - [`records`]: what goes in and comes out, in the words of the domain
+//! - [`sqlite`]: the store of one process, a file
+//! - `conformance`: one suite of behaviours that every store must pass
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+
+use crate::domain::blame::Caps;
+use crate::domain::id::{JobId, SessionId};
+use crate::domain::spec::JobSpec;
+use crate::domain::state::{IllegalMove, ImageState, JobState};
+use crate::domain::statement::Refused;
+use crate::domain::submission::{Batch, Speed};
+use crate::domain::{Invalid, UnknownWord};
+
+#[cfg(test)]
+mod conformance;
+pub mod records;
+pub mod sqlite;
+
+use records::*;
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The input breaks a rule.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// There is no such thing.
+    #[error("no {what} {id}")]
+    NotFound {
+        /// `job`, `shard` or `session`.
+        what: &'static str,
+        /// As it was asked for.
+        id: String,
+    },
+    /// More than one job begins like this.
+    #[error("more than one job id begins with {0}; give more of it")]
+    Ambiguous(String),
+    /// The session was closed or given up.
+    #[error("session {0} is closed; open a new one")]
+    SessionClosed(SessionId),
+    /// Another submission with the same client token took over.
+    #[error("job {0} was replaced by another submission with its client token; submit again")]
+    Replaced(JobId),
+    /// The state does not allow it.
+    #[error(transparent)]
+    Move(#[from] IllegalMove),
+    /// The database was opened to look only.
+    #[error("the database is open read-only; run this against a coordinator (--coordinator ADDRESS)")]
+    ReadOnly,
+    /// The SQL is not one that may be run.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The database does not accept the analyst's SQL.
+    #[error("{0}")]
+    Query(String),
+    /// The analyst's SQL ran too long.
+    #[error("the statement ran longer than {} seconds and was stopped", .0.as_secs())]
+    TimedOut(Duration),
+    /// The database was written by a newer program.
+    #[error(
+        "database {file} has version {found}, this program knows up to {known}; use the newer program that wrote it"
+    )]
+    Newer {
+        /// Where it is.
+        file: String,
+        /// Its newest migration.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The database was written by an older program and may not be changed here.
+    #[error(
+        "database {file} has version {found}, this program wants {known}; open it once with `sanafarm coordinator`"
+    )]
+    Older {
+        /// Where it is.
+        file: String,
+        /// Its newest migration.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The database could not be opened.
+    #[error("open database {file}: {reason}")]
+    Open {
+        /// Where it should be.
+        file: String,
+        /// What the database said.
+        reason: String,
+    },
+    /// A value in the database is none that this program writes.
+    #[error("unexpected value in the database: {0}")]
+    Corrupt(String),
+    /// No room is left for the database.
+    #[error("write database: the disk is full; free some space and run again")]
+    Full,
+    /// Somebody else holds the database.
+    #[error("the database is busy; another program may hold it open")]
+    Busy,
+    /// The store was closed.
+    #[error("the database is closed")]
+    Closed,
+    /// Anything else the database says.
+    #[error("database: {0}")]
+    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<UnknownWord> for Error {
+    fn from(word: UnknownWord) -> Self {
+        Self::Corrupt(word.to_string())
+    }
+}
+
+/// What a store answers.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything the coordinator asks of its database. The time is an argument, so that tests move it.
+///
+/// Each call is one transaction, or safe to be cut between its transactions. Every move of a state writes its
+/// event in the same transaction.
+#[async_trait]
+pub trait Store: std::fmt::Debug + Send + Sync {
+    /// Makes room for a job, or finds the sealed one with this client token. What is left of an unsealed one with
+    /// this token is given up.
+    async fn begin_job(&self, spec: &JobSpec, now: Timestamp) -> Result<Begun>;
+    /// Adds rows to an unsealed job.
+    async fn add_batch(&self, job: &JobId, batch: &Batch, now: Timestamp) -> Result<()>;
+    /// Adds the last rows and makes the job visible and ready to be leased.
+    async fn seal_job(&self, job: &JobId, batch: &Batch, now: Timestamp) -> Result<Job>;
+    /// Gives up an unsealed job; `purge` deletes its rows.
+    async fn abandon_job(&self, job: &JobId) -> Result<()>;
+    /// Deletes some thousand rows of abandoned jobs; whether there are more.
+    async fn purge(&self) -> Result<bool>;
+    /// What was measured with this model lately.
+    async fn speeds(&self, model: &str) -> Result<Vec<Speed>>;
+    /// The sealed job with this id, or the only one whose id begins so.
+    async fn job(&self, id: &str) -> Result<Job>;
+    /// Newest first; all states when `states` is empty.
+    async fn jobs(&self, states: &[JobState], limit: u32) -> Result<Vec<Job>>;
+    /// Images with an index of at least `from`, in order; all states when `states` is empty.
+    async fn images(&self, job: &JobId, states: &[ImageState], from: u64, limit: u32) -> Result<Vec<Image>>;
+    /// Ends a job that has not ended; its leases are revoked at no cost.
+    async fn cancel_job(&self, job: &JobId, now: Timestamp) -> Result<Job>;
+
+    /// Starts the connection life of a worker.
+    async fn open_session(&self, session: &NewSession, now: Timestamp) -> Result<SessionId>;
+    /// Ends it and releases its leases. A session that is closed already is left as it is.
+    async fn close_session(&self, session: &SessionId, reason: &str, now: Timestamp) -> Result<()>;
+    /// The oldest ready shard of the oldest open job, with the images that have no result; none when nothing is
+    /// ready.
+    async fn lease_shard(
+        &self,
+        session: &SessionId,
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<Option<Lease>>;
+    /// Prolongs the session and those of the leases that it still holds, and returns these.
+    async fn renew_leases(
+        &self,
+        session: &SessionId,
+        held: &[HeldLease],
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<LeaseRef>>;
+    /// Hands a lease back. One that is not held any more is left as it is.
+    async fn release_lease(
+        &self,
+        session: &SessionId,
+        lease: &LeaseRef,
+        release: &Release,
+        now: Timestamp,
+    ) -> Result<()>;
+    /// Commits results. Accepted from any attempt and any session for images that have none yet.
+    async fn report_results(
+        &self,
+        session: &SessionId,
+        lease: &LeaseRef,
+        results: &[ImageReport],
+        caps: Caps,
+        now: Timestamp,
+    ) -> Result<Reported>;
+
+    /// Ends what lived in the process that had this database open before. Called once, before anything else.
+    async fn recover(&self, lease_duration: Duration, now: Timestamp) -> Result<Recovered>;
+    /// Takes back some expired leases; the number taken, 0 when there are no more.
+    async fn expire_leases(&self, caps: Caps, now: Timestamp) -> Result<u64>;
+    /// Closes sessions that hold nothing and were last seen before `before`.
+    async fn close_silent_sessions(&self, before: Timestamp, now: Timestamp) -> Result<u64>;
+    /// Jobs whose images all have their result but which have not ended.
+    async fn jobs_to_finish(&self) -> Result<Vec<Job>>;
+    /// Ends such a job; the caller has written its manifest.
+    async fn finish_job(&self, job: &JobId, now: Timestamp) -> Result<Job>;
+    /// Records that the job's output could not be written.
+    async fn record_output_error(&self, job: &JobId, error: &str, now: Timestamp) -> Result<()>;
+    /// Pass-through columns of the job, in order of appearance.
+    async fn columns(&self, job: &JobId) -> Result<Vec<String>>;
+    /// Everything the manifest tells, from index `from` on, in order.
+    async fn manifest_rows(&self, job: &JobId, from: u64, limit: u32) -> Result<Vec<ManifestRow>>;
+
+    /// Runs an analyst's SQL on a connection that cannot write, for `limit` at most. The first item holds the
+    /// columns.
+    async fn query(&self, sql: &str, limit: Duration) -> Result<BoxStream<'static, Result<Answer>>>;
+    /// Ends all use of the database.
+    async fn close(&self);
+}

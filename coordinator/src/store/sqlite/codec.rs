@@ -1,0 +1,111 @@
+//! Between columns and the words of the domain.
+
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::domain::settings::Settings;
+use crate::domain::state::JobState;
+use crate::domain::{Invalid, UnknownWord};
+use crate::store::records::Job;
+use crate::store::{Error, Result};
+
+/// SQLITE_BUSY, in the low byte of its extended codes.
+const BUSY: i32 = 5;
+/// SQLITE_FULL.
+const FULL: i32 = 13;
+
+/// SQLite's result code, without the extension in its higher bytes.
+pub(super) fn result_code(error: &sqlx::Error) -> Option<i32> {
+    let code = error.as_database_error()?.code()?;
+    code.parse::<i32>().ok().map(|code| code & 0xff)
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        if matches!(error, sqlx::Error::PoolClosed) {
+            return Self::Closed;
+        }
+        match result_code(&error) {
+            Some(BUSY) => Self::Busy,
+            Some(FULL) => Self::Full,
+            Some(_) | None => Self::Database(Box::new(error)),
+        }
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds: sorts as text.
+pub(super) fn time_text(time: Timestamp) -> String {
+    format!("{time:.3}")
+}
+
+/// A time as this store writes it.
+pub(super) fn time(text: &str) -> Result<Timestamp> {
+    text.parse().map_err(|error| Error::Corrupt(format!("time {text:?}: {error}")))
+}
+
+/// Reads one of the words of an enum.
+pub(super) fn word<T: FromStr<Err = UnknownWord>>(row: &SqliteRow, column: &str) -> Result<T> {
+    Ok(row.try_get::<&str, _>(column)?.parse::<T>()?)
+}
+
+/// Reads a count, an index or a seed.
+pub(super) fn unsigned(row: &SqliteRow, column: &str) -> Result<u64> {
+    let value: i64 = row.try_get(column)?;
+    u64::try_from(value).map_err(|_| Error::Corrupt(format!("{column} {value} is negative")))
+}
+
+/// Reads a small number.
+pub(super) fn small(row: &SqliteRow, column: &str) -> Result<u32> {
+    let value: i64 = row.try_get(column)?;
+    u32::try_from(value).map_err(|_| Error::Corrupt(format!("{column} {value} is out of range")))
+}
+
+/// For SQLite, whose integers are signed.
+pub(super) fn signed(value: u64, what: &str) -> Result<i64> {
+    i64::try_from(value).map_err(|_| Invalid::job(format!("{what} {value} is above {}", i64::MAX)).into())
+}
+
+/// Reads columns `width` to `decode`.
+pub(super) fn settings(row: &SqliteRow) -> Result<Settings> {
+    Ok(Settings {
+        width: small(row, "width")?,
+        height: small(row, "height")?,
+        steps: small(row, "steps")?,
+        guidance: row.try_get("guidance")?,
+        bin: word(row, "bin")?,
+        decode: word(row, "decode")?,
+    })
+}
+
+/// The columns that [`job`] reads.
+pub(super) const JOB_COLUMNS: &str = "id, name, owner, model, output, state, images, done, failed, sealed_at, \
+    started_at, finished_at, width, height, steps, guidance, bin, decode, \
+    CASE WHEN failed = 0 THEN NULL ELSE (SELECT r.error FROM (SELECT error FROM results \
+    WHERE results.job = jobs.key AND results.state = 'failed' LIMIT 10000) AS r \
+    GROUP BY r.error ORDER BY count(*) DESC, r.error LIMIT 1) END AS error";
+
+/// A sealed job.
+pub(super) fn job(row: &SqliteRow) -> Result<Job> {
+    let optional_time = |column: &str| -> Result<Option<Timestamp>> {
+        row.try_get::<Option<&str>, _>(column)?.map(time).transpose()
+    };
+    Ok(Job {
+        id: row.try_get::<String, _>("id")?.into(),
+        name: row.try_get("name")?,
+        owner: row.try_get("owner")?,
+        model: row.try_get("model")?,
+        output: row.try_get("output")?,
+        state: word::<JobState>(row, "state")?,
+        images: unsigned(row, "images")?,
+        done: unsigned(row, "done")?,
+        failed: unsigned(row, "failed")?,
+        created_at: time(row.try_get("sealed_at")?)?,
+        started_at: optional_time("started_at")?,
+        finished_at: optional_time("finished_at")?,
+        error: row.try_get("error")?,
+        settings: settings(row)?,
+    })
+}

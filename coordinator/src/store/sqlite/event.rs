@@ -1,0 +1,38 @@
+//! The append-only history.
+
+use jiff::Timestamp;
+use sqlx::SqliteConnection;
+
+use super::codec::time_text;
+use crate::store::Result;
+
+/// Something that happened. Keys are those of the tables.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Event {
+    pub kind: &'static str,
+    pub job: Option<i64>,
+    pub shard: Option<i64>,
+    pub index: Option<i64>,
+    pub attempt: Option<i64>,
+    pub session: Option<i64>,
+    pub detail: Option<serde_json::Value>,
+}
+
+/// Writes it down, in the transaction of what it tells of.
+pub(super) async fn record(db: &mut SqliteConnection, event: Event, now: Timestamp) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO events (at, kind, job, shard, idx, attempt, session, detail) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(time_text(now))
+    .bind(event.kind)
+    .bind(event.job)
+    .bind(event.shard)
+    .bind(event.index)
+    .bind(event.attempt)
+    .bind(event.session)
+    .bind(event.detail.map_or_else(|| "{}".to_owned(), |detail| detail.to_string()))
+    .execute(db)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! The store of one process: a SQLite file.
+//!
+//! All writing goes through one connection, and every write transaction takes its lock when it begins: no
+//! transaction can find at its first write that another one was faster. Reading has connections of its own.
+//!
+//! - `open`: options, migrations, read-only opening
+//! - `submit`, `session`, `lease`, `report`, `sweep`, `finish`, `read`: one file per duty
+//! - `query`: the analyst's SQL
+//! - `shard_state`, `event`: what several duties share
+//! - `codec`: between columns and the words of the domain
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use sqlx::{Sqlite, SqlitePool, Transaction};
+
+use super::records::*;
+use super::{Error, Result, Store};
+use crate::domain::blame::Caps;
+use crate::domain::id::{JobId, SessionId};
+use crate::domain::spec::JobSpec;
+use crate::domain::state::{ImageState, JobState};
+use crate::domain::submission::{Batch, Speed};
+
+mod codec;
+mod event;
+mod finish;
+mod lease;
+mod open;
+mod query;
+mod read;
+mod report;
+mod session;
+mod shard_state;
+mod submit;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+/// A SQLite file as a store.
+#[derive(Clone, Debug)]
+pub struct SqliteStore {
+    file: PathBuf,
+    /// One connection; none when the file is open to look only.
+    writer: Option<SqlitePool>,
+    reader: SqlitePool,
+    /// How many analysts' statements may run at the same time.
+    analysts: std::sync::Arc<tokio::sync::Semaphore>,
+}
+
+impl SqliteStore {
+    /// A transaction that holds the write lock from its start.
+    async fn write(&self) -> Result<Transaction<'static, Sqlite>> {
+        let writer = self.writer.as_ref().ok_or(Error::ReadOnly)?;
+        Ok(writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn begin_job(&self, spec: &JobSpec, now: Timestamp) -> Result<Begun> {
+        submit::begin_job(self, spec, now).await
+    }
+
+    async fn add_batch(&self, job: &JobId, batch: &Batch, now: Timestamp) -> Result<()> {
+        submit::add_batch(self, job, batch, now).await
+    }
+
+    async fn seal_job(&self, job: &JobId, batch: &Batch, now: Timestamp) -> Result<Job> {
+        submit::seal_job(self, job, batch, now).await
+    }
+
+    async fn abandon_job(&self, job: &JobId) -> Result<()> {
+        submit::abandon_job(self, job).await
+    }
+
+    async fn purge(&self) -> Result<bool> {
+        submit::purge(self).await
+    }
+
+    async fn speeds(&self, model: &str) -> Result<Vec<Speed>> {
+        read::speeds(self, model).await
+    }
+
+    async fn job(&self, id: &str) -> Result<Job> {
+        read::job(self, id).await
+    }
+
+    async fn jobs(&self, states: &[JobState], limit: u32) -> Result<Vec<Job>> {
+        read::jobs(self, states, limit).await
+    }
+
+    async fn images(&self, job: &JobId, states: &[ImageState], from: u64, limit: u32) -> Result<Vec<Image>> {
+        read::images(self, job, states, from, limit).await
+    }
+
+    async fn cancel_job(&self, job: &JobId, now: Timestamp) -> Result<Job> {
+        finish::cancel_job(self, job, now).await
+    }
+
+    async fn open_session(&self, session: &NewSession, now: Timestamp) -> Result<SessionId> {
+        session::open_session(self, session, now).await
+    }
+
+    async fn close_session(&self, session: &SessionId, reason: &str, now: Timestamp) -> Result<()> {
+        session::close_session(self, session, reason, now).await
+    }
+
+    async fn lease_shard(
+        &self,
+        session: &SessionId,
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<Option<Lease>> {
+        lease::lease_shard(self, session, duration, now).await
+    }
+
+    async fn renew_leases(
+        &self,
+        session: &SessionId,
+        held: &[HeldLease],
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<LeaseRef>> {
+        session::renew_leases(self, session, held, duration, now).await
+    }
+
+    async fn release_lease(
+        &self,
+        session: &SessionId,
+        lease: &LeaseRef,
+        release: &Release,
+        now: Timestamp,
+    ) -> Result<()> {
+        session::release_lease(self, session, lease, release, now).await
+    }
+
+    async fn report_results(
+        &self,
+        session: &SessionId,
+        lease: &LeaseRef,
+        results: &[ImageReport],
+        caps: Caps,
+        now: Timestamp,
+    ) -> Result<Reported> {
+        report::report_results(self, session, lease, results, caps, now).await
+    }
+
+    async fn recover(&self, lease_duration: Duration, now: Timestamp) -> Result<Recovered> {
+        sweep::recover(self, lease_duration, now).await
+    }
+
+    async fn expire_leases(&self, caps: Caps, now: Timestamp) -> Result<u64> {
+        sweep::expire_leases(self, caps, now).await
+    }
+
+    async fn close_silent_sessions(&self, before: Timestamp, now: Timestamp) -> Result<u64> {
+        session::close_silent_sessions(self, before, now).await
+    }
+
+    async fn jobs_to_finish(&self) -> Result<Vec<Job>> {
+        finish::jobs_to_finish(self).await
+    }
+
+    async fn finish_job(&self, job: &JobId, now: Timestamp) -> Result<Job> {
+        finish::finish_job(self, job, now).await
+    }
+
+    async fn record_output_error(&self, job: &JobId, error: &str, now: Timestamp) -> Result<()> {
+        finish::record_output_error(self, job, error, now).await
+    }
+
+    async fn columns(&self, job: &JobId) -> Result<Vec<String>> {
+        read::columns(self, job).await
+    }
+
+    async fn manifest_rows(&self, job: &JobId, from: u64, limit: u32) -> Result<Vec<ManifestRow>> {
+        read::manifest_rows(self, job, from, limit).await
+    }
+
+    async fn query(&self, sql: &str, limit: Duration) -> Result<BoxStream<'static, Result<Answer>>> {
+        query::query(self, sql, limit).await
+    }
+
+    async fn close(&self) {
+        // The writer last: closing it folds the write-ahead log back into the file.
+        self.reader.close().await;
+        if let Some(writer) = &self.writer {
+            writer.close().await;
+        }
+    }
+}

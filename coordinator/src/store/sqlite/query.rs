@@ -1,0 +1,150 @@
+//! The analyst's SQL, on a connection of its own that cannot write.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{
+    AssertSqlSafe, Column, ConnectOptions, Executor, Row, SqlSafeStr, Statement, TypeInfo, Value, ValueRef,
+};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::SqliteStore;
+use super::codec::result_code;
+use super::open::reader_options;
+use crate::domain::statement::check_statement;
+use crate::store::records::{Answer, Cell};
+use crate::store::{Error, Result};
+
+/// A part of the answer is sent on when it has this many rows, or this many bytes.
+const PART_ROWS: usize = 1000;
+const PART_BYTES: usize = 1 << 20;
+/// Parts on their way to a slow reader.
+const PARTS: usize = 4;
+/// Instructions of SQLite's virtual machine between two looks at the clock.
+const LOOK_EVERY: i32 = 10_000;
+/// SQLITE_INTERRUPT.
+const INTERRUPT: i32 = 9;
+
+pub(super) async fn query(
+    store: &SqliteStore,
+    sql: &str,
+    limit: Duration,
+) -> Result<BoxStream<'static, Result<Answer>>> {
+    check_statement(sql)?;
+    let permit = Arc::clone(&store.analysts).acquire_owned().await.map_err(|_| Error::Closed)?;
+    let mut connection = reader_options(&store.file).connect().await?;
+    let gone = Arc::new(AtomicBool::new(false));
+    let deadline = Instant::now() + limit;
+    let asked = Arc::clone(&gone);
+    connection.lock_handle().await?.set_progress_handler(LOOK_EVERY, move || {
+        !asked.load(Ordering::Relaxed) && Instant::now() < deadline
+    });
+    let sql = AssertSqlSafe(sql.to_owned()).into_sql_str();
+    let statement =
+        (&mut connection).prepare(sql.clone()).await.map_err(|error| query_error(error, limit))?;
+    let columns = statement.columns().iter().map(|column| column.name().to_owned()).collect();
+    let (parts, answer) = mpsc::channel(PARTS);
+    let task = tokio::spawn(async move {
+        let _permit = permit;
+        if parts.send(Ok(Answer::Columns(columns))).await.is_ok()
+            && let Err(error) = send_rows(&mut connection, sql, &parts).await
+        {
+            // A reader that is gone wants no error either.
+            let _ = parts.send(Err(query_error(error, limit))).await;
+        }
+    });
+    Ok(UntilDropped { answer, gone, _task: AbortOnDropHandle::new(task) }.boxed())
+}
+
+async fn send_rows(
+    connection: &mut SqliteConnection,
+    sql: sqlx::SqlStr,
+    parts: &mpsc::Sender<Result<Answer>>,
+) -> std::result::Result<(), sqlx::Error> {
+    let mut rows = sqlx::query(sql).persistent(false).fetch(connection);
+    let mut part = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.try_next().await? {
+        let cells = cells(&row)?;
+        bytes += cells.iter().map(cell_bytes).sum::<usize>();
+        part.push(cells);
+        if part.len() >= PART_ROWS || bytes >= PART_BYTES {
+            bytes = 0;
+            if parts.send(Ok(Answer::Rows(std::mem::take(&mut part)))).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    if !part.is_empty() {
+        // A failed send means that nobody reads any more.
+        let _ = parts.send(Ok(Answer::Rows(part))).await;
+    }
+    Ok(())
+}
+
+fn cell_bytes(cell: &Cell) -> usize {
+    match cell {
+        Cell::Null | Cell::Integer(_) | Cell::Real(_) => 16,
+        Cell::Text(text) => 16 + text.len(),
+        Cell::Blob(blob) => 16 + blob.len(),
+    }
+}
+
+fn cells(row: &SqliteRow) -> std::result::Result<Vec<Cell>, sqlx::Error> {
+    (0..row.len())
+        .map(|column| {
+            // The type is that of the value: SQLite columns may hold anything.
+            let value = ValueRef::to_owned(&row.try_get_raw(column)?);
+            if value.is_null() {
+                return Ok(Cell::Null);
+            }
+            let name = value.type_info().name().to_owned();
+            Ok(match name.as_str() {
+                "INTEGER" | "BOOLEAN" => Cell::Integer(value.try_decode_unchecked()?),
+                "REAL" => Cell::Real(value.try_decode_unchecked()?),
+                "BLOB" => Cell::Blob(value.try_decode_unchecked()?),
+                _ => Cell::Text(value.try_decode_unchecked()?),
+            })
+        })
+        .collect()
+}
+
+fn query_error(error: sqlx::Error, limit: Duration) -> Error {
+    if result_code(&error) == Some(INTERRUPT) {
+        return Error::TimedOut(limit);
+    }
+    match error.as_database_error() {
+        Some(database) => Error::Query(database.message().to_owned()),
+        None => Error::from(error),
+    }
+}
+
+/// The answer; stops the statement when it is dropped.
+struct UntilDropped {
+    answer: mpsc::Receiver<Result<Answer>>,
+    /// Stops SQLite itself, which knows nothing of tasks.
+    gone: Arc<AtomicBool>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Stream for UntilDropped {
+    type Item = Result<Answer>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.answer.poll_recv(context)
+    }
+}
+
+impl Drop for UntilDropped {
+    fn drop(&mut self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,204 @@
+//! Looking things up. Nothing here takes the write lock.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row};
+
+use super::SqliteStore;
+use super::codec::{JOB_COLUMNS, job as read_job, settings, signed, small, time, unsigned, word};
+use crate::domain::blame::ErrorClass;
+use crate::domain::id::{JobId, ShardId};
+use crate::domain::state::{ImageState, JobState};
+use crate::domain::submission::Speed;
+use crate::store::records::{Image, Job, ManifestRow, ResultRecord};
+use crate::store::{Error, Result};
+
+/// Jobs and results of each that a speed is taken from.
+const SPEED_JOBS: i64 = 5;
+const SPEED_RESULTS: i64 = 500;
+
+pub(super) async fn speeds(store: &SqliteStore, model: &str) -> Result<Vec<Speed>> {
+    let jobs = sqlx::query("SELECT key FROM jobs WHERE model = ? AND done > 0 ORDER BY key DESC LIMIT ?")
+        .bind(model)
+        .bind(SPEED_JOBS)
+        .fetch_all(&store.reader)
+        .await?;
+    let mut speeds: Vec<Speed> = Vec::new();
+    for job in jobs {
+        let rows = sqlx::query(
+            "SELECT g.width * g.height AS pixels, g.steps, avg(r.render_seconds) AS seconds \
+             FROM (SELECT job, idx, render_seconds FROM results WHERE job = ?1 AND state = 'done' \
+             ORDER BY idx DESC LIMIT ?2) AS r \
+             JOIN images AS i ON i.job = r.job AND i.idx = r.idx \
+             JOIN settings_groups AS g ON g.job = i.job AND g.group_no = i.group_no GROUP BY 1, 2",
+        )
+        .bind(job.try_get::<i64, _>("key")?)
+        .bind(SPEED_RESULTS)
+        .fetch_all(&store.reader)
+        .await?;
+        for row in &rows {
+            let (pixels, steps) = (unsigned(row, "pixels")?, small(row, "steps")?);
+            // Newer jobs come first and are believed.
+            if !speeds.iter().any(|speed| speed.pixels == pixels && speed.steps == steps) {
+                speeds.push(Speed { pixels, steps, seconds: row.try_get("seconds")? });
+            }
+        }
+    }
+    Ok(speeds)
+}
+
+pub(super) async fn job(store: &SqliteStore, id: &str) -> Result<Job> {
+    let not_found = || Error::NotFound { what: "job", id: id.to_owned() };
+    if id.is_empty() {
+        return Err(not_found());
+    }
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {JOB_COLUMNS} FROM jobs WHERE id >= ?1 AND id < ?1 || '~' AND sealed_at IS NOT NULL \
+         ORDER BY id LIMIT 2"
+    )))
+    .bind(id)
+    .fetch_all(&store.reader)
+    .await?;
+    match rows.as_slice() {
+        [] => Err(not_found()),
+        [row] => read_job(row),
+        [row, _, ..] => {
+            let first = read_job(row)?;
+            if first.id.as_str() == id { Ok(first) } else { Err(Error::Ambiguous(id.to_owned())) }
+        }
+    }
+}
+
+pub(super) async fn jobs(store: &SqliteStore, states: &[JobState], limit: u32) -> Result<Vec<Job>> {
+    let mut query = QueryBuilder::new(format!("SELECT {JOB_COLUMNS} FROM jobs WHERE sealed_at IS NOT NULL"));
+    if !states.is_empty() {
+        query.push(" AND state IN (");
+        let mut list = query.separated(", ");
+        for state in states {
+            list.push_bind(state.word());
+        }
+        query.push(")");
+    }
+    query.push(" ORDER BY key DESC LIMIT ").push_bind(limit);
+    let rows = query.build().fetch_all(&store.reader).await?;
+    rows.iter().map(read_job).collect()
+}
+
+/// The key of a sealed job.
+async fn key(store: &SqliteStore, job: &JobId) -> Result<i64> {
+    let row = sqlx::query("SELECT key FROM jobs WHERE id = ? AND sealed_at IS NOT NULL")
+        .bind(job.as_str())
+        .fetch_optional(&store.reader)
+        .await?;
+    match row {
+        Some(row) => Ok(row.try_get("key")?),
+        None => Err(Error::NotFound { what: "job", id: job.to_string() }),
+    }
+}
+
+const IMAGE: &str = "SELECT i.idx, coalesce(r.state, 'pending') AS state, p.prompt, \
+    coalesce(p.negative_prompt, j.negative_prompt) AS negative_prompt, i.seed, g.width, g.height, g.steps, \
+    g.guidance, g.bin, g.decode, i.object, r.bytes, r.sha256, r.recipe, s.id AS shard_id, r.attempt, \
+    coalesce(w.worker, '') AS worker, r.device, r.render_seconds, r.decode_seconds, r.error_class, r.error, \
+    r.finished_at, p.id AS prompt_id, p.line, p.extra \
+    FROM images AS i JOIN jobs AS j ON j.key = i.job \
+    JOIN prompts AS p ON p.job = i.job AND p.row_no = i.row_no \
+    JOIN settings_groups AS g ON g.job = i.job AND g.group_no = i.group_no \
+    LEFT JOIN results AS r ON r.job = i.job AND r.idx = i.idx \
+    LEFT JOIN shards AS s ON s.key = r.shard LEFT JOIN sessions AS w ON w.key = r.session WHERE i.job = ";
+
+pub(super) async fn images(
+    store: &SqliteStore,
+    job: &JobId,
+    states: &[ImageState],
+    from: u64,
+    limit: u32,
+) -> Result<Vec<Image>> {
+    let mut query = QueryBuilder::new(IMAGE);
+    query.push_bind(key(store, job).await?).push(" AND i.idx >= ").push_bind(signed(from, "index")?);
+    if !states.is_empty() {
+        query.push(" AND coalesce(r.state, 'pending') IN (");
+        let mut list = query.separated(", ");
+        for state in states {
+            list.push_bind(state.word());
+        }
+        query.push(")");
+    }
+    query.push(" ORDER BY i.idx LIMIT ").push_bind(limit);
+    let rows = query.build().fetch_all(&store.reader).await?;
+    rows.iter().map(image).collect()
+}
+
+pub(super) async fn manifest_rows(
+    store: &SqliteStore,
+    job: &JobId,
+    from: u64,
+    limit: u32,
+) -> Result<Vec<ManifestRow>> {
+    let rows =
+        sqlx::query(sqlx::AssertSqlSafe(format!("{IMAGE} ?1 AND i.idx >= ?2 ORDER BY i.idx LIMIT ?3")))
+            .bind(key(store, job).await?)
+            .bind(signed(from, "index")?)
+            .bind(limit)
+            .fetch_all(&store.reader)
+            .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(ManifestRow {
+                image: image(row)?,
+                prompt_id: row.try_get("prompt_id")?,
+                line: unsigned(row, "line")?,
+                extra: row.try_get("extra")?,
+            })
+        })
+        .collect()
+}
+
+pub(super) async fn columns(store: &SqliteStore, job: &JobId) -> Result<Vec<String>> {
+    let rows = sqlx::query("SELECT name FROM job_columns WHERE job = ? ORDER BY position")
+        .bind(key(store, job).await?)
+        .fetch_all(&store.reader)
+        .await?;
+    rows.iter().map(|row| Ok(row.try_get("name")?)).collect()
+}
+
+fn image(row: &SqliteRow) -> Result<Image> {
+    let state: ImageState = word(row, "state")?;
+    let result = match state {
+        ImageState::Pending => None,
+        ImageState::Done | ImageState::Failed => Some(result(row)?),
+    };
+    Ok(Image {
+        index: unsigned(row, "idx")?,
+        state,
+        prompt: row.try_get("prompt")?,
+        negative_prompt: row.try_get("negative_prompt")?,
+        seed: unsigned(row, "seed")?,
+        settings: settings(row)?,
+        object: row.try_get("object")?,
+        result,
+    })
+}
+
+fn result(row: &SqliteRow) -> Result<ResultRecord> {
+    let error = match row.try_get::<Option<&str>, _>("error_class")? {
+        Some(class) => {
+            let text: Option<String> = row.try_get("error")?;
+            Some((class.parse::<ErrorClass>()?, text.unwrap_or_default()))
+        }
+        None => None,
+    };
+    let bytes: Option<i64> = row.try_get("bytes")?;
+    Ok(ResultRecord {
+        bytes: bytes.and_then(|bytes| u64::try_from(bytes).ok()),
+        sha256: row.try_get("sha256")?,
+        recipe: row.try_get("recipe")?,
+        shard: ShardId::from(row.try_get::<String, _>("shard_id")?),
+        attempt: small(row, "attempt")?,
+        worker: row.try_get("worker")?,
+        device: row.try_get("device")?,
+        render_seconds: row.try_get::<Option<f64>, _>("render_seconds")?.unwrap_or_default(),
+        decode_seconds: row.try_get::<Option<f64>, _>("decode_seconds")?.unwrap_or_default(),
+        error,
+        finished_at: time(row.try_get("finished_at")?)?,
+    })
+}

@@ -1,0 +1,189 @@
+//! Committing results.
+
+use jiff::Timestamp;
+use sqlx::{Row, SqliteConnection};
+
+use super::SqliteStore;
+use super::codec::{signed, small, time_text, word};
+use super::session;
+use super::shard_state::{Failure, HeldBy, Shard, fail_image};
+use crate::domain::Invalid;
+use crate::domain::blame::{Caps, Verdict, after_error};
+use crate::domain::id::SessionId;
+use crate::domain::state::JobState;
+use crate::store::Result;
+use crate::store::records::{ImageReport, LeaseRef, Outcome, Reported};
+
+/// Who reports, from which attempt.
+struct Reporter {
+    session: Option<i64>,
+    attempt: u32,
+    caps: Caps,
+    now: Timestamp,
+}
+
+pub(super) async fn report_results(
+    store: &SqliteStore,
+    session: &SessionId,
+    lease: &LeaseRef,
+    results: &[ImageReport],
+    caps: Caps,
+    now: Timestamp,
+) -> Result<Reported> {
+    let mut tx = store.write().await?;
+    let known_session = session::find(&mut tx, session).await?;
+    if let Some((key, true)) = known_session {
+        session::seen(&mut tx, key, now).await?;
+    }
+    let mut shard = Shard::find(&mut tx, &lease.shard).await?;
+    if !(1..=shard.attempt).contains(&lease.attempt) {
+        let what = format!("attempt {} of shard {} was never given out", lease.attempt, lease.shard);
+        return Err(Invalid::job(what).into());
+    }
+    let reporter = Reporter { session: known_session.map(|(key, _)| key), attempt: lease.attempt, caps, now };
+    let mut accepted = 0;
+    for result in results {
+        if commit(&mut tx, &shard, &reporter, result).await? {
+            accepted += 1;
+        }
+    }
+    shard.settle(&mut tx, now).await?;
+    let held = HeldBy::find(&mut tx, shard.key)
+        .await?
+        .is_some_and(|held| held.attempt == lease.attempt && Some(held.session) == reporter.session);
+    let job_complete = job_complete(&mut tx, shard.job).await?;
+    tx.commit().await?;
+    Ok(Reported { accepted, known: results.len() as u64 - accepted, held, job_complete })
+}
+
+/// Commits one result or error; whether it was new.
+async fn commit(
+    db: &mut SqliteConnection,
+    shard: &Shard,
+    reporter: &Reporter,
+    result: &ImageReport,
+) -> Result<bool> {
+    let index = signed(result.index, "index")?;
+    let image = sqlx::query(
+        "SELECT i.object, i.errors, EXISTS (SELECT 1 FROM results AS r WHERE r.job = i.job AND r.idx = i.idx) \
+         AS known FROM images AS i \
+         WHERE i.job = ?1 AND i.group_no = ?2 AND i.idx = ?3 AND i.idx BETWEEN ?4 AND ?5",
+    )
+    .bind(shard.job)
+    .bind(shard.group)
+    .bind(index)
+    .bind(shard.first)
+    .bind(shard.last)
+    .fetch_optional(&mut *db)
+    .await?;
+    let Some(image) = image else {
+        return Err(Invalid::job(format!("image {index} is not in this shard")).into());
+    };
+    match &result.outcome {
+        Outcome::Done { object, bytes, sha256, recipe } => {
+            let assigned: &str = image.try_get("object")?;
+            check_done(index, assigned, object, sha256, recipe)?;
+            if image.try_get("known")? {
+                return Ok(false);
+            }
+            sqlx::query(
+                "INSERT INTO results (job, idx, state, shard, attempt, session, device, object, bytes, sha256, \
+                 recipe, render_seconds, decode_seconds, finished_at) \
+                 VALUES (?, ?, 'done', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )
+            .bind(shard.job)
+            .bind(index)
+            .bind(shard.key)
+            .bind(reporter.attempt)
+            .bind(reporter.session)
+            .bind(&result.device)
+            .bind(object)
+            .bind(signed(*bytes, "bytes")?)
+            .bind(sha256)
+            .bind(recipe)
+            .bind(result.render_seconds)
+            .bind(result.decode_seconds)
+            .bind(time_text(reporter.now))
+            .execute(&mut *db)
+            .await?;
+            sqlx::query("UPDATE jobs SET done = done + 1 WHERE key = ?")
+                .bind(shard.job)
+                .execute(&mut *db)
+                .await?;
+            Ok(true)
+        }
+        Outcome::Failed { class, message } => {
+            if image.try_get("known")? {
+                return Ok(false);
+            }
+            let inserted = sqlx::query(
+                "INSERT INTO image_errors (job, idx, attempt, session, device, error_class, error, at) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job, idx, attempt) DO NOTHING",
+            )
+            .bind(shard.job)
+            .bind(index)
+            .bind(reporter.attempt)
+            .bind(reporter.session)
+            .bind(&result.device)
+            .bind(class.word())
+            .bind(message)
+            .bind(time_text(reporter.now))
+            .execute(&mut *db)
+            .await?;
+            if inserted.rows_affected() == 0 {
+                return Ok(false);
+            }
+            sqlx::query("UPDATE images SET errors = errors + 1 WHERE job = ? AND idx = ?")
+                .bind(shard.job)
+                .bind(index)
+                .execute(&mut *db)
+                .await?;
+            let errors = small(&image, "errors")? + 1;
+            match after_error(*class, errors, reporter.caps) {
+                Verdict::Again => {}
+                Verdict::Failed => {
+                    let failure = Failure {
+                        index,
+                        attempt: reporter.attempt,
+                        session: reporter.session,
+                        device: &result.device,
+                        class: *class,
+                        error: message,
+                        render_seconds: Some(result.render_seconds),
+                    };
+                    fail_image(db, shard, &failure, reporter.now).await?;
+                }
+            }
+            Ok(true)
+        }
+    }
+}
+
+fn check_done(
+    index: i64,
+    assigned: &str,
+    object: &str,
+    sha256: &str,
+    recipe: &str,
+) -> std::result::Result<(), Invalid> {
+    if object != assigned {
+        return Err(Invalid::job(format!("image {index} was written to {object:?}, not to {assigned:?}")));
+    }
+    if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(Invalid::job(format!("image {index} has the sha256 {sha256:?}, which is none in hex")));
+    }
+    if serde_json::from_str::<serde::de::IgnoredAny>(recipe).is_err() {
+        return Err(Invalid::job(format!("the recipe of image {index} is no JSON")));
+    }
+    Ok(())
+}
+
+/// Every image of the job has its result, but the job has not ended.
+pub(super) async fn job_complete(db: &mut SqliteConnection, job: i64) -> Result<bool> {
+    let row = sqlx::query("SELECT state, done + failed = images AS complete FROM jobs WHERE key = ?")
+        .bind(job)
+        .fetch_one(db)
+        .await?;
+    let state: JobState = word(&row, "state")?;
+    Ok(row.try_get("complete")? && !state.has_ended())
+}

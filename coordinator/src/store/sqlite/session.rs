@@ -1,0 +1,205 @@
+//! Sessions of workers, and what they do with their leases besides rendering.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sqlx::{Row, SqliteConnection};
+use uuid::Uuid;
+
+use super::SqliteStore;
+use super::codec::time_text;
+use super::event::{Event, record};
+use super::lease::expiry;
+use super::shard_state::{HeldBy, SHARD_COLUMNS, Shard};
+use crate::domain::blame::retry_delay;
+use crate::domain::id::SessionId;
+use crate::domain::state::LeaseEnd;
+use crate::store::records::{HeldLease, LeaseRef, NewSession, Release, ReleaseReason};
+use crate::store::{Error, Result};
+
+pub(super) async fn open_session(
+    store: &SqliteStore,
+    session: &NewSession,
+    now: Timestamp,
+) -> Result<SessionId> {
+    let mut tx = store.write().await?;
+    let id = Uuid::now_v7().to_string();
+    let row = sqlx::query(
+        "INSERT INTO sessions (id, worker, version, devices, labels, embedded, opened_at, seen_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7) RETURNING key",
+    )
+    .bind(&id)
+    .bind(&session.worker)
+    .bind(&session.version)
+    .bind(&session.devices)
+    .bind(&session.labels)
+    .bind(session.embedded)
+    .bind(time_text(now))
+    .fetch_one(&mut *tx)
+    .await?;
+    let key: i64 = row.try_get("key")?;
+    let detail = json!({ "worker": session.worker, "version": session.version });
+    let event =
+        Event { kind: "session_opened", session: Some(key), detail: Some(detail), ..Event::default() };
+    record(&mut tx, event, now).await?;
+    tx.commit().await?;
+    Ok(SessionId::from(id))
+}
+
+/// The key of a session and whether it is open; none when it is not known.
+pub(super) async fn find(db: &mut SqliteConnection, session: &SessionId) -> Result<Option<(i64, bool)>> {
+    let row = sqlx::query("SELECT key, closed_at IS NULL AS open FROM sessions WHERE id = ?")
+        .bind(session.as_str())
+        .fetch_optional(db)
+        .await?;
+    row.map(|row| Ok((row.try_get("key")?, row.try_get("open")?))).transpose()
+}
+
+/// The key of an open session.
+pub(super) async fn open_key(db: &mut SqliteConnection, session: &SessionId) -> Result<i64> {
+    match find(db, session).await? {
+        Some((key, true)) => Ok(key),
+        Some((_, false)) => Err(Error::SessionClosed(session.clone())),
+        None => Err(Error::NotFound { what: "session", id: session.to_string() }),
+    }
+}
+
+pub(super) async fn renew_leases(
+    store: &SqliteStore,
+    session: &SessionId,
+    held: &[HeldLease],
+    duration: Duration,
+    now: Timestamp,
+) -> Result<Vec<LeaseRef>> {
+    let mut tx = store.write().await?;
+    let key = open_key(&mut tx, session).await?;
+    seen(&mut tx, key, now).await?;
+    let expires_at = time_text(expiry(now, duration)?);
+    let mut kept = Vec::with_capacity(held.len());
+    for lease in held {
+        let renewed = sqlx::query(
+            "UPDATE leases SET expires_at = ?, rendering = ? \
+             WHERE shard = (SELECT key FROM shards WHERE id = ?) AND attempt = ? AND session = ? \
+             AND ended_at IS NULL",
+        )
+        .bind(&expires_at)
+        .bind(json!(lease.rendering).to_string())
+        .bind(lease.lease.shard.as_str())
+        .bind(lease.lease.attempt)
+        .bind(key)
+        .execute(&mut *tx)
+        .await?;
+        if renewed.rows_affected() > 0 {
+            kept.push(lease.lease.clone());
+        }
+    }
+    tx.commit().await?;
+    Ok(kept)
+}
+
+/// The session gave a sign of life.
+pub(super) async fn seen(db: &mut SqliteConnection, session: i64, now: Timestamp) -> Result<()> {
+    sqlx::query("UPDATE sessions SET seen_at = ? WHERE key = ?")
+        .bind(time_text(now))
+        .bind(session)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn release_lease(
+    store: &SqliteStore,
+    session: &SessionId,
+    lease: &LeaseRef,
+    release: &Release,
+    now: Timestamp,
+) -> Result<()> {
+    let mut tx = store.write().await?;
+    let key = open_key(&mut tx, session).await?;
+    seen(&mut tx, key, now).await?;
+    let mut shard = Shard::find(&mut tx, &lease.shard).await?;
+    let held = HeldBy::find(&mut tx, shard.key).await?;
+    if let Some(held) = held.filter(|held| held.attempt == lease.attempt && held.session == key) {
+        let delay = match release.reason {
+            ReleaseReason::Finished => shard.retry_delay(&mut tx).await?,
+            // A worker that stays and asks again must not spin.
+            ReleaseReason::Storage => retry_delay(1),
+            ReleaseReason::Drain | ReleaseReason::Unknown => Duration::ZERO,
+        };
+        let detail = json!({ "reason": release.reason.word(), "message": release.message });
+        shard.give_back(&mut tx, &held, LeaseEnd::Released, Some(detail), delay, now).await?;
+    }
+    Ok(tx.commit().await?)
+}
+
+pub(super) async fn close_session(
+    store: &SqliteStore,
+    session: &SessionId,
+    reason: &str,
+    now: Timestamp,
+) -> Result<()> {
+    let mut tx = store.write().await?;
+    match find(&mut tx, session).await? {
+        Some((key, true)) => {
+            close(&mut tx, key, reason, now).await?;
+        }
+        Some((_, false)) => {}
+        None => return Err(Error::NotFound { what: "session", id: session.to_string() }),
+    }
+    Ok(tx.commit().await?)
+}
+
+/// Closes a session and releases what it holds; the number of leases released.
+pub(super) async fn close(
+    db: &mut SqliteConnection,
+    session: i64,
+    reason: &str,
+    now: Timestamp,
+) -> Result<u64> {
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {SHARD_COLUMNS} FROM leases AS l JOIN shards AS s ON s.key = l.shard \
+         WHERE l.session = ? AND l.ended_at IS NULL ORDER BY s.key"
+    )))
+    .bind(session)
+    .fetch_all(&mut *db)
+    .await?;
+    for row in &rows {
+        let mut shard = Shard::read(row)?;
+        if let Some(held) = HeldBy::find(db, shard.key).await? {
+            let detail = json!({ "reason": "session_closed", "message": reason });
+            shard.give_back(db, &held, LeaseEnd::Released, Some(detail), Duration::ZERO, now).await?;
+        }
+    }
+    sqlx::query("UPDATE sessions SET closed_at = ?, close_reason = ? WHERE key = ?")
+        .bind(time_text(now))
+        .bind(reason)
+        .bind(session)
+        .execute(&mut *db)
+        .await?;
+    let detail: Value = json!({ "reason": reason });
+    let event =
+        Event { kind: "session_closed", session: Some(session), detail: Some(detail), ..Event::default() };
+    record(db, event, now).await?;
+    Ok(rows.len() as u64)
+}
+
+pub(super) async fn close_silent_sessions(
+    store: &SqliteStore,
+    before: Timestamp,
+    now: Timestamp,
+) -> Result<u64> {
+    const SILENT: &str = "SELECT key FROM sessions WHERE closed_at IS NULL AND seen_at < ?1 \
+        AND NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.session = sessions.key AND l.ended_at IS NULL)";
+    let before = time_text(before);
+    if sqlx::query(SILENT).bind(&before).fetch_optional(&store.reader).await?.is_none() {
+        return Ok(0);
+    }
+    let mut tx = store.write().await?;
+    let rows = sqlx::query(SILENT).bind(&before).fetch_all(&mut *tx).await?;
+    for row in &rows {
+        close(&mut tx, row.try_get("key")?, "silent", now).await?;
+    }
+    tx.commit().await?;
+    Ok(rows.len() as u64)
+}

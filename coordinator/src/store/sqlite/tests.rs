@@ -1,0 +1,138 @@
+//! The conformance suite on SQLite, and what only SQLite has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use sqlx::{ConnectOptions, Connection, Executor};
+use tempfile::TempDir;
+
+use super::SqliteStore;
+use crate::store::conformance::{Bench, conformance_suite};
+use crate::store::records::{Answer, Cell};
+use crate::store::{Error, Store};
+
+async fn fresh() -> (Arc<dyn Store>, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("farm.db")).await.unwrap();
+    (Arc::new(store), folder)
+}
+
+mod suite {
+    super::conformance_suite!(super::fresh);
+}
+
+/// A plain connection, as any client has one.
+async fn plain(folder: &TempDir) -> sqlx::SqliteConnection {
+    sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("farm.db")).connect().await.unwrap()
+}
+
+#[tokio::test]
+async fn events_and_results_can_only_be_appended() {
+    let (store, folder) = fresh().await;
+    let bench = Bench::new(store);
+    bench.submit("a", 1, 1).await;
+    bench.render_all(&bench.session("w").await).await;
+    let mut client = plain(&folder).await;
+    for (sql, reason) in [
+        ("UPDATE events SET kind = 'x'", "events are append-only"),
+        ("DELETE FROM events", "events are append-only"),
+        ("INSERT OR REPLACE INTO events (seq, at, kind) VALUES (1, '', 'x')", "events are append-only"),
+        ("UPDATE results SET sha256 = 'x'", "committed once"),
+        ("DELETE FROM results", "committed once"),
+    ] {
+        let refused = client.execute(sql).await.unwrap_err().to_string();
+        assert!(refused.contains(reason), "{sql}: {refused}");
+    }
+    client.close().await.unwrap();
+    assert_eq!(bench.value("select count(*) > 3 from audit_events").await, "1");
+}
+
+#[tokio::test]
+async fn a_newer_database_is_refused() {
+    let (store, folder) = fresh().await;
+    store.close().await;
+    let mut client = plain(&folder).await;
+    client
+        .execute(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+             VALUES (9999, 'from the future', true, x'00', 0)",
+        )
+        .await
+        .unwrap();
+    client.close().await.unwrap();
+    let file = folder.path().join("farm.db");
+    for refused in [SqliteStore::open(&file).await, SqliteStore::open_read_only(&file).await] {
+        assert!(matches!(refused, Err(Error::Newer { found: 9999, .. })), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("farm.db");
+    assert!(matches!(SqliteStore::open_read_only(&file).await, Err(Error::Open { .. })));
+    assert!(!file.exists(), "looking creates nothing");
+    std::fs::write(&file, "this is no database at all, but some text that is long enough").unwrap();
+    let refused = SqliteStore::open(&file).await.unwrap_err().to_string();
+    assert!(refused.contains("farm.db") && refused.contains("not a database"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_read_only_store_reads_beside_a_writer_and_refuses_to_write() {
+    let (store, folder) = fresh().await;
+    let bench = Bench::new(store);
+    let id = bench.submit("a", 2, 1).await;
+    let reading = SqliteStore::open_read_only(&folder.path().join("farm.db")).await.unwrap();
+    assert_eq!(reading.job(id.as_str()).await.unwrap().images, 2);
+    let session = bench.session("w").await;
+    bench.render_all(&session).await;
+    assert_eq!(reading.job(id.as_str()).await.unwrap().done, 2);
+    assert!(matches!(reading.cancel_job(&id, bench.now).await, Err(Error::ReadOnly)));
+    let lease = reading.lease_shard(&session, Duration::from_secs(60), bench.now).await;
+    assert!(matches!(lease, Err(Error::ReadOnly)));
+    reading.close().await;
+    bench.store.close().await;
+    // Also when nobody writes and the log was folded in.
+    let alone = SqliteStore::open_read_only(&folder.path().join("farm.db")).await.unwrap();
+    assert_eq!(alone.job(id.as_str()).await.unwrap().done, 2);
+}
+
+#[tokio::test]
+async fn a_query_cannot_write_and_says_what_is_wrong() {
+    let (store, _folder) = fresh().await;
+    let limit = Duration::from_secs(60);
+    let run = async |sql: &str| match store.query(sql, limit).await {
+        Ok(answers) => answers.try_collect::<Vec<_>>().await,
+        Err(error) => Err(error),
+    };
+    let text = run("select x from nowhere").await.unwrap_err().to_string();
+    assert_eq!(text, "no such table: nowhere");
+    let write = run("with x as (select 1) insert into events (at, kind) select '', 'x' from x").await;
+    assert!(matches!(write, Err(Error::Query(_))), "{write:?}");
+    assert!(matches!(run("delete from jobs").await, Err(Error::Refused(_))));
+    assert!(matches!(run("select 1; select 2").await, Err(Error::Refused(_))));
+    let empty = run("select job_id, name from audit_jobs").await.unwrap();
+    assert_eq!(empty, [Answer::Columns(vec!["job_id".to_owned(), "name".to_owned()])]);
+    let values = run("select 1 as a, 1.5 as b, 'x' as c, x'01' as d, null as e").await.unwrap();
+    let cells =
+        vec![Cell::Integer(1), Cell::Real(1.5), Cell::Text("x".to_owned()), Cell::Blob(vec![1]), Cell::Null];
+    assert_eq!(values[1], Answer::Rows(vec![cells]));
+}
+
+#[tokio::test]
+async fn a_query_without_end_is_stopped() {
+    const ENDLESS: &str =
+        "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n";
+    let (store, _folder) = fresh().await;
+    let answers = store.query(ENDLESS, Duration::ZERO).await;
+    let stopped = match answers {
+        Ok(answers) => answers.try_collect::<Vec<_>>().await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    assert!(matches!(stopped, Err(Error::TimedOut(_))), "{stopped:?}");
+    // More answers dropped unread than may run at once: each makes room for the next.
+    for _ in 0..12 {
+        drop(store.query(ENDLESS, Duration::from_secs(600)).await.unwrap());
+    }
+}

@@ -1,0 +1,9 @@
+//! The coordinator as clients and workers meet it: over gRPC, inside the process and over TCP.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails ends its test")]
+
+mod duties;
+mod history;
+mod jobs;
+mod manifest;
+mod support;
