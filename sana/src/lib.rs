@@ -127,6 +127,10 @@ impl Pipeline {
     pub fn info(&self) -> &ModelInfo {
         todo!()
     }
+    /// Width and height that the recipe is rendered at before it is resized and cropped.
+    pub fn compute_size(&self, _recipe: &Recipe) -> Result<(u32, u32), Error> {
+        todo!()
+    }
     /// Encodes the prompt, and the negative prompt when guidance is above 1.
     pub fn encode(&self, _recipe: &Recipe) -> Result<TextEmbedding, Error> {
         todo!()
