@@ -39,6 +39,7 @@ struct Held {
 pub(crate) struct Leases {
     held: Mutex<BTreeMap<LeaseKey, Held>>,
     changed: Notify,
+    lost: Notify,
 }
 
 impl Leases {
@@ -77,6 +78,11 @@ impl Leases {
         self.changed.notified().await;
     }
 
+    /// Waits for the next loss of leases; one that nobody has waited for counts.
+    pub(crate) async fn lost(&self) {
+        self.lost.notified().await;
+    }
+
     /// All leases, as the coordinator is told.
     pub(crate) fn held(&self) -> Vec<HeldLease> {
         let held = self.lock();
@@ -102,6 +108,9 @@ impl Leases {
                 lost.gone.cancel();
                 gone.push(lease);
             }
+        }
+        if !gone.is_empty() {
+            self.lost.notify_one();
         }
         gone
     }

@@ -11,7 +11,7 @@ mod thread;
 
 pub(crate) use cpu::SanaEngine;
 pub(crate) use encoder::Picture;
-pub(crate) use thread::{Command, Context, Outcome, Rendered, Threads, start};
+pub(crate) use thread::{Claim, Command, Context, Outcome, Rendered, Threads, start};
 
 /// Where a picture is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use sana::{ModelInfo, Recipe};
@@ -27,9 +28,21 @@ pub(crate) struct Command {
     /// As the job names it.
     pub(crate) model: String,
     pub(crate) recipe: Recipe,
-    /// Cancelled when the image is not to be started any more.
-    pub(crate) skip: CancellationToken,
+    /// Taken when the image is not to be started any more.
+    pub(crate) claim: Claim,
     pub(crate) reply: oneshot::Sender<Rendered>,
+}
+
+/// Who decides about an image that waits at the engine: the engine by starting it or its waiter by giving it
+/// up, whoever comes first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    /// Whether the decision is the caller's.
+    pub(crate) fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
 }
 
 /// What became of an image.
@@ -115,9 +128,8 @@ struct EngineThread {
 impl EngineThread {
     fn work(mut self, mut queue: mpsc::Receiver<Command>, encoder: &Encoder) -> Result<(), String> {
         while let Some(command) = queue.blocking_recv() {
-            if command.skip.is_cancelled() || self.context.stop.is_cancelled() {
-                // Nobody listens when the worker was dropped.
-                let _ = command.reply.send(Rendered::skipped());
+            // Without an answer the image counts as skipped.
+            if self.context.stop.is_cancelled() || !command.claim.take() {
                 continue;
             }
             self.context.leases.started(&command.lease, command.index);

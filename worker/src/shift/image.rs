@@ -4,9 +4,10 @@ use sanafarm_proto::v1::image_result::Outcome as Told;
 use sanafarm_proto::v1::{ImageFailed, ImageResult};
 use sanafarm_storage::Output;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::device;
-use crate::engine::{Outcome, Rendered};
+use crate::engine::{Claim, Outcome, Rendered};
 use crate::leases::LeaseKey;
 use crate::publish::{Published, publish};
 use crate::recipe::Failure;
@@ -31,17 +32,42 @@ pub(super) struct Image {
     pub(super) settled: Settled,
 }
 
+/// Waits for the engine's answer.
+pub(super) struct Waiter {
+    pub(super) rendered: oneshot::Receiver<Rendered>,
+    pub(super) claim: Claim,
+    /// Cancelled when the image is not to be started any more.
+    pub(super) skip: CancellationToken,
+}
+
+impl Waiter {
+    /// An image that the engine has not started is given up at once: others may render it meanwhile.
+    async fn rendered(mut self) -> Rendered {
+        let answer = tokio::select! {
+            biased;
+            answer = &mut self.rendered => answer,
+            () = self.skip.cancelled() => {
+                if self.claim.take() {
+                    return Rendered::skipped();
+                }
+                self.rendered.await
+            }
+        };
+        // The engine does not answer for what it has not started.
+        answer.unwrap_or_else(|_| Rendered::skipped())
+    }
+}
+
 impl Image {
     /// Waits for the picture, publishes it and passes its result to the reporter.
     pub(super) async fn see_through(
         mut self,
-        rendered: oneshot::Receiver<Rendered>,
+        waiter: Waiter,
         output: Output,
         object: String,
         reports: mpsc::Sender<Report>,
     ) -> Self {
-        // An engine that broke down drops what waited for it.
-        let rendered = rendered.await.unwrap_or_else(|_| Rendered::skipped());
+        let rendered = waiter.rendered().await;
         let published = match rendered.outcome {
             Outcome::Skipped => return self,
             Outcome::Failed(failure) => Ok(Published::Failed(failure)),

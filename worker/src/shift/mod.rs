@@ -11,7 +11,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::engine::{self, Command, Context, Engine, Threads};
+use crate::engine::{self, Claim, Command, Context, Engine, Threads};
 use crate::leases::{LeaseKey, Leases};
 use crate::report::{Acknowledged, Report, renew_leases, report_results};
 use crate::session::Session;
@@ -20,7 +20,7 @@ use crate::{Error, Options, Shutdown, Summary, device, recipe};
 mod image;
 mod lease;
 
-use image::{Image, Settled};
+use image::{Image, Settled, Waiter};
 use lease::Leased;
 
 /// Images in hand at most: waiting at the engine, being rendered, encoded, stored. Bounds the finished
@@ -143,6 +143,7 @@ impl Shift {
         let Threads { commands, mut ended } = threads;
         let stop_renewing = CancellationToken::new();
         let mut acknowledgements = self.start_conversations(&stop_renewing);
+        let leases = self.leases.clone();
         let mut cut = false;
         loop {
             self.settle_shards();
@@ -167,6 +168,8 @@ impl Shift {
                 Some(image) = self.images.join_next() => self.settle_image(image),
                 Some(note) = acknowledgements.recv() => self.acknowledge(&note),
                 Some(aside) = self.asides.join_next() => self.settle_aside(aside),
+                // Their images make room for another shard.
+                () = leases.lost() => {}
                 permit = commands.reserve(), if can_start => match permit {
                     Ok(permit) => self.start_image(permit),
                     Err(_) => self.leave("the engine has ended"),
@@ -266,6 +269,7 @@ impl Shift {
         let Some(leased) = shard.waiting.pop_front() else { return };
         shard.in_hand += 1;
         let (reply, rendered) = oneshot::channel();
+        let claim = Claim::default();
         let image = Image {
             lease: shard.key.clone(),
             index: leased.index,
@@ -278,7 +282,7 @@ impl Shift {
                 index: leased.index,
                 model: shard.model.clone(),
                 recipe,
-                skip: shard.skip.clone(),
+                claim: claim.clone(),
                 reply,
             }),
             Err(failure) => {
@@ -286,7 +290,8 @@ impl Shift {
                 debug_assert!(answered.is_ok(), "the receiver is still here");
             }
         }
-        self.images.spawn(image.see_through(rendered, shard.output.clone(), leased.object, reports));
+        let waiter = Waiter { rendered, claim, skip: shard.skip.clone() };
+        self.images.spawn(image.see_through(waiter, shard.output.clone(), leased.object, reports));
     }
 
     fn settle_image(&mut self, image: Result<Image, JoinError>) {

@@ -242,11 +242,11 @@ impl WorkerService for TestCoordinator {
         let request = request.into_inner();
         self.answer("release", Some(&request.session_id), |state| {
             let reason = request.reason();
-            let lease = request.lease.unwrap();
+            let lease = request.lease.clone().unwrap();
             if let Some((known, _)) = state.leased.remove(&lease.shard_id) {
                 state.again(known);
             }
-            state.releases.push((lease, reason, request.message));
+            state.releases.push((lease, reason, request.message.clone()));
             Ok(ReleaseLeaseResponse {})
         })
     }

@@ -1,21 +1,21 @@
 //! Leaving: softly, at once, and by being dropped.
 
+use std::path::Path;
+
 use sanafarm_proto::v1::*;
 
 use super::{Farm, shard};
 
 #[tokio::test]
 async fn soft_shutdown_finishes_the_image_in_hand_and_hands_back_the_rest() {
-    let mut farm = Farm::start(|out, model| {
-        vec![shard("a", 0, &["wait", "x", "y", "z"], out, model), shard("b", 4, &["w"], out, model)]
-    })
-    .await;
+    let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["wait", "x", "y", "z"], out, model)];
+    let mut farm = Farm::start(shards).await;
     let coordinator = farm.coordinator();
     coordinator
         .until("rendering", |state| state.renewals.iter().flatten().any(|held| held.rendering == [0]))
         .await;
     farm.shutdown.soft.cancel();
-    // Leases are handed back only when the image in hand is reported: the gate is still closed.
+    // The lease is handed back only when the image in hand is reported, and the gate is still closed.
     assert!(farm.coordinator().state().releases.is_empty());
     farm.watch.open();
     let summary = farm.end().await.unwrap();
@@ -26,6 +26,23 @@ async fn soft_shutdown_finishes_the_image_in_hand_and_hands_back_the_rest() {
     assert_eq!(state.releases.len(), 1);
     assert_eq!((state.releases[0].0.shard_id.as_str(), state.releases[0].1), ("a", ReleaseReason::Drain));
     assert_eq!((state.closed, state.leased.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn soft_shutdown_hands_back_the_shard_that_was_leased_ahead() {
+    let mut farm = Farm::start(|out, model| {
+        vec![shard("a", 0, &["wait"], out, model), shard("b", 1, &["x", "y"], out, model)]
+    })
+    .await;
+    let coordinator = farm.coordinator();
+    coordinator.until("both are held", |state| state.renewals.iter().any(|held| held.len() == 2)).await;
+    farm.shutdown.soft.cancel();
+    farm.coordinator().until("b is handed back", |state| state.releases.len() == 1).await;
+    farm.watch.open();
+    assert_eq!(farm.end().await.unwrap().done, 1);
+    let state = farm.coordinator().state();
+    assert_eq!((state.releases[0].0.shard_id.as_str(), state.releases[0].1), ("b", ReleaseReason::Drain));
+    assert_eq!(state.releases.len(), 1, "shard a was finished");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,7 +65,7 @@ async fn hard_shutdown_stops_at_the_next_step_and_hands_everything_back() {
 #[tokio::test]
 async fn idle_worker_leaves_at_once() {
     let mut farm = Farm::start(|_, _| vec![]).await;
-    farm.coordinator().until("a session", |state| state.opened.len() == 1).await;
+    farm.coordinator().until("a renewal", |state| !state.renewals.is_empty()).await;
     farm.shutdown.soft.cancel();
     assert_eq!(farm.end().await.unwrap().done, 0);
     assert_eq!(farm.coordinator().state().closed, 1);
