@@ -1,5 +1,7 @@
 //! What an output folder promises, seen from outside.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
+
 use std::path::Path;
 
 use bytes::Bytes;

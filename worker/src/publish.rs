@@ -36,15 +36,27 @@ pub(crate) async fn open_output(name: &str) -> Result<Output, Error> {
 pub(crate) async fn publish(output: &Output, object: &str, picture: Picture) -> Result<Published, Error> {
     let Picture { bytes, sha256, provenance } = picture;
     let length = bytes.len() as u64;
-    match patiently(|| output.put_new(object, bytes.clone())).await? {
-        Put::Created => Ok(Published::Done(done(object, length, sha256, &provenance))),
-        Put::Exists => adopt(output, object, provenance).await,
+    for _ in 0..TRIES {
+        match patiently(|| output.put_new(object, bytes.clone())).await? {
+            Put::Created => return Ok(Published::Done(done(object, length, sha256, &provenance))),
+            Put::Exists => {}
+        }
+        // Nothing found means that somebody has removed it in this moment: its place is free again.
+        if let Some(found) = patiently(|| output.get(object)).await? {
+            return adopt(output, object, &provenance, found).await;
+        }
     }
+    Err(Error::Unavailable(format!("write {object} in {}: a file comes and goes there", output.place())))
 }
 
 /// Takes the object of a former attempt, killed between its upload and its report, for our own.
-async fn adopt(output: &Output, object: &str, provenance: Provenance) -> Result<Published, Error> {
-    let place = output.place().to_owned();
+async fn adopt(
+    output: &Output,
+    object: &str,
+    provenance: &Provenance,
+    found: Bytes,
+) -> Result<Published, Error> {
+    let place = output.place();
     let conflict = |why: &str| {
         let message = format!(
             "another file stands at {object} in {place}: {why}; move it away or choose another output, nothing was \
@@ -52,14 +64,9 @@ async fn adopt(output: &Output, object: &str, provenance: Provenance) -> Result<
         );
         Ok(Published::Failed(Failure::new(ErrorClass::Conflict, message)))
     };
-    let Some(found) = patiently(|| output.get(object)).await? else {
-        return Err(Error::Unavailable(format!(
-            "{object} in {place} was there and went away: somebody removes files"
-        )));
-    };
     let (found, read) = inspect(found).await?;
     match read {
-        Ok((stored, sha256)) if stored.same_recipe(&provenance) => {
+        Ok((stored, sha256)) if stored.same_recipe(provenance) => {
             tracing::info!(object, "adopted the picture of an earlier attempt");
             Ok(Published::Done(done(object, found.len() as u64, sha256, &stored)))
         }

@@ -25,6 +25,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(30);
 const LEAVING_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a call may still take after the hard shutdown.
 const HARD_LIMIT: Duration = Duration::from_secs(2);
+/// Largest answer: a shard of 256 images with the longest prompts.
+const LEASE_BYTES: usize = 64 << 20;
 /// Used when the coordinator does not say how often to renew.
 const RENEW_INTERVAL: Duration = Duration::from_secs(20);
 
@@ -67,7 +69,7 @@ impl Session {
         registration: OpenSessionRequest,
         shutdown: Shutdown,
     ) -> Result<Option<Self>, Error> {
-        let client = Client::new(channel);
+        let client = Client::new(channel).max_decoding_message_size(LEASE_BYTES);
         let opened = tokio::select! {
             opened = open(&client, &registration, &shutdown) => opened?,
             () = shutdown.soft.cancelled() => return Ok(None),

@@ -99,7 +99,7 @@ pub(crate) fn start(engine: Box<dyn Engine>, context: Context) -> std::io::Resul
         let worked = EngineThread { engine, context, model: Model::None }.work(queue, &encoder);
         let encoded = encoder.finish().map_err(|panic| format!("the encoder broke down: {}", text(&*panic)));
         // Nobody listens when the worker was dropped.
-        let _ = end.send(worked.and(encoded));
+        let _ = end.send(encoded.and(worked));
     })?;
     Ok(Threads { commands, ended })
 }

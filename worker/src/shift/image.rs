@@ -1,17 +1,19 @@
-//! One image on its way from the engine to its report.
+//! One image on its way to the engine and from there to its report.
 
 use sanafarm_proto::v1::image_result::Outcome as Told;
 use sanafarm_proto::v1::{ImageFailed, ImageResult};
 use sanafarm_storage::Output;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
-use crate::device;
-use crate::engine::{Claim, Outcome, Rendered};
+use super::Shift;
+use crate::engine::{Claim, Command, Outcome, Rendered};
 use crate::leases::LeaseKey;
 use crate::publish::{Published, publish};
 use crate::recipe::Failure;
 use crate::report::Report;
+use crate::{Error, device, recipe};
 
 /// What became of an image.
 pub(super) enum Settled {
@@ -55,6 +57,72 @@ impl Waiter {
         };
         // The engine does not answer for what it has not started.
         answer.unwrap_or_else(|_| Rendered::skipped())
+    }
+}
+
+impl Shift {
+    /// Sends the next image to the engine.
+    pub(super) fn start_image(&mut self, permit: mpsc::Permit<'_, Command>) {
+        let Some(reports) = self.reports.clone() else { return };
+        let Some(shard) = self.shards.iter_mut().find(|shard| !shard.waiting.is_empty()) else { return };
+        let Some(leased) = shard.waiting.pop_front() else { return };
+        shard.in_hand += 1;
+        let (reply, rendered) = oneshot::channel();
+        let claim = Claim::default();
+        let image = Image {
+            lease: shard.key.clone(),
+            index: leased.index,
+            model: shard.model.clone(),
+            settled: Settled::Skipped,
+        };
+        match recipe::recipe(&shard.settings, &leased) {
+            Ok(recipe) => permit.send(Command {
+                lease: shard.key.clone(),
+                index: leased.index,
+                model: shard.model.clone(),
+                recipe,
+                claim: claim.clone(),
+                reply,
+            }),
+            Err(failure) => {
+                let answered = reply.send(Rendered::failed(failure));
+                debug_assert!(answered.is_ok(), "the receiver is still here");
+            }
+        }
+        let waiter = Waiter { rendered, claim, skip: shard.skip.clone() };
+        self.images.spawn(image.see_through(waiter, shard.output.clone(), leased.object, reports));
+    }
+
+    pub(super) fn settle_image(&mut self, image: Result<Image, JoinError>) {
+        let image = match image {
+            Ok(image) => image,
+            // By the hard shutdown.
+            Err(error) if error.is_cancelled() => return,
+            Err(error) => {
+                self.fail(Error::Engine(format!("publish a picture: {error}")));
+                return self.abandon_shards();
+            }
+        };
+        self.leases.ended(&image.lease, image.index);
+        let shard = self.shards.iter_mut().find(|shard| shard.key == image.lease);
+        match image.settled {
+            Settled::Done => {
+                self.summary.done += 1;
+                self.loaded = Some(image.model);
+            }
+            Settled::Failed => self.summary.failed += 1,
+            Settled::Skipped | Settled::Stuck(_) => {
+                if let Some(shard) = shard {
+                    shard.in_hand = shard.in_hand.saturating_sub(1);
+                    shard.cut_short = true;
+                }
+            }
+        }
+        if let Settled::Stuck(error) = image.settled {
+            // No picture can be stored there: rendering on would be in vain.
+            self.stop.cancel();
+            self.fail(Error::Storage(error));
+        }
     }
 }
 

@@ -11,16 +11,16 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::engine::{self, Claim, Command, Context, Engine, Threads};
+use crate::engine::{self, Context, Engine, Threads};
 use crate::leases::{LeaseKey, Leases};
 use crate::report::{Acknowledged, Report, renew_leases, report_results};
 use crate::session::Session;
-use crate::{Error, Options, Shutdown, Summary, device, recipe};
+use crate::{Error, Options, Shutdown, Summary, device};
 
 mod image;
 mod lease;
 
-use image::{Image, Settled, Waiter};
+use image::Image;
 use lease::Leased;
 
 /// Images in hand at most: waiting at the engine, being rendered, encoded, stored. Bounds the finished
@@ -260,69 +260,6 @@ impl Shift {
         tokio::select! {
             end = ended => self.engine_ended(end),
             () = too_long => tracing::warn!("engine does not stop: leaving it to the end of the process"),
-        }
-    }
-
-    fn start_image(&mut self, permit: mpsc::Permit<'_, Command>) {
-        let Some(reports) = self.reports.clone() else { return };
-        let Some(shard) = self.shards.iter_mut().find(|shard| !shard.waiting.is_empty()) else { return };
-        let Some(leased) = shard.waiting.pop_front() else { return };
-        shard.in_hand += 1;
-        let (reply, rendered) = oneshot::channel();
-        let claim = Claim::default();
-        let image = Image {
-            lease: shard.key.clone(),
-            index: leased.index,
-            model: shard.model.clone(),
-            settled: Settled::Skipped,
-        };
-        match recipe::recipe(&shard.settings, &leased) {
-            Ok(recipe) => permit.send(Command {
-                lease: shard.key.clone(),
-                index: leased.index,
-                model: shard.model.clone(),
-                recipe,
-                claim: claim.clone(),
-                reply,
-            }),
-            Err(failure) => {
-                let answered = reply.send(engine::Rendered::failed(failure));
-                debug_assert!(answered.is_ok(), "the receiver is still here");
-            }
-        }
-        let waiter = Waiter { rendered, claim, skip: shard.skip.clone() };
-        self.images.spawn(image.see_through(waiter, shard.output.clone(), leased.object, reports));
-    }
-
-    fn settle_image(&mut self, image: Result<Image, JoinError>) {
-        let image = match image {
-            Ok(image) => image,
-            // By the hard shutdown.
-            Err(error) if error.is_cancelled() => return,
-            Err(error) => {
-                self.fail(Error::Engine(format!("publish a picture: {error}")));
-                return self.abandon_shards();
-            }
-        };
-        self.leases.ended(&image.lease, image.index);
-        let shard = self.shards.iter_mut().find(|shard| shard.key == image.lease);
-        match image.settled {
-            Settled::Done => {
-                self.summary.done += 1;
-                self.loaded = Some(image.model);
-            }
-            Settled::Failed => self.summary.failed += 1,
-            Settled::Skipped | Settled::Stuck(_) => {
-                if let Some(shard) = shard {
-                    shard.in_hand = shard.in_hand.saturating_sub(1);
-                    shard.cut_short = true;
-                }
-            }
-        }
-        if let Settled::Stuck(error) = image.settled {
-            // No picture can be stored there: rendering on would be in vain.
-            self.stop.cancel();
-            self.fail(Error::Storage(error));
         }
     }
 
