@@ -1,4 +1,15 @@
 //! Sanafarm's worker: leases shards, renders and publishes pictures.
+//!
+//! One async side and two threads. The async side (`shift`) leases shards ahead, publishes finished pictures
+//! and reports results; the engine thread owns the model and never waits for anything but work; the encoder
+//! thread turns rows into a PNG while the engine is at its next picture. All channels between them are bounded.
+//!
+//! ```text
+//! session ── lease ──> shift ── command ──> engine ── rows ──> encoder ── picture ──> publish ──> report
+//! ```
+//!
+//! - [`run`]: the worker, until it is told to leave by [`Shutdown`].
+//! - [`models`]: where models are found; the bundled one is inside the program.
 
 use std::path::PathBuf;
 
@@ -6,7 +17,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+mod device;
+mod engine;
+mod leases;
 pub mod models;
+mod picture;
+mod publish;
+mod recipe;
+mod report;
+mod retry;
+mod session;
+mod shift;
+
+#[cfg(test)]
+mod tests;
 
 /// How a worker runs.
 #[derive(Debug)]
@@ -24,7 +48,7 @@ pub struct Options {
 pub struct Activity {
     /// Index of the image in its job.
     pub index: u64,
-    /// `load`, `text`, `denoise` or `decode`.
+    /// `load`, `text`, `denoise` or `decode`; empty before the first image and while it waits for work.
     pub stage: &'static str,
     /// Denoising steps done.
     pub step: u32,
@@ -50,18 +74,23 @@ pub struct Summary {
     pub failed: u64,
 }
 
-/// Why a worker ended.
+/// Why a worker ended before it was told to. Its leases were handed back.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The output cannot be written.
+    /// The output cannot be written: full, refused or out of reach.
+    #[error("{0}; {hint}", hint = .0.hint())]
+    Storage(sanafarm_storage::Error),
+    /// The coordinator refuses what this worker asks, or cannot be reached while it leaves.
     #[error("{0}")]
-    Storage(String),
-    /// Something else went wrong.
+    Coordinator(String),
+    /// The engine or the encoder broke down: this process cannot render any more.
     #[error("{0}")]
-    Other(String),
+    Engine(String),
 }
 
 /// Leases, renders and reports until told to leave.
-pub async fn run(_channel: Channel, _options: Options, _shutdown: Shutdown) -> Result<Summary, Error> {
-    todo!()
+///
+/// A coordinator that is away is waited for. Dropping the future stops the engine at its next step.
+pub async fn run(channel: Channel, options: Options, shutdown: Shutdown) -> Result<Summary, Error> {
+    shift::run(channel, options, shutdown, Box::new(engine::SanaEngine::default())).await
 }

@@ -1,0 +1,179 @@
+//! What an output folder promises, seen from outside.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
+
+use std::path::Path;
+
+use bytes::Bytes;
+use sanafarm_storage::{Error, Output, Put};
+use tempfile::TempDir;
+
+fn open(folder: &Path) -> Output {
+    Output::open(folder.to_str().unwrap()).unwrap()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_sixteen_writers_of_one_name_one_wins_and_its_object_is_whole() {
+    let folder = TempDir::new().unwrap();
+    let output = open(folder.path());
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..16_u8 {
+        let output = output.clone();
+        writers.spawn(async move {
+            let put = output.put_new("shared.png", Bytes::from(vec![writer; 1 << 20])).await.unwrap();
+            (writer, put)
+        });
+    }
+    let results = writers.join_all().await;
+    let winners: Vec<_> = results.iter().filter(|(_, put)| *put == Put::Created).collect();
+    assert_eq!(winners.len(), 1, "{results:?}");
+    let stored = output.get("shared.png").await.unwrap().unwrap();
+    assert_eq!(stored, vec![winners[0].0; 1 << 20]);
+    assert_eq!(names(folder.path()), ["shared.png"], "no staged file stays");
+}
+
+#[tokio::test]
+async fn readers_see_a_replaced_object_whole_at_every_moment() {
+    let folder = TempDir::new().unwrap();
+    let output = open(folder.path());
+    output.replace("manifest", Bytes::from(vec![0; 1 << 20])).await.unwrap();
+    let writer = tokio::spawn({
+        let output = output.clone();
+        async move {
+            for turn in 1..=20_u8 {
+                output.replace("manifest", Bytes::from(vec![turn; 1 << 20])).await.unwrap();
+            }
+        }
+    });
+    let mut seen = 0;
+    while !writer.is_finished() {
+        let bytes = output.get("manifest").await.unwrap().unwrap();
+        assert_eq!(bytes.len(), 1 << 20);
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a mix of two writes");
+        seen += 1;
+    }
+    writer.await.unwrap();
+    assert!(seen > 0);
+    assert_eq!(output.get("manifest").await.unwrap().unwrap()[0], 20);
+}
+
+#[tokio::test]
+async fn a_taken_name_is_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let output = open(folder.path());
+    std::fs::write(folder.path().join("mine.png"), "somebody's").unwrap();
+    let put = output.put_new("mine.png", Bytes::from_static(b"ours")).await.unwrap();
+    assert_eq!(put, Put::Exists);
+    assert_eq!(std::fs::read(folder.path().join("mine.png")).unwrap(), b"somebody's");
+}
+
+#[tokio::test]
+async fn an_absent_object_is_none_and_folders_in_names_are_made() {
+    let folder = TempDir::new().unwrap();
+    let output = open(folder.path());
+    assert_eq!(output.get("a/b/c.png").await.unwrap(), None);
+    output.put_new("a/b/c.png", Bytes::from_static(b"c")).await.unwrap();
+    assert_eq!(std::fs::read(folder.path().join("a/b/c.png")).unwrap(), b"c");
+}
+
+#[tokio::test]
+async fn a_file_of_several_parts_arrives_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    let output = open(folder.path());
+    let source = TempDir::new().unwrap();
+    for length in [0, 1, (8 << 20) - 1, 8 << 20, (8 << 20) + 1, 20 << 20] {
+        let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let file = source.path().join("manifest");
+        std::fs::write(&file, &content).unwrap();
+        output.replace_file("manifest.parquet", &file).await.unwrap();
+        assert!(std::fs::read(folder.path().join("manifest.parquet")).unwrap() == content, "{length} bytes");
+    }
+    assert_eq!(names(folder.path()), ["manifest.parquet"]);
+    let absent = output.replace_file("x", &source.path().join("absent")).await.unwrap_err();
+    assert!(matches!(absent, Error::NotFound(_)), "{absent:?}");
+}
+
+#[tokio::test]
+async fn the_sweep_takes_what_a_killed_process_left_and_nothing_else() {
+    let folder = TempDir::new().unwrap();
+    let output = open(folder.path());
+    std::fs::create_dir(folder.path().join("sub")).unwrap();
+    for file in ["a.png", "a.png#1", "sub/b.png#3", "notes#1", "c.png#draft", "sanafarm-check-1-0.tmp"] {
+        std::fs::write(folder.path().join(file), "x").unwrap();
+    }
+    assert_eq!(output.sweep_staging().await.unwrap(), 3);
+    assert_eq!(names(folder.path()), ["a.png", "c.png#draft", "notes#1", "sub"]);
+    assert!(names(&folder.path().join("sub")).is_empty());
+    assert_eq!(output.sweep_staging().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_writable_folder_passes_the_check_and_stays_empty() {
+    let folder = TempDir::new().unwrap();
+    let output = open(&folder.path().join("new/sub"));
+    output.check_writable().await.unwrap();
+    assert!(names(&folder.path().join("new/sub")).is_empty());
+}
+
+#[tokio::test]
+async fn a_file_in_the_place_of_the_folder_is_a_clear_error() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("taken");
+    std::fs::write(&file, "x").unwrap();
+    for place in [file.clone(), file.join("sub")] {
+        let error = Output::open(place.to_str().unwrap()).unwrap_err();
+        assert!(matches!(error, Error::Invalid(_)), "{error:?}");
+        assert!(error.to_string().contains(place.to_str().unwrap()), "{error}");
+    }
+    // The folder goes away while the job runs.
+    let gone = folder.path().join("gone");
+    let output = open(&gone);
+    std::fs::remove_dir(&gone).unwrap();
+    std::fs::write(&gone, "x").unwrap();
+    let error = output.check_writable().await.unwrap_err();
+    assert!(error.to_string().contains(gone.to_str().unwrap()), "{error}");
+    let error = output.put_new("a.png", Bytes::from_static(b"a")).await.unwrap_err();
+    assert!(error.to_string().starts_with("write a.png in "), "{error}");
+}
+
+#[tokio::test]
+async fn names_cannot_leave_the_output() {
+    let folder = TempDir::new().unwrap();
+    let output = open(&folder.path().join("out"));
+    for name in ["", "/etc/passwd", "../a", "a/../../b", "a//b", "./a", "a/", "a\\b", "a\u{0}b", "a.png#1"] {
+        let error = output.put_new(name, Bytes::from_static(b"x")).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid(_)), "{name:?}: {error:?}");
+        assert!(output.get(name).await.is_err(), "{name:?}");
+        assert!(output.replace(name, Bytes::new()).await.is_err(), "{name:?}");
+    }
+    assert_eq!(names(folder.path()), ["out"]);
+    for name in ["ünï/cödé 100%.png", "a?b=c.png", "{x}.png", "#.png", "a b"] {
+        output.put_new(name, Bytes::from_static(b"x")).await.unwrap();
+        assert_eq!(std::fs::read(folder.path().join("out").join(name)).unwrap(), b"x", "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn places_are_named_by_path_or_url() {
+    let folder = TempDir::new().unwrap();
+    let url = format!("file://{}/by%20url", folder.path().display());
+    let output = Output::open(&url).unwrap();
+    output.put_new("a.png", Bytes::from_static(b"a")).await.unwrap();
+    assert_eq!(output.folder().unwrap(), folder.path().join("by url"));
+    assert_eq!(std::fs::read(folder.path().join("by url/a.png")).unwrap(), b"a");
+
+    let error = Output::open("s3://bucket/prefix").unwrap_err();
+    assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains("S3"), "{error}");
+    for bad in ["", "memory:///x", "http://", "nonsense://x"] {
+        assert!(matches!(Output::open(bad), Err(Error::Invalid(_))), "{bad}");
+    }
+}

@@ -1,0 +1,122 @@
+//! The leases that this worker holds and the images that it renders now.
+//!
+//! Shared by the shift, which adds and removes leases, the engine thread, which says what it starts, and the
+//! renewal, which tells the coordinator and learns which leases are gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use sanafarm_proto::v1::{HeldLease, LeaseRef};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Names one lease: a shard and its attempt.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LeaseKey {
+    pub(crate) shard_id: String,
+    pub(crate) attempt: u32,
+}
+
+impl From<LeaseRef> for LeaseKey {
+    fn from(lease: LeaseRef) -> Self {
+        Self { shard_id: lease.shard_id, attempt: lease.attempt }
+    }
+}
+
+impl From<LeaseKey> for LeaseRef {
+    fn from(lease: LeaseKey) -> Self {
+        Self { shard_id: lease.shard_id, attempt: lease.attempt }
+    }
+}
+
+#[derive(Debug)]
+struct Held {
+    rendering: BTreeSet<u64>,
+    gone: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    held: Mutex<BTreeMap<LeaseKey, Held>>,
+    changed: Notify,
+    lost: Notify,
+}
+
+impl Leases {
+    /// Adds a lease; `gone` is cancelled when the coordinator says that it is held no more.
+    pub(crate) fn add(&self, lease: LeaseKey, gone: CancellationToken) {
+        self.lock().insert(lease, Held { rendering: BTreeSet::new(), gone });
+    }
+
+    /// Forgets a lease that is done with or handed back.
+    pub(crate) fn remove(&self, lease: &LeaseKey) {
+        self.lock().remove(lease);
+    }
+
+    pub(crate) fn holds(&self, lease: &LeaseKey) -> bool {
+        self.lock().contains_key(lease)
+    }
+
+    /// The engine starts an image: the coordinator should know at once, for if this image kills the worker,
+    /// it is the one to blame.
+    pub(crate) fn started(&self, lease: &LeaseKey, index: u64) {
+        if let Some(held) = self.lock().get_mut(lease) {
+            held.rendering.insert(index);
+            self.changed.notify_one();
+        }
+    }
+
+    /// An image is no longer in hand.
+    pub(crate) fn ended(&self, lease: &LeaseKey, index: u64) {
+        if let Some(held) = self.lock().get_mut(lease) {
+            held.rendering.remove(&index);
+        }
+    }
+
+    /// Waits for the next start of an image; one that nobody has waited for counts.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Waits for the next loss of leases; one that nobody has waited for counts.
+    pub(crate) async fn lost(&self) {
+        self.lost.notified().await;
+    }
+
+    /// All leases, as the coordinator is told.
+    pub(crate) fn held(&self) -> Vec<HeldLease> {
+        let held = self.lock();
+        held.iter()
+            .map(|(key, held)| HeldLease {
+                r#ref: Some(key.clone().into()),
+                rendering: held.rendering.iter().copied().collect(),
+            })
+            .collect()
+    }
+
+    /// Drops those of the leases `asked` about that the coordinator did not answer with, and names them. A
+    /// lease that was granted after the question is no part of it.
+    pub(crate) fn keep_only(&self, asked: &[HeldLease], answered: Vec<LeaseRef>) -> Vec<LeaseKey> {
+        let answered: BTreeSet<LeaseKey> = answered.into_iter().map(LeaseKey::from).collect();
+        let mut held = self.lock();
+        let mut gone = Vec::new();
+        for lease in asked.iter().filter_map(|asked| asked.r#ref.clone()).map(LeaseKey::from) {
+            if answered.contains(&lease) {
+                continue;
+            }
+            if let Some(lost) = held.remove(&lease) {
+                lost.gone.cancel();
+                gone.push(lease);
+            }
+        }
+        if !gone.is_empty() {
+            self.lost.notify_one();
+        }
+        gone
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<LeaseKey, Held>> {
+        // No critical section above leaves the map half-changed.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,299 @@
+//! The session with the coordinator: every call, its retries, and a new session when the old one is unknown.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sanafarm_proto::v1::worker_service_client::WorkerServiceClient;
+use sanafarm_proto::v1::{
+    CloseSessionRequest, HeldLease, ImageResult, Lease, LeaseShardRequest, OpenSessionRequest,
+    OpenSessionResponse, ReleaseLeaseRequest, ReleaseLeaseResponse, ReleaseReason, RenewLeasesRequest,
+    RenewLeasesResponse, ReportResultsRequest, ReportResultsResponse,
+};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use crate::leases::LeaseKey;
+use crate::retry::{Backoff, FEW, Verdict, verdict};
+use crate::{Error, Shutdown};
+
+/// How long the coordinator may hold a request for a shard.
+const LEASE_WAIT: Duration = Duration::from_secs(20);
+/// How long any other call may take.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// How long a worker that leaves waits for a coordinator that is away.
+const LEAVING_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a call may still take after the hard shutdown.
+const HARD_LIMIT: Duration = Duration::from_secs(2);
+/// Largest answer: a shard of 256 images with the longest prompts.
+const LEASE_BYTES: usize = 64 << 20;
+/// Used when the coordinator does not say how often to renew.
+const RENEW_INTERVAL: Duration = Duration::from_secs(20);
+
+type Client = WorkerServiceClient<Channel>;
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    registration: OpenSessionRequest,
+    shutdown: Shutdown,
+    current: Mutex<Current>,
+    /// Held by the one caller that opens a new session; the others wait and use it.
+    reopening: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone, Debug)]
+struct Current {
+    id: String,
+    renew_interval: Duration,
+}
+
+impl From<OpenSessionResponse> for Current {
+    fn from(opened: OpenSessionResponse) -> Self {
+        let told = opened.renew_interval.and_then(|interval| Duration::try_from(interval).ok());
+        let renew_interval = told.filter(|interval| !interval.is_zero()).unwrap_or(RENEW_INTERVAL);
+        Self { id: opened.session_id, renew_interval }
+    }
+}
+
+impl Session {
+    /// Opens a session, waiting for a coordinator that is away. `None` when told to leave meanwhile.
+    pub(crate) async fn open(
+        channel: Channel,
+        registration: OpenSessionRequest,
+        shutdown: Shutdown,
+    ) -> Result<Option<Self>, Error> {
+        let client = Client::new(channel).max_decoding_message_size(LEASE_BYTES);
+        let opened = tokio::select! {
+            opened = open(&client, &registration, &shutdown) => opened?,
+            () = shutdown.soft.cancelled() => return Ok(None),
+            () = shutdown.hard.cancelled() => return Ok(None),
+        };
+        let current = Mutex::new(opened.into());
+        let reopening = tokio::sync::Mutex::new(());
+        Ok(Some(Self { shared: Arc::new(Shared { client, registration, shutdown, current, reopening }) }))
+    }
+
+    pub(crate) fn renew_interval(&self) -> Duration {
+        self.current().renew_interval
+    }
+
+    /// Waits some time for a shard.
+    pub(crate) async fn lease(&self, device_id: &str, loaded: Vec<String>) -> Result<Option<Lease>, Error> {
+        let wait = prost_types::Duration { seconds: LEASE_WAIT.as_secs() as i64, nanos: 0 };
+        let answer = self
+            .call("lease a shard", LEASE_WAIT + CALL_LIMIT, |mut client, session_id| {
+                let request = LeaseShardRequest {
+                    session_id,
+                    wait: Some(wait),
+                    device_id: device_id.into(),
+                    loaded_models: loaded.clone(),
+                };
+                async move { client.lease_shard(request).await }
+            })
+            .await?;
+        Ok(answer.lease)
+    }
+
+    pub(crate) async fn renew(&self, held: Vec<HeldLease>) -> Result<RenewLeasesResponse, Error> {
+        self.call("renew leases", CALL_LIMIT, |mut client, session_id| {
+            let request = RenewLeasesRequest { session_id, held: held.clone() };
+            async move { client.renew_leases(request).await }
+        })
+        .await
+    }
+
+    pub(crate) async fn report(
+        &self,
+        lease: &LeaseKey,
+        results: Vec<ImageResult>,
+    ) -> Result<ReportResultsResponse, Error> {
+        self.call("report results", CALL_LIMIT, |mut client, session_id| {
+            let lease = Some(lease.clone().into());
+            let request = ReportResultsRequest { session_id, lease, results: results.clone() };
+            async move { client.report_results(request).await }
+        })
+        .await
+    }
+
+    pub(crate) async fn release(
+        &self,
+        lease: &LeaseKey,
+        reason: ReleaseReason,
+        message: String,
+    ) -> Result<(), Error> {
+        self.call("release a lease", CALL_LIMIT, |mut client, session_id| {
+            let request = ReleaseLeaseRequest {
+                session_id,
+                lease: Some(lease.clone().into()),
+                reason: reason.into(),
+                message: message.clone(),
+            };
+            async move {
+                match client.release_lease(request).await {
+                    // A lease that it does not know is nothing to hand back.
+                    Err(status) if verdict(status.code()) == Verdict::Reopen => {
+                        Ok(Response::new(ReleaseLeaseResponse {}))
+                    }
+                    answer => answer,
+                }
+            }
+        })
+        .await
+        .map(drop)
+    }
+
+    /// One try: a session that is not closed ends by itself.
+    pub(crate) async fn close(&self, reason: &str) {
+        let request = CloseSessionRequest { session_id: self.current().id, reason: reason.into() };
+        let mut client = self.shared.client.clone();
+        match timeout(HARD_LIMIT, client.close_session(request)).await {
+            Ok(Ok(_)) => tracing::debug!("closed the session"),
+            Ok(Err(status)) => tracing::warn!(%status, "session not closed: it will expire"),
+            Err(_) => tracing::warn!("session not closed in time: it will expire"),
+        }
+    }
+
+    /// Calls until it is answered, by the code of each failure; the error is final.
+    async fn call<T, F>(
+        &self,
+        name: &str,
+        limit: Duration,
+        send: impl Fn(Client, String) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut tries = Tries::new(name, &self.shared.shutdown);
+        let mut reopened = false;
+        loop {
+            let session = self.current().id;
+            let sent = send(self.shared.client.clone(), session.clone());
+            let status = match once(sent, limit, &self.shared.shutdown).await {
+                Ok(answer) => return Ok(answer),
+                Err(status) => status,
+            };
+            match verdict(status.code()) {
+                Verdict::Reopen if !reopened => {
+                    tracing::warn!(call = name, %status, "coordinator does not know this session");
+                    self.reopen(&session).await?;
+                    reopened = true;
+                }
+                Verdict::Wait | Verdict::Few | Verdict::Reopen | Verdict::GiveUp => {
+                    tries.failed(status).await?;
+                    // It answered anew: it may have forgotten the session again.
+                    reopened = false;
+                }
+            }
+        }
+    }
+
+    /// Opens a new session unless another call has done so since `unknown` was the current one.
+    async fn reopen(&self, unknown: &str) -> Result<(), Error> {
+        let _one_at_a_time = self.shared.reopening.lock().await;
+        if self.current().id != unknown {
+            return Ok(());
+        }
+        let opened = open(&self.shared.client, &self.shared.registration, &self.shared.shutdown).await?;
+        *self.lock() = opened.into();
+        Ok(())
+    }
+
+    fn current(&self) -> Current {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        // The value is replaced in one piece.
+        self.shared.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn open(
+    client: &Client,
+    registration: &OpenSessionRequest,
+    shutdown: &Shutdown,
+) -> Result<OpenSessionResponse, Error> {
+    let mut tries = Tries::new("open a session", shutdown);
+    loop {
+        let mut client = client.clone();
+        match once(client.open_session(registration.clone()), CALL_LIMIT, shutdown).await {
+            Ok(opened) => {
+                tracing::info!(session = %opened.session_id, "opened a session");
+                return Ok(opened);
+            }
+            Err(status) => tries.failed(status).await?,
+        }
+    }
+}
+
+/// One try, which ends at its limit, or soon after the hard shutdown.
+async fn once<T>(
+    sent: impl Future<Output = Result<Response<T>, Status>>,
+    limit: Duration,
+    shutdown: &Shutdown,
+) -> Result<T, Status> {
+    let cut = async {
+        shutdown.hard.cancelled().await;
+        sleep(HARD_LIMIT).await;
+    };
+    tokio::select! {
+        answer = timeout(limit, sent) => match answer {
+            Ok(answer) => answer.map(Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded(format!("no answer in {} s", limit.as_secs()))),
+        },
+        () = cut => Err(Status::cancelled("the worker leaves")),
+    }
+}
+
+/// The failures of one call in a row.
+struct Tries<'a> {
+    name: &'a str,
+    shutdown: &'a Shutdown,
+    backoff: Backoff,
+    few: u32,
+    leaving_since: Option<Instant>,
+}
+
+impl<'a> Tries<'a> {
+    fn new(name: &'a str, shutdown: &'a Shutdown) -> Self {
+        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        Self { name, shutdown, backoff, few: 0, leaving_since: None }
+    }
+
+    /// Waits before the next try, or says that there is none.
+    async fn failed(&mut self, status: Status) -> Result<(), Error> {
+        let name = self.name;
+        let code = status.code();
+        let refused = |why: &str| {
+            Err(Error::Coordinator(format!("{name}: {why}: {} ({})", status.message(), code.description())))
+        };
+        match verdict(code) {
+            Verdict::Wait => self.few = 0,
+            Verdict::Few if self.few < FEW => self.few += 1,
+            Verdict::Few => return refused("the coordinator fails again and again"),
+            Verdict::Reopen | Verdict::GiveUp => return refused("the coordinator refuses"),
+        }
+        if self.shutdown.hard.is_cancelled() {
+            return refused("the coordinator did not answer while the worker left");
+        }
+        if self.shutdown.soft.is_cancelled() {
+            let since = *self.leaving_since.get_or_insert_with(Instant::now);
+            if since.elapsed() > LEAVING_PATIENCE {
+                return refused("the coordinator did not answer while the worker left");
+            }
+        }
+        let wait = self.backoff.wait();
+        tracing::warn!(call = name, ?code, message = status.message(), retry_in = ?wait, "call failed");
+        tokio::select! {
+            () = sleep(wait) => Ok(()),
+            () = self.shutdown.hard.cancelled() => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Leasing the next shard while the last images of the present one are rendered.
+
+use std::time::Duration;
+
+use sanafarm_proto::v1::Lease;
+use sanafarm_storage::Output;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{Aside, LOW_WATER, Shard, Shift};
+use crate::leases::LeaseKey;
+use crate::publish::open_output;
+use crate::session::Session;
+use crate::{Error, device};
+
+/// Pause after the coordinator said at once that there is nothing to do: it should have waited.
+const NO_WORK_PAUSE: Duration = Duration::from_secs(1);
+
+/// A lease, and its output when that can be written.
+pub(super) struct Leased {
+    lease: Lease,
+    output: Result<Output, sanafarm_storage::Error>,
+}
+
+impl Shift {
+    /// Asks for a shard when there is room for one and nobody asks yet.
+    pub(super) fn lease_ahead(&mut self) {
+        let waiting: usize = self.shards.iter().map(|shard| shard.waiting.len()).sum();
+        if self.leaving.is_cancelled() || self.leasing.is_some() || waiting > LOW_WATER {
+            return;
+        }
+        let session = self.session.clone();
+        let loaded = self.loaded.iter().cloned().collect();
+        let output = self.output.clone();
+        let asking = async move { Aside::Leased(ask(session, loaded, output).await) };
+        self.leasing = Some(self.asides.spawn(asking));
+    }
+
+    /// Takes a lease on.
+    pub(super) fn take(&mut self, leased: Leased) {
+        let Leased { lease, output } = leased;
+        let (Some(key), Some(settings)) = (lease.r#ref.map(LeaseKey::from), lease.settings) else {
+            return self.fail(Error::Coordinator("lease a shard: the coordinator sent half a lease".into()));
+        };
+        let output = match output {
+            Ok(output) => output,
+            Err(error) => {
+                self.fail(Error::Storage(error));
+                return self.release(key, true);
+            }
+        };
+        if self.leaving.is_cancelled() {
+            return self.release(key, true);
+        }
+        tracing::info!(
+            shard = %key.shard_id, attempt = key.attempt, job = %lease.job_id, images = lease.images.len(),
+            "leased a shard"
+        );
+        self.output = Some((lease.output, output.clone()));
+        let skip: CancellationToken = self.leaving.child_token();
+        self.leases.add(key.clone(), skip.clone());
+        self.shards.push(Shard {
+            key,
+            model: lease.model,
+            settings,
+            output,
+            skip,
+            waiting: lease.images.into(),
+            in_hand: 0,
+            held: true,
+            cut_short: false,
+            abandoned: false,
+        });
+    }
+}
+
+async fn ask(
+    session: Session,
+    loaded: Vec<String>,
+    last: Option<(String, Output)>,
+) -> Result<Option<Box<Leased>>, Error> {
+    let asked = Instant::now();
+    let Some(lease) = session.lease(device::CPU, loaded).await? else {
+        sleep(NO_WORK_PAUSE.saturating_sub(asked.elapsed())).await;
+        return Ok(None);
+    };
+    let output = match last {
+        Some((name, output)) if name == lease.output => Ok(output),
+        Some(_) | None => open_output(&lease.output).await,
+    };
+    Ok(Some(Box::new(Leased { lease, output })))
+}

@@ -1,0 +1,275 @@
+//! A scripted coordinator for tests, over a real port: it keeps leases and results in memory and fails when told.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use sanafarm_proto::v1::image_result::Outcome;
+use sanafarm_proto::v1::worker_service_server::{WorkerService, WorkerServiceServer};
+use sanafarm_proto::v1::*;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Code, Request, Response, Status};
+
+/// How the next call of a name fails.
+pub(super) enum Fault {
+    /// Nothing is done.
+    Refuse(Code),
+    /// It is done and the answer is lost.
+    LoseAnswer,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) ready: VecDeque<Lease>,
+    /// By shard: the lease as granted, and its session.
+    pub(super) leased: BTreeMap<String, (Lease, String)>,
+    /// By index: done for ever.
+    pub(super) results: BTreeMap<u64, ImageResult>,
+    /// Errors reported that were not final.
+    pub(super) errors: Vec<(u64, ImageFailed)>,
+    pub(super) accepted: u64,
+    pub(super) known: u64,
+    pub(super) releases: Vec<(LeaseRef, ReleaseReason, String)>,
+    pub(super) sessions: BTreeSet<String>,
+    pub(super) opened: Vec<OpenSessionRequest>,
+    pub(super) closed: u32,
+    pub(super) renewals: Vec<Vec<HeldLease>>,
+    pub(super) faults: BTreeMap<&'static str, VecDeque<Fault>>,
+    /// A failed image counts as its result.
+    pub(super) errors_are_final: bool,
+}
+
+impl State {
+    pub(super) fn done(&self, index: u64) -> ImageDone {
+        match self.results[&index].outcome.clone().unwrap() {
+            Outcome::Done(done) => done,
+            Outcome::Failed(failed) => panic!("image {index} failed: {failed:?}"),
+        }
+    }
+
+    pub(super) fn failed(&self, index: u64) -> ImageFailed {
+        match self.results[&index].outcome.clone().unwrap() {
+            Outcome::Failed(failed) => failed,
+            Outcome::Done(done) => panic!("image {index} is done: {done:?}"),
+        }
+    }
+
+    /// The rest of the shard, for the next attempt.
+    fn again(&mut self, mut lease: Lease) {
+        lease.images.retain(|image| !self.results.contains_key(&image.index));
+        if let Some(key) = lease.r#ref.as_mut() {
+            key.attempt += 1;
+        }
+        self.ready.push_back(lease);
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct TestCoordinator {
+    state: Arc<Mutex<State>>,
+    changed: watch::Sender<()>,
+}
+
+pub(super) struct Served {
+    pub(super) coordinator: TestCoordinator,
+    pub(super) channel: Channel,
+    _server: JoinSet<()>,
+}
+
+impl TestCoordinator {
+    pub(super) async fn serve(shards: Vec<Lease>) -> Served {
+        let state = State { ready: shards.into(), errors_are_final: true, ..State::default() };
+        let coordinator = Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut server = JoinSet::new();
+        let service = WorkerServiceServer::new(coordinator.clone());
+        server.spawn(async move {
+            let incoming = TcpListenerStream::new(listener);
+            Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+        });
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        Served { coordinator, channel, _server: server }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Changes the state from outside and wakes who waits.
+    pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.changed.send_replace(());
+    }
+
+    pub(super) async fn until(&self, what: &str, reached: impl Fn(&State) -> bool) {
+        let mut changes = self.changed.subscribe();
+        let waiting = async {
+            while !reached(&self.state()) {
+                changes.changed().await.unwrap();
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+        waited.unwrap_or_else(|_| panic!("never: {what}"));
+    }
+
+    /// Runs one call under the script.
+    fn answer<T>(
+        &self,
+        call: &'static str,
+        session: Option<&str>,
+        work: impl FnOnce(&mut State) -> Result<T, Status>,
+    ) -> Result<Response<T>, Status> {
+        let mut state = self.state();
+        let fault = state.faults.get_mut(call).and_then(VecDeque::pop_front);
+        if let Some(Fault::Refuse(code)) = fault {
+            drop(state);
+            self.changed.send_replace(());
+            return Err(Status::new(code, "as the script says"));
+        }
+        if session.is_some_and(|session| !state.sessions.contains(session)) {
+            return Err(Status::not_found("no such session"));
+        }
+        let worked = work(&mut state);
+        drop(state);
+        self.changed.send_replace(());
+        match fault {
+            Some(Fault::LoseAnswer) => Err(Status::unavailable("the answer is lost")),
+            Some(Fault::Refuse(_)) | None => worked.map(Response::new),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl WorkerService for TestCoordinator {
+    async fn open_session(
+        &self,
+        request: Request<OpenSessionRequest>,
+    ) -> Result<Response<OpenSessionResponse>, Status> {
+        self.answer("open", None, |state| {
+            state.opened.push(request.into_inner());
+            let session_id = format!("session-{}", state.opened.len());
+            state.sessions.insert(session_id.clone());
+            let duration =
+                |millis: i32| Some(prost_types::Duration { seconds: 0, nanos: millis * 1_000_000 });
+            Ok(OpenSessionResponse {
+                session_id,
+                lease_duration: duration(900),
+                renew_interval: duration(50),
+            })
+        })
+    }
+
+    async fn lease_shard(
+        &self,
+        request: Request<LeaseShardRequest>,
+    ) -> Result<Response<LeaseShardResponse>, Status> {
+        let request = request.into_inner();
+        let mut changes = self.changed.subscribe();
+        let found = async {
+            while self.state().ready.is_empty() && self.state().sessions.contains(&request.session_id) {
+                changes.changed().await.unwrap();
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(5), found).await;
+        self.answer("lease", Some(&request.session_id), |state| {
+            let lease = state.ready.pop_front();
+            if let Some(lease) = &lease {
+                let shard = lease.r#ref.clone().unwrap_or_default().shard_id;
+                state.leased.insert(shard, (lease.clone(), request.session_id.clone()));
+            }
+            Ok(LeaseShardResponse { lease })
+        })
+    }
+
+    async fn renew_leases(
+        &self,
+        request: Request<RenewLeasesRequest>,
+    ) -> Result<Response<RenewLeasesResponse>, Status> {
+        let request = request.into_inner();
+        self.answer("renew", Some(&request.session_id), |state| {
+            state.renewals.push(request.held.clone());
+            let is_held = |lease: &LeaseRef| {
+                let leased = state.leased.get(&lease.shard_id);
+                leased.is_some_and(|(known, session)| {
+                    known.r#ref.as_ref() == Some(lease) && *session == request.session_id
+                })
+            };
+            let asked = request.held.iter().filter_map(|held| held.r#ref.clone());
+            Ok(RenewLeasesResponse { held: asked.filter(is_held).collect() })
+        })
+    }
+
+    async fn report_results(
+        &self,
+        request: Request<ReportResultsRequest>,
+    ) -> Result<Response<ReportResultsResponse>, Status> {
+        let request = request.into_inner();
+        self.answer("report", Some(&request.session_id), |state| {
+            let (mut accepted, mut known) = (0, 0);
+            for result in request.results {
+                let index = result.index;
+                match result.outcome.clone().unwrap() {
+                    _ if state.results.contains_key(&index) => known += 1,
+                    Outcome::Failed(failed) if !state.errors_are_final => state.errors.push((index, failed)),
+                    Outcome::Failed(_) | Outcome::Done(_) => {
+                        state.results.insert(index, result);
+                        accepted += 1;
+                    }
+                }
+            }
+            state.accepted += accepted;
+            state.known += known;
+            let lease = request.lease.unwrap();
+            let left = state.leased.get(&lease.shard_id).is_some_and(|(known, _)| {
+                let open = |image: &LeasedImage| !state.results.contains_key(&image.index);
+                known.r#ref.as_ref() == Some(&lease) && known.images.iter().any(open)
+            });
+            if !left {
+                state.leased.retain(|_, (known, _)| known.r#ref.as_ref() != Some(&lease));
+            }
+            Ok(ReportResultsResponse { accepted, known, held: left })
+        })
+    }
+
+    async fn release_lease(
+        &self,
+        request: Request<ReleaseLeaseRequest>,
+    ) -> Result<Response<ReleaseLeaseResponse>, Status> {
+        let request = request.into_inner();
+        self.answer("release", Some(&request.session_id), |state| {
+            let reason = request.reason();
+            let lease = request.lease.clone().unwrap();
+            if let Some((known, _)) = state.leased.remove(&lease.shard_id) {
+                state.again(known);
+            }
+            state.releases.push((lease, reason, request.message.clone()));
+            Ok(ReleaseLeaseResponse {})
+        })
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<CloseSessionRequest>,
+    ) -> Result<Response<CloseSessionResponse>, Status> {
+        let request = request.into_inner();
+        self.answer("close", Some(&request.session_id), |state| {
+            state.closed += 1;
+            state.sessions.remove(&request.session_id);
+            let mine: Vec<String> = state
+                .leased
+                .iter()
+                .filter(|(_, (_, session))| *session == request.session_id)
+                .map(|(shard, _)| shard.clone())
+                .collect();
+            for shard in mine {
+                let (lease, _) = state.leased.remove(&shard).unwrap();
+                state.again(lease);
+            }
+            Ok(CloseSessionResponse {})
+        })
+    }
+}

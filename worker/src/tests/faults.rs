@@ -1,0 +1,198 @@
+//! Bad days: named after what goes wrong.
+
+use std::path::Path;
+
+use sanafarm_proto::v1::*;
+use tonic::Code;
+
+use super::coordinator::Fault;
+use super::{Farm, shard};
+use crate::{Error, picture};
+
+#[tokio::test]
+async fn coordinator_away_for_a_while_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["x", "y"], out, model)];
+    let mut farm = Farm::start_in(folder, shards, |state| {
+        for call in ["open", "lease", "renew", "report"] {
+            let away = [Code::Unavailable, Code::Unavailable, Code::Internal, Code::DeadlineExceeded];
+            state.faults.insert(call, away.map(Fault::Refuse).into());
+        }
+    })
+    .await;
+    let summary = farm.finish(2).await;
+    assert_eq!(summary.done, 2);
+    let state = farm.coordinator().state();
+    assert_eq!((state.accepted, state.known), (2, 0));
+    assert_eq!(state.opened.len(), 1, "none of these codes means an unknown session");
+}
+
+#[tokio::test]
+async fn lost_answer_of_a_report_does_not_report_twice_what_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["x"], out, model)];
+    let mut farm = Farm::start_in(folder, shards, |state| {
+        state.faults.insert("report", [Fault::LoseAnswer, Fault::LoseAnswer].into());
+    })
+    .await;
+    farm.coordinator().until("the report was sent again", |state| state.known == 2).await;
+    let summary = farm.finish(1).await;
+    assert_eq!(summary.done, 1);
+    let state = farm.coordinator().state();
+    assert_eq!((state.accepted, state.known), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coordinator_that_forgot_the_session_gets_a_new_one_and_all_results() {
+    let mut farm = Farm::start(|out, model| vec![shard("a", 0, &["x", "wait", "y", "z"], out, model)]).await;
+    let coordinator = farm.coordinator();
+    coordinator.until("the first result", |state| state.results.len() == 1).await;
+    coordinator.change(|state| {
+        state.sessions.clear();
+        let (mut lease, _) = state.leased.remove("a").unwrap();
+        lease.r#ref.as_mut().unwrap().attempt = 2;
+        lease.images.remove(0);
+        state.ready.push_back(lease);
+    });
+    coordinator
+        .until("a new session holds the shard", |state| {
+            state.leased.get("a").is_some_and(|(_, session)| session == "session-2")
+        })
+        .await;
+    farm.watch.open();
+    farm.finish(4).await;
+    let state = farm.coordinator().state();
+    assert_eq!((state.opened.len(), state.accepted), (2, 4));
+    // Image 1 was in hand: it was finished under the old attempt, and adopted or known under the new one.
+    assert!(farm.watch.started().iter().filter(|prompt| *prompt == "wait").count() <= 2);
+}
+
+#[tokio::test]
+async fn images_of_a_revoked_lease_are_not_started() {
+    let mut farm = Farm::start(|out, model| {
+        vec![
+            shard("a", 0, &["wait", "no", "no", "no", "no"], out, model),
+            shard("b", 10, &["yes"], out, model),
+        ]
+    })
+    .await;
+    let coordinator = farm.coordinator();
+    coordinator
+        .until("rendering", |state| state.renewals.iter().flatten().any(|held| held.rendering == [0]))
+        .await;
+    coordinator.change(|state| {
+        state.leased.remove("a").unwrap();
+    });
+    coordinator
+        .until("shard b is leased for the room that is left", |state| state.leased.contains_key("b"))
+        .await;
+    farm.watch.open();
+    // The picture that was in hand is finished and accepted.
+    let summary = farm.finish(2).await;
+    assert_eq!(summary.done, 2);
+    assert_eq!(farm.watch.started(), ["wait", "yes"]);
+    assert!(farm.coordinator().state().releases.is_empty(), "nothing of a revoked lease is handed back");
+}
+
+#[tokio::test]
+async fn worker_killed_between_upload_and_report_has_its_picture_adopted() {
+    let mut first = Farm::start(|out, model| vec![shard("a", 0, &["x"], out, model)]).await;
+    first.finish(1).await;
+    let before = std::fs::metadata(first.folder.path().join("out/0000.png")).unwrap().modified().unwrap();
+    let reported = first.coordinator().state().done(0);
+    // The next coordinator never heard of it.
+    let mut second =
+        Farm::start_in(first.folder, |out, model| vec![shard("a", 0, &["x", "y"], out, model)], |_| {}).await;
+    assert_eq!(second.finish(2).await.done, 2);
+    assert_eq!(second.coordinator().state().done(0), reported);
+    let file = second.folder.path().join("out/0000.png");
+    assert_eq!(std::fs::metadata(file).unwrap().modified().unwrap(), before, "not written again");
+}
+
+#[tokio::test]
+async fn files_of_others_are_never_overwritten() {
+    let mut farm = Farm::start(|out, model| vec![shard("a", 0, &["x"], out, model)]).await;
+    farm.finish(1).await;
+    let whole = farm.file("0000.png");
+    // Somebody's text, half a picture of ours, a picture with a broken pixel, and a whole one of another recipe.
+    let half = whole[..whole.len() / 2].to_vec();
+    let mut broken = whole.clone();
+    let at = broken.len() - 40;
+    broken[at] ^= 1;
+    let theirs = [b"a text".to_vec(), half, broken, whole.clone()];
+    let folder = farm.folder;
+    for (content, index) in theirs.iter().zip(1..) {
+        std::fs::write(folder.path().join(format!("out/{index:04}.png")), content).unwrap();
+    }
+    let shards = |out: &Path, model: &Path| vec![shard("a", 1, &["x"; 4], out, model)];
+    let mut farm = Farm::start_in(folder, shards, |_| {}).await;
+    assert_eq!(farm.finish(4).await.failed, 4);
+    let state = farm.coordinator().state();
+    for (content, index) in theirs.iter().zip(1..) {
+        let failed = state.failed(index);
+        assert_eq!(failed.error_class(), ErrorClass::Conflict, "{failed:?}");
+        assert!(failed.message.contains(&format!("{index:04}.png")), "{failed:?}");
+        assert!(&farm.file(&format!("{index:04}.png")) == content, "{index}");
+    }
+    assert!(picture::read(&whole).is_ok());
+}
+
+#[tokio::test]
+async fn output_that_cannot_be_opened_ends_the_worker_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("out"), "a file in the place of the folder").unwrap();
+    let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["x", "y"], out, model)];
+    let mut farm = Farm::start_in(folder, shards, |_| {}).await;
+    let error = farm.end().await.unwrap_err();
+    assert!(matches!(&error, Error::Storage(_)) && error.to_string().contains("/out"), "{error}");
+    let state = farm.coordinator().state();
+    assert_eq!(state.releases.len(), 1);
+    assert_eq!(state.releases[0].1, ReleaseReason::Storage);
+    assert_eq!((state.results.len(), state.closed), (0, 1));
+    assert!(farm.watch.started().is_empty());
+}
+
+#[tokio::test]
+async fn output_that_fails_in_the_middle_ends_the_worker_and_blames_no_image() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("out")).unwrap();
+    std::fs::write(folder.path().join("out/sub"), "a file in the place of a folder").unwrap();
+    let shards = |out: &Path, model: &Path| {
+        let mut lease = shard("a", 0, &["x", "y", "z", "z", "z", "z", "z", "z"], out, model);
+        lease.images[1].object = "sub/y.png".into();
+        vec![lease]
+    };
+    let mut farm = Farm::start_in(folder, shards, |_| {}).await;
+    let error = farm.end().await.unwrap_err();
+    assert!(matches!(&error, Error::Storage(_)) && error.to_string().contains("sub/y.png"), "{error}");
+    let state = farm.coordinator().state();
+    assert_eq!(state.done(0).object, "0000.png", "what was finished is reported");
+    assert!(!state.results.contains_key(&1));
+    assert_eq!(state.releases[0].1, ReleaseReason::Storage);
+    assert!(state.releases[0].2.contains("sub/y.png"), "{:?}", state.releases);
+}
+
+#[tokio::test]
+async fn panic_of_the_engine_is_an_error_of_the_image_and_the_end_of_the_worker() {
+    let mut farm = Farm::start(|out, model| vec![shard("a", 0, &["x", "panic", "y"], out, model)]).await;
+    let error = farm.end().await.unwrap_err();
+    assert!(matches!(&error, Error::Engine(text) if text.contains("as the prompt says")), "{error}");
+    let state = farm.coordinator().state();
+    assert_eq!(state.failed(1).error_class(), ErrorClass::Internal);
+    assert_eq!(state.done(0).object, "0000.png");
+    assert!(!state.results.contains_key(&2));
+    assert_eq!((state.releases[0].1, state.closed), (ReleaseReason::Drain, 1));
+}
+
+#[tokio::test]
+async fn coordinator_that_refuses_results_ends_the_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["x", "y"], out, model)];
+    let mut farm = Farm::start_in(folder, shards, |state| {
+        state.faults.insert("report", [Fault::Refuse(Code::InvalidArgument)].into());
+    })
+    .await;
+    let error = farm.end().await.unwrap_err();
+    assert!(matches!(&error, Error::Coordinator(text) if text.contains("report results")), "{error}");
+    assert_eq!(farm.coordinator().state().closed, 1);
+}
