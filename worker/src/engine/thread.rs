@@ -28,20 +28,37 @@ pub(crate) struct Command {
     /// As the job names it.
     pub(crate) model: String,
     pub(crate) recipe: Recipe,
-    /// Taken when the image is not to be started any more.
     pub(crate) claim: Claim,
     pub(crate) reply: oneshot::Sender<Rendered>,
 }
 
 /// Who decides about an image that waits at the engine: the engine by starting it or its waiter by giving it
 /// up, whoever comes first.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Claim(Arc<AtomicBool>);
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    taken: Arc<AtomicBool>,
+    skip: CancellationToken,
+}
 
 impl Claim {
-    /// Whether the decision is the caller's.
-    pub(crate) fn take(&self) -> bool {
-        !self.0.swap(true, Ordering::AcqRel)
+    /// `skip` is cancelled when the image is not to be started any more.
+    pub(crate) fn new(skip: CancellationToken) -> Self {
+        Self { taken: Arc::default(), skip }
+    }
+
+    /// Whether the image is the engine's to render.
+    pub(crate) fn start(&self) -> bool {
+        !self.skip.is_cancelled() && self.take()
+    }
+
+    /// Waits until the image is not to be started any more; `false` when it was started before.
+    pub(crate) async fn given_up(&self) -> bool {
+        self.skip.cancelled().await;
+        self.take()
+    }
+
+    fn take(&self) -> bool {
+        !self.taken.swap(true, Ordering::AcqRel)
     }
 }
 
@@ -129,7 +146,7 @@ impl EngineThread {
     fn work(mut self, mut queue: mpsc::Receiver<Command>, encoder: &Encoder) -> Result<(), String> {
         while let Some(command) = queue.blocking_recv() {
             // Without an answer the image counts as skipped.
-            if self.context.stop.is_cancelled() || !command.claim.take() {
+            if self.context.stop.is_cancelled() || !command.claim.start() {
                 continue;
             }
             self.context.leases.started(&command.lease, command.index);

@@ -5,7 +5,6 @@ use sanafarm_proto::v1::{ImageFailed, ImageResult};
 use sanafarm_storage::Output;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinError;
-use tokio_util::sync::CancellationToken;
 
 use super::Shift;
 use crate::engine::{Claim, Command, Outcome, Rendered};
@@ -38,8 +37,6 @@ pub(super) struct Image {
 pub(super) struct Waiter {
     pub(super) rendered: oneshot::Receiver<Rendered>,
     pub(super) claim: Claim,
-    /// Cancelled when the image is not to be started any more.
-    pub(super) skip: CancellationToken,
 }
 
 impl Waiter {
@@ -48,8 +45,8 @@ impl Waiter {
         let answer = tokio::select! {
             biased;
             answer = &mut self.rendered => answer,
-            () = self.skip.cancelled() => {
-                if self.claim.take() {
+            given_up = self.claim.given_up() => {
+                if given_up {
                     return Rendered::skipped();
                 }
                 self.rendered.await
@@ -68,7 +65,7 @@ impl Shift {
         let Some(leased) = shard.waiting.pop_front() else { return };
         shard.in_hand += 1;
         let (reply, rendered) = oneshot::channel();
-        let claim = Claim::default();
+        let claim = Claim::new(shard.skip.clone());
         let image = Image {
             lease: shard.key.clone(),
             index: leased.index,
@@ -89,7 +86,7 @@ impl Shift {
                 debug_assert!(answered.is_ok(), "the receiver is still here");
             }
         }
-        let waiter = Waiter { rendered, claim, skip: shard.skip.clone() };
+        let waiter = Waiter { rendered, claim };
         self.images.spawn(image.see_through(waiter, shard.output.clone(), leased.object, reports));
     }
 

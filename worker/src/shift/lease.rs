@@ -5,7 +5,6 @@ use std::time::Duration;
 use sanafarm_proto::v1::Lease;
 use sanafarm_storage::Output;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
 use super::{Aside, LOW_WATER, Shard, Shift};
 use crate::leases::LeaseKey;
@@ -26,7 +25,7 @@ impl Shift {
     /// Asks for a shard when there is room for one and nobody asks yet.
     pub(super) fn lease_ahead(&mut self) {
         let waiting: usize = self.shards.iter().map(|shard| shard.waiting.len()).sum();
-        if self.leaving.is_cancelled() || self.leasing.is_some() || waiting > LOW_WATER {
+        if self.leaving || self.leasing.is_some() || waiting > LOW_WATER {
             return;
         }
         let session = self.session.clone();
@@ -49,7 +48,7 @@ impl Shift {
                 return self.release(key, true);
             }
         };
-        if self.leaving.is_cancelled() {
+        if self.leaving {
             return self.release(key, true);
         }
         tracing::info!(
@@ -57,7 +56,7 @@ impl Shift {
             "leased a shard"
         );
         self.output = Some((lease.output, output.clone()));
-        let skip: CancellationToken = self.leaving.child_token();
+        let skip = self.skip.child_token();
         self.leases.add(key.clone(), skip.clone());
         self.shards.push(Shard {
             key,

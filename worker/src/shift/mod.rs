@@ -77,8 +77,10 @@ struct Shift {
     output: Option<(String, Output)>,
     /// Model of the last picture.
     loaded: Option<String>,
-    /// Parent of all `skip` tokens: cancelled when the worker leaves.
-    leaving: CancellationToken,
+    leaving: bool,
+    /// Parent of all `skip` tokens: cancelled when the worker leaves, by the soft shutdown itself so that not
+    /// one image is started after it.
+    skip: CancellationToken,
     /// Stops the engine at its next step.
     stop: CancellationToken,
     summary: Summary,
@@ -115,11 +117,12 @@ pub(crate) async fn run(
     };
     let threads = engine::start(engine, context)
         .map_err(|error| Error::Engine(format!("start the engine thread: {error}")))?;
-    Shift::new(session, leases, stop).work(threads, shutdown).await
+    let skip = shutdown.soft.child_token();
+    Shift::new(session, leases, skip, stop).work(threads, shutdown).await
 }
 
 impl Shift {
-    fn new(session: Session, leases: Arc<Leases>, stop: CancellationToken) -> Self {
+    fn new(session: Session, leases: Arc<Leases>, skip: CancellationToken, stop: CancellationToken) -> Self {
         Self {
             session,
             leases,
@@ -132,7 +135,8 @@ impl Shift {
             leasing: None,
             output: None,
             loaded: None,
-            leaving: CancellationToken::new(),
+            leaving: false,
+            skip,
             stop,
             summary: Summary::default(),
             failure: None,
@@ -161,10 +165,10 @@ impl Shift {
                     self.images.abort_all();
                     self.abandon_shards();
                 }
-                () = shutdown.soft.cancelled(), if !self.leaving.is_cancelled() => {
+                () = shutdown.soft.cancelled(), if !self.leaving => {
                     self.leave("finishing the image in hand");
                 }
-                end = &mut ended, if !self.leaving.is_cancelled() => self.engine_ended(end),
+                end = &mut ended, if !self.leaving => self.engine_ended(end),
                 Some(image) = self.images.join_next() => self.settle_image(image),
                 Some(note) = acknowledgements.recv() => self.acknowledge(&note),
                 Some(aside) = self.asides.join_next() => self.settle_aside(aside),
@@ -206,16 +210,17 @@ impl Shift {
     fn has_left(&self) -> bool {
         let at_work =
             self.reporting || self.releasing > 0 || !self.images.is_empty() || !self.shards.is_empty();
-        self.leaving.is_cancelled() && !at_work
+        self.leaving && !at_work
     }
 
     /// Starts no more images and leases no more shards; what is in hand goes on.
     fn leave(&mut self, why: &str) {
-        if self.leaving.is_cancelled() {
+        if self.leaving {
             return;
         }
         tracing::info!(why, "leaving");
-        self.leaving.cancel();
+        self.leaving = true;
+        self.skip.cancel();
         self.reports = None;
         if let Some(leasing) = self.leasing.take() {
             // A lease granted in this moment is released when the session closes.
