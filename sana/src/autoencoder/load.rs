@@ -115,11 +115,11 @@ impl Load<'_> {
             .map(|block| {
                 let name = format!("{prefix}.{block}");
                 match config.decoder_block_types[number] {
-                    BlockKind::ResBlock => self.residual(&name, width).map(Block::Residual),
+                    BlockKind::ResBlock => Ok(Block::Residual(Box::new(self.residual(&name, width)?))),
                     BlockKind::EfficientViTBlock => {
                         let scales = &config.decoder_qkv_multiscales[number];
                         let attention = self.attention(&name, width, config.attention_head_dim, scales)?;
-                        Ok(Block::Vit(attention, self.gated(&name, width)?))
+                        Ok(Block::Vit(Box::new((attention, self.gated(&name, width)?))))
                     }
                 }
             })

@@ -51,8 +51,8 @@ struct Stage {
 /// One block of a stage.
 #[derive(Debug)]
 enum Block {
-    Residual(ResBlock),
-    Vit(Attention, GatedConv),
+    Residual(Box<ResBlock>),
+    Vit(Box<(Attention, GatedConv)>),
 }
 
 /// The decoder's weights.
@@ -155,7 +155,8 @@ impl Decoder {
                 let name = name();
                 rows = match block {
                     Block::Residual(block) => observed(Box::new(Residual::new(rows, block)), name),
-                    Block::Vit(attention, gated) => {
+                    Block::Vit(block) => {
+                        let (attention, gated) = &**block;
                         let attended = Attended::new(rows, attention, band_at(depth));
                         let attended = observed(Box::new(attended), format!("{name}.attn"));
                         observed(Box::new(Gated::new(attended, gated)), name)

@@ -27,8 +27,8 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Error> {
         Ok(())
     };
     let (mut prepared, mut inputs) = (Vec::new(), Vec::new());
-    for index in 0..count {
-        let rows = real(&texts.i(index)?, &mask[index])?;
+    for (index, mask) in mask.iter().enumerate() {
+        let rows = real(&texts.i(index)?, mask)?;
         prepared.push(transformer.prepare(&rows, Some(&observe))?);
         inputs.push(latents.i(index)?);
     }

@@ -40,7 +40,7 @@ pub fn tanh(x: f32) -> f32 {
 /// GELU in its tanh form, as `gelu_pytorch_tanh`.
 #[inline(always)]
 pub fn gelu_tanh(x: f32) -> f32 {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_56;
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     0.5 * x * (1.0 + tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
 }
 

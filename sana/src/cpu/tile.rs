@@ -117,7 +117,6 @@ macro_rules! kernel {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[expect(clippy::needless_range_loop, reason = "constant indices keep the sums in registers")]
 mod avx512 {
     use std::arch::x86_64::*;
 
@@ -140,7 +139,6 @@ mod avx512 {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[expect(clippy::needless_range_loop, reason = "constant indices keep the sums in registers")]
 mod avx2 {
     use std::arch::x86_64::*;
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Load, per_sequence};
+use super::{Load, Observer, per_sequence};
 use crate::Error;
 use crate::config::TransformerConfig;
 use crate::ops::{
@@ -120,7 +120,7 @@ impl Block {
         (height, width): (usize, usize),
         modulation: &[Vec<f32>],
         texts: &[&BlockText],
-        observer: Option<&dyn Fn(&str, &Tensor) -> Result<()>>,
+        observer: Option<Observer<'_>>,
     ) -> Result<Tensor> {
         let tokens = height * width;
         let modulation: Vec<Vec<f32>> = modulation
