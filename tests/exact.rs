@@ -1,4 +1,5 @@
 //! What a picture may depend on: its recipe and the weights, and nothing else.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::ops::ControlFlow;
 use std::path::Path;
