@@ -28,7 +28,7 @@ impl Isa {
     /// The best that this machine has.
     pub fn detect() -> Self {
         #[cfg(test)]
-        if let Some(isa) = forced() {
+        if let Some(isa) = testing::forced() {
             return isa;
         }
         #[cfg(target_arch = "x86_64")]
@@ -142,5 +142,3 @@ mod testing {
         }
     }
 }
-#[cfg(test)]
-use testing::forced;
