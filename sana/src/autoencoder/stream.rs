@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use candle_core::{CustomOp2, Result, Tensor};
 
-use crate::ops::{Conv, RmsNorm, UpsampleConv};
+use crate::ops::{Conv, RmsNorm, UpsampleConv, join_rows, to_vec};
 
 /// Bands of rows from top to bottom; `None` after the last.
 pub trait Source {
@@ -105,10 +105,12 @@ impl Halo {
 fn last_rows(first: &Tensor, second: &Tensor, count: usize) -> Result<Tensor> {
     let below = second.dim(0)?;
     if count <= below {
-        return second.narrow(0, below - count, count)?.force_contiguous();
+        let last = second.narrow(0, below - count, count)?;
+        // A copy: a view would keep the whole band.
+        return Tensor::from_vec(to_vec(&last)?, last.shape(), last.device());
     }
     let above = count - below;
-    Tensor::cat(&[&first.narrow(0, first.dim(0)? - above, above)?, second], 0)
+    join_rows(&[first.narrow(0, first.dim(0)? - above, above)?, second.clone()])
 }
 
 /// Rows that wait for the slower of two branches.
@@ -141,10 +143,7 @@ impl Delay {
             missing -= there;
             parts.push(rows);
         }
-        match parts.as_slice() {
-            [rows] => Ok(rows.clone()),
-            _ => Tensor::cat(&parts, 0),
-        }
+        join_rows(&parts)
     }
 
     /// Rows that wait.

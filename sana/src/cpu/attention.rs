@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::gemm::{Packed, Rows, gemm};
+use super::gemm::{Packed, Place, Rows, gemm};
 use super::math::{Activation, exp};
 use super::vectorized;
 
@@ -149,10 +149,10 @@ impl CrossAttention {
         for (head, (keys, values)) in self.keys.iter().zip(&self.values).enumerate() {
             let first = head * self.width;
             let rows = Rows { data: queries, count, stride, segments: &[first], length: self.width };
-            gemm(rows, keys, Activation::None, &|row| Some(row * tokens), &mut scores);
+            gemm(rows, keys, Activation::None, Place::rows(tokens, 0), &mut scores);
             scores.par_chunks_mut(tokens * 16).for_each(|rows| softmax_rows(rows, tokens, scale));
             let rows = Rows { data: &scores, count, stride: tokens, segments: &[0], length: tokens };
-            gemm(rows, values, Activation::None, &|row| Some(row * stride + first), out);
+            gemm(rows, values, Activation::None, Place::rows(stride, first), out);
         }
     }
 }

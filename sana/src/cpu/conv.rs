@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::gemm::{Packed, Rows, gemm};
+use super::gemm::{Packed, Place, Rows, gemm};
 use super::math::Activation;
 
 /// Rows of a picture with a frame of zeros left and right, and zero rows where the picture ends.
@@ -105,11 +105,8 @@ impl Conv3x3 {
             segments: &[0, stride, 2 * stride],
             length: 3 * channels,
         };
-        let place = |pixel: usize| {
-            let (y, x) = (pixel / framed, pixel % framed);
-            (x < width).then(|| (y * width + x) * columns)
-        };
-        gemm(rows, &self.packed, activation, &place, out);
+        let place = Place { frame: framed, kept: width, line: width * columns, step: columns, offset: 0 };
+        gemm(rows, &self.packed, activation, place, out);
     }
 }
 
@@ -169,11 +166,14 @@ impl Upsample {
                 segments: &[first, first + stride],
                 length: 2 * channels,
             };
-            let place = |pixel: usize| {
-                let (y, x) = (pixel / framed, pixel % framed);
-                (x < width).then(|| ((2 * y + py) * 2 * width + 2 * x + px) * columns)
+            let place = Place {
+                frame: framed,
+                kept: width,
+                line: 4 * width * columns,
+                step: 2 * columns,
+                offset: (py * 2 * width + px) * columns,
             };
-            gemm(rows, packed, Activation::None, &place, out);
+            gemm(rows, packed, Activation::None, place, out);
         }
         self.add_shortcut(window, out);
     }

@@ -83,12 +83,32 @@ pub struct Rows<'a> {
     pub length: usize,
 }
 
-/// Where row `m` of the result goes: an offset into the output, or nowhere.
-pub type Place<'a> = &'a (dyn Fn(usize) -> Option<usize> + Sync);
+/// Where the rows of the result go. They come in lines of `frame` rows, of which the first `kept` count: row `i` of
+/// line `y` is written at `offset + y * line + i * step`.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Result rows in a line.
+    pub frame: usize,
+    /// Those of them that are written.
+    pub kept: usize,
+    /// Distance of one line to the next in the output.
+    pub line: usize,
+    /// Distance of one row to the next in the output.
+    pub step: usize,
+    /// Where the first row goes.
+    pub offset: usize,
+}
+
+impl Place {
+    /// Row after row.
+    pub fn rows(step: usize, offset: usize) -> Self {
+        Self { frame: usize::MAX, kept: usize::MAX, line: 0, step, offset }
+    }
+}
 
 /// Writes `activation(rows * packed + bias)`; `place` must give every row its own range of
 /// `packed.columns()` values in `out`.
-pub fn gemm(rows: Rows<'_>, packed: &Packed, activation: Activation, place: Place<'_>, out: &mut [f32]) {
+pub fn gemm(rows: Rows<'_>, packed: &Packed, activation: Activation, place: Place, out: &mut [f32]) {
     let Rows { data, count, stride, segments, length } = rows;
     assert_eq!(segments.len() * length, packed.k, "inner lengths differ");
     if count == 0 {
@@ -140,7 +160,7 @@ struct Task<'a> {
     count: usize,
     packed: &'a Packed,
     activation: Activation,
-    place: Place<'a>,
+    place: Place,
     target: &'a Target,
 }
 
@@ -181,9 +201,18 @@ impl Task<'_> {
             }
         }
         self.activation.apply(scratch);
-        for (row, sums) in scratch.chunks_exact(width).enumerate() {
-            let Some(offset) = (self.place)(self.first + row) else { continue };
-            let offset = offset + first_column;
+        let place = self.place;
+        let (mut line, mut at) = (self.first / place.frame, self.first % place.frame);
+        for sums in scratch.chunks_exact(width) {
+            let (y, x) = (line, at);
+            at += 1;
+            if at == place.frame {
+                (line, at) = (line + 1, 0);
+            }
+            if x >= place.kept {
+                continue;
+            }
+            let offset = place.offset + y * place.line + x * place.step + first_column;
             assert!(offset + columns <= self.target.len, "result row lies outside the output");
             // SAFETY: in bounds by the assertion; `place` gives each row its own range, each panel its own
             // columns, and each (row, panel) is visited by one task.
@@ -207,7 +236,7 @@ mod tests {
         packed.isa = isa;
         let mut out = vec![f32::NAN; m * n];
         let rows = Rows { data: &left, count: m, stride: k, segments: &[0], length: k };
-        gemm(rows, &packed, Activation::None, &|row| Some(row * n), &mut out);
+        gemm(rows, &packed, Activation::None, Place::rows(n, 0), &mut out);
         out
     }
 

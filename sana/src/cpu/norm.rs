@@ -36,6 +36,12 @@ pub fn add_gated(x: &mut [f32], gate: &[f32], y: &[f32]) {
     });
 }
 
+/// `x + y`, into `x`.
+pub fn add(x: &mut [f32], y: &[f32]) {
+    const CHUNK: usize = 1 << 14;
+    x.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(x, y)| add_all(x, y));
+}
+
 #[inline(always)]
 fn sum_of(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0_f32; LANES];
@@ -90,6 +96,14 @@ vectorized! {
             for (((out, value), scale), shift) in out.iter_mut().zip(x).zip(scale).zip(shift) {
                 *out = (value - mean) * factor * (1.0 + scale) + shift;
             }
+        }
+    }
+}
+
+vectorized! {
+    fn add_all(x: &mut [f32], y: &[f32]) {
+        for (x, y) in x.iter_mut().zip(y) {
+            *x += y;
         }
     }
 }

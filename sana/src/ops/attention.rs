@@ -8,9 +8,12 @@ use crate::cpu::attention::{CrossAttention, Heads, KeyValueSum};
 /// Tokens in one chunk of the transformer's sums.
 const CHUNK: usize = 64;
 
-/// The transformer's linear self-attention: queries, keys and values `[n, heads * width]` to the same shape.
-#[derive(Debug)]
+/// The transformer's linear self-attention: queries, keys and values `[sequences * tokens, heads * width]` to the same
+/// shape.
+#[derive(Clone, Copy, Debug)]
 pub struct TokenAttention {
+    /// Sequences; each attends to itself.
+    pub sequences: usize,
     /// Heads.
     pub heads: usize,
     /// Channels of a head.
@@ -31,21 +34,33 @@ impl CustomOp3 for TokenAttention {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (tokens, channels) = l1.shape().dims2()?;
-        if channels != self.heads * self.width || l2.dims() != l1.dims() || l3.dims() != l1.dims() {
+        let (rows, channels) = l1.shape().dims2()?;
+        let fits = channels == self.heads * self.width && rows.is_multiple_of(self.sequences);
+        if !fits || l2.dims() != l1.dims() || l3.dims() != l1.dims() {
             bail!("linear-attention: shapes {:?}, {:?}, {:?} do not fit", l1.dims(), l2.dims(), l3.dims());
         }
-        let heads = |data| Heads { data, stride: channels, group: self.width, offset: 0 };
-        let mut sums = KeyValueSum::new(self.heads, self.width);
-        let (keys, vals) = (values(self.name(), s2, l2)?, values(self.name(), s3, l3)?);
-        sums.add(tokens, CHUNK, heads(keys), heads(vals));
-        let mut out = vec![0.0; tokens * channels];
-        sums.attend(tokens, heads(values(self.name(), s1, l1)?), &mut out, channels, 0);
-        made(out, (tokens, channels))
+        let name = self.name();
+        let (queries, keys, vals) = (values(name, s1, l1)?, values(name, s2, l2)?, values(name, s3, l3)?);
+        let tokens = rows / self.sequences;
+        let length = tokens * channels;
+        let mut out = vec![0.0; rows * channels];
+        for (sequence, out) in out.chunks_exact_mut(length).enumerate() {
+            let part = sequence * length..(sequence + 1) * length;
+            let [queries, keys, vals] = [queries, keys, vals].map(|all| Heads {
+                data: &all[part.clone()],
+                stride: channels,
+                group: self.width,
+                offset: 0,
+            });
+            let mut sums = KeyValueSum::new(self.heads, self.width);
+            sums.add(tokens, CHUNK, keys, vals);
+            sums.attend(tokens, queries, out, channels, 0);
+        }
+        made(out, (rows, channels))
     }
 }
 
-/// Cross-attention of latent tokens to one text: queries `[n, heads * width]` to the same shape.
+/// Keys and values of one text, ready for cross-attention.
 #[derive(Debug)]
 pub struct CrossText {
     packed: CrossAttention,
@@ -58,7 +73,15 @@ impl CrossText {
     }
 }
 
-impl CustomOp1 for CrossText {
+/// Cross-attention of latent tokens, each sequence to its own text: queries `[sequences * tokens, heads * width]` to
+/// the same shape.
+#[derive(Debug)]
+pub struct CrossTexts<'a> {
+    /// One for each sequence.
+    pub texts: &'a [&'a CrossText],
+}
+
+impl CustomOp1 for CrossTexts<'_> {
     fn name(&self) -> &'static str {
         "cross-attention"
     }
@@ -66,7 +89,11 @@ impl CustomOp1 for CrossText {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let queries = values(self.name(), storage, layout)?;
         let mut out = vec![0.0; queries.len()];
-        self.packed.attend(queries, &mut out);
+        let length = queries.len() / self.texts.len();
+        let parts = queries.chunks_exact(length).zip(out.chunks_exact_mut(length));
+        for (text, (queries, out)) in self.texts.iter().zip(parts) {
+            text.packed.attend(queries, out);
+        }
         made(out, layout.shape().clone())
     }
 }

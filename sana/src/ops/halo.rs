@@ -3,12 +3,12 @@
 //! Each takes the rows kept from before and the new ones, and gives the rows that have all their neighbours:
 //! `pad` rows at each end do not. Left and right the picture is framed with zeros.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 use super::{Activation, made, to_vec, values};
 use crate::cpu::conv::{Conv3x3, Upsample, Window};
 use crate::cpu::depthwise::Depthwise;
-use crate::cpu::gemm::{Packed, Rows, gemm};
+use crate::cpu::gemm::{Packed, Place, Rows, gemm};
 
 /// Rows of both inputs in one framed window, with its channels as wanted.
 fn window(
@@ -124,6 +124,37 @@ impl GatedDepthwise {
     }
 }
 
+/// The same over whole pictures: `[n * height * width, 2 f]` to `[n * height * width, f]`.
+#[derive(Debug)]
+pub struct GatedPictures<'a> {
+    /// Weights.
+    pub layer: &'a GatedDepthwise,
+    /// Rows of a picture.
+    pub height: usize,
+    /// Pixels of a row.
+    pub width: usize,
+}
+
+impl CustomOp1 for GatedPictures<'_> {
+    fn name(&self) -> &'static str {
+        "depthwise3x3-gate"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = values(self.name(), storage, layout)?;
+        let (tokens, channels) = layout.shape().dims2()?;
+        let picture = self.height * self.width;
+        if channels != self.layer.layer.channels() || !tokens.is_multiple_of(picture) {
+            bail!("depthwise3x3-gate: {:?} are no pictures of {}x{}", layout.dims(), self.width, self.height);
+        }
+        let mut out = vec![0.0; tokens * channels / 2];
+        for (x, out) in x.chunks_exact(picture * channels).zip(out.chunks_exact_mut(picture * channels / 2)) {
+            self.layer.layer.run_gated(&Window::new(&[x], self.width, channels, 1, 1, 1), out);
+        }
+        made(out, (tokens, channels / 2))
+    }
+}
+
 impl CustomOp2 for GatedDepthwise {
     fn name(&self) -> &'static str {
         "depthwise3x3-gate"
@@ -217,8 +248,7 @@ impl CustomOp2 for MultiScale {
                 segments: &[first],
                 length: packed.inner(),
             };
-            let place = |pixel| Some(pixel * 2 * channels + channels + first);
-            gemm(rows, packed, Activation::None, &place, &mut out);
+            gemm(rows, packed, Activation::None, Place::rows(2 * channels, channels + first), &mut out);
         }
         made(out, (rows, width, 2 * channels))
     }

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{Activation, made, to_vec, values};
-use crate::cpu::gemm::{Packed, Rows, gemm};
+use crate::cpu::gemm::{Packed, Place, Rows, gemm};
 
 /// `activation(x W^T + b)`. A row of the result depends on its own row of `x` alone.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl CustomOp1 for Linear {
         let count = x.len() / k;
         let mut out = vec![0.0; count * n];
         let rows = Rows { data: x, count, stride: k, segments: &[0], length: k };
-        gemm(rows, &self.packed, self.activation, &|row| Some(row * n), &mut out);
+        gemm(rows, &self.packed, self.activation, Place::rows(n, 0), &mut out);
         made(out, dims)
     }
 }

@@ -7,10 +7,10 @@ mod halo;
 mod linear;
 mod norm;
 
-use candle_core::{CpuStorage, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
 
-pub use attention::{CrossText, ScaleSums, TokenAttention};
-pub use halo::{Conv, GatedDepthwise, MultiScale, UpsampleConv};
+pub use attention::{CrossText, CrossTexts, ScaleSums, TokenAttention};
+pub use halo::{Conv, GatedDepthwise, GatedPictures, MultiScale, UpsampleConv};
 pub use linear::Linear;
 pub use norm::{AddGated, LayerNormModulated, RmsNorm};
 
@@ -35,4 +35,23 @@ fn made(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)
 /// Copies a tensor's values out, in f32.
 pub fn to_vec(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
+}
+
+/// Tensors of equal width one below the other.
+///
+/// candle's own does the same with a thread pool that spins, which costs more than such copies take.
+pub fn join_rows(parts: &[Tensor]) -> Result<Tensor> {
+    let [first, ..] = parts else { bail!("no rows to join") };
+    if let [only] = parts {
+        return Ok(only.clone());
+    }
+    let mut dims = first.dims().to_vec();
+    dims[0] = parts.iter().map(|part| part.dim(0)).sum::<Result<_>>()?;
+    let mut all = Vec::with_capacity(dims.iter().product());
+    for part in parts {
+        let (storage, layout) = part.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { bail!("rows to join are not on the CPU") };
+        all.extend_from_slice(values("join-rows", storage, layout)?);
+    }
+    Tensor::from_vec(all, dims, first.device())
 }

@@ -79,13 +79,12 @@ impl CustomOp2 for RmsNormAdd<'_> {
     }
 }
 
-/// `layer_norm(x) * (1 + scale) + shift` over the last dimension, the norm without parameters of its own.
+/// `layer_norm(x) * (1 + scale) + shift` over the last dimension, the norm without parameters of its own. The rows
+/// belong to sequences of equal length, each with its own scale and shift.
 #[derive(Debug)]
 pub struct LayerNormModulated<'a> {
-    /// Added to 1 and multiplied with.
-    pub scale: &'a [f32],
-    /// Added.
-    pub shift: &'a [f32],
+    /// For each sequence: added to 1 and multiplied with; added.
+    pub scale_shift: &'a [(&'a [f32], &'a [f32])],
     /// Added to the variance.
     pub eps: f32,
 }
@@ -98,16 +97,20 @@ impl CustomOp1 for LayerNormModulated<'_> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(self.name(), storage, layout)?;
         let mut out = vec![0.0; x.len()];
-        norm::layer_norm_modulated(x, self.scale, self.shift, self.eps, &mut out);
+        let length = x.len() / self.scale_shift.len();
+        let parts = x.chunks_exact(length).zip(out.chunks_exact_mut(length));
+        for ((scale, shift), (x, out)) in self.scale_shift.iter().zip(parts) {
+            norm::layer_norm_modulated(x, scale, shift, self.eps, out);
+        }
         made(out, layout.shape().clone())
     }
 }
 
-/// `x += gate * y`, in place.
+/// `x += gate * y`, in place. The rows belong to sequences of equal length, each with its own gate.
 #[derive(Debug)]
 pub struct AddGated<'a> {
-    /// One factor for each channel.
-    pub gate: &'a [f32],
+    /// For each sequence one factor for each channel; empty for a plain sum.
+    pub gates: &'a [&'a [f32]],
 }
 
 impl InplaceOp2 for AddGated<'_> {
@@ -123,7 +126,15 @@ impl InplaceOp2 for AddGated<'_> {
         if end - start != y.len() {
             bail!("add-gated: {:?} does not fit {:?}", l2.dims(), l1.dims());
         }
-        norm::add_gated(&mut x[start..end], self.gate, y);
+        let x = &mut x[start..end];
+        if self.gates.is_empty() {
+            norm::add(x, y);
+            return Ok(());
+        }
+        let length = x.len() / self.gates.len();
+        for (gate, (x, y)) in self.gates.iter().zip(x.chunks_exact_mut(length).zip(y.chunks_exact(length))) {
+            norm::add_gated(x, gate, y);
+        }
         Ok(())
     }
 }

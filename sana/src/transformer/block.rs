@@ -2,12 +2,12 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Load, Observer, per_sequence};
+use super::{Load, Observer};
 use crate::Error;
 use crate::config::TransformerConfig;
 use crate::ops::{
-    Activation, AddGated, CrossText, GatedDepthwise, LayerNormModulated, Linear, RmsNorm, TokenAttention,
-    to_vec,
+    Activation, AddGated, CrossText, CrossTexts, GatedDepthwise, GatedPictures, LayerNormModulated, Linear,
+    RmsNorm, TokenAttention, to_vec,
 };
 
 /// Queries, keys and values of one attention, its output layer, and the norms that Sana 1.5 has on queries and keys.
@@ -93,6 +93,7 @@ impl Block {
             )?,
             attention: Projections::load(load, &format!("{prefix}.attn1"), width, false, config.qk_norm)?,
             self_attention: TokenAttention {
+                sequences: 1,
                 heads: config.num_attention_heads,
                 width: config.attention_head_dim,
             },
@@ -122,77 +123,47 @@ impl Block {
         texts: &[&BlockText],
         observer: Option<Observer<'_>>,
     ) -> Result<Tensor> {
-        let tokens = height * width;
+        let observe = |name: &str, value: &Tensor| observer.map_or(Ok(()), |observer| observer(name, value));
         let modulation: Vec<Vec<f32>> = modulation
             .iter()
             .map(|row| row.iter().zip(&self.scale_shift_table).map(|(time, table)| time + table).collect())
             .collect();
-        let part = |index: usize, part: usize| &modulation[index][part * self.width..][..self.width];
-
-        let observe = |name: &str, value: &Tensor| observer.map_or(Ok(()), |observer| observer(name, value));
+        // Of each sequence one of: shift, scale, gate of the attention; the same of the feed-forward part.
+        let parts = |part: usize| -> Vec<&[f32]> {
+            modulation.iter().map(|row| &row[part * self.width..][..self.width]).collect()
+        };
         if observer.is_some() {
             // Its own module in the reference; here the modulation is part of it.
-            let zero = vec![0.0; self.width];
-            observe("norm1", &self.normed(&hidden, tokens, |_| (&zero, &zero))?)?;
+            let zeros = vec![0.0; self.width];
+            let zeros = vec![&zeros[..]; modulation.len()];
+            observe("norm1", &self.normed(&hidden, &zeros, &zeros)?)?;
         }
 
-        let x = self.normed(&hidden, tokens, |index| (part(index, 0), part(index, 1)))?;
+        let x = self.normed(&hidden, &parts(0), &parts(1))?;
         let (q, k, v) =
             (self.attention.queries(&x)?, self.attention.keys(&x)?, self.attention.v.forward(&x)?);
-        let attended = per_sequence(&q, tokens, |index, q| {
-            let rows = |all: &Tensor| all.narrow(0, index * tokens, tokens);
-            q.apply_op3_no_bwd(&rows(&k)?, &rows(&v)?, &self.self_attention)
-        })?;
-        let attended = self.attention.out.forward(&attended)?;
+        let attention = TokenAttention { sequences: modulation.len(), ..self.self_attention };
+        let attended = self.attention.out.forward(&q.apply_op3_no_bwd(&k, &v, &attention)?)?;
         observe("attn1", &attended)?;
-        self.add_gated(&hidden, &attended, tokens, |index| part(index, 2))?;
+        hidden.inplace_op2(&attended, &AddGated { gates: &parts(2) })?;
 
-        let queries = self.cross.queries(&hidden)?;
-        let attended =
-            per_sequence(&queries, tokens, |index, queries| queries.apply_op1_no_bwd(&texts[index].0))?;
+        let texts: Vec<_> = texts.iter().map(|text| &text.0).collect();
+        let attended = self.cross.queries(&hidden)?.apply_op1_no_bwd(&CrossTexts { texts: &texts })?;
         let attended = self.cross.out.forward(&attended)?;
         observe("attn2", &attended)?;
-        let hidden = (hidden + attended)?;
+        hidden.inplace_op2(&attended, &AddGated { gates: &[] })?;
 
-        let x = self.normed(&hidden, tokens, |index| (part(index, 3), part(index, 4)))?;
-        let inverted = self.inverted.forward(&x)?;
-        let gated = per_sequence(&inverted, tokens, |_, rows| {
-            let channels = rows.dim(1)?;
-            let frame = Tensor::zeros((1, width, channels), rows.dtype(), rows.device())?;
-            let rows = Tensor::cat(&[&rows.reshape((height, width, channels))?, &frame], 0)?;
-            frame.apply_op2_no_bwd(&rows, &self.depthwise)?.flatten(0, 1)
-        })?;
-        let out = self.point.forward(&gated)?;
+        let x = self.normed(&hidden, &parts(3), &parts(4))?;
+        let gate = GatedPictures { layer: &self.depthwise, height, width };
+        let out = self.point.forward(&self.inverted.forward(&x)?.apply_op1_no_bwd(&gate)?)?;
         observe("ff", &out)?;
-        self.add_gated(&hidden, &out, tokens, |index| part(index, 5))?;
+        hidden.inplace_op2(&out, &AddGated { gates: &parts(5) })?;
         Ok(hidden)
     }
 
     /// Layer norm of each sequence with its own shift and scale.
-    fn normed<'a>(
-        &self,
-        hidden: &Tensor,
-        tokens: usize,
-        shift_scale: impl Fn(usize) -> (&'a [f32], &'a [f32]),
-    ) -> Result<Tensor> {
-        per_sequence(hidden, tokens, |index, rows| {
-            let (shift, scale) = shift_scale(index);
-            rows.apply_op1_no_bwd(&LayerNormModulated { scale, shift, eps: self.eps })
-        })
-    }
-
-    /// `hidden += gate * y`, in place, each sequence with its own gate.
-    fn add_gated<'a>(
-        &self,
-        hidden: &Tensor,
-        y: &Tensor,
-        tokens: usize,
-        gate: impl Fn(usize) -> &'a [f32],
-    ) -> Result<()> {
-        for index in 0..hidden.dim(0)? / tokens {
-            let rows = |all: &Tensor| all.narrow(0, index * tokens, tokens);
-            rows(hidden)?.inplace_op2(&rows(y)?, &AddGated { gate: gate(index) })?;
-        }
-        Ok(())
+    fn normed(&self, hidden: &Tensor, shift: &[&[f32]], scale: &[&[f32]]) -> Result<Tensor> {
+        let scale_shift: Vec<_> = scale.iter().copied().zip(shift.iter().copied()).collect();
+        hidden.apply_op1_no_bwd(&LayerNormModulated { scale_shift: &scale_shift, eps: self.eps })
     }
 }

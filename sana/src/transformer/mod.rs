@@ -138,16 +138,26 @@ impl Transformer {
         }
 
         let embedded: Vec<Vec<f32>> = embedded.to_vec2()?;
-        let channels = self.config.width();
-        let normed = per_sequence(&hidden, tokens, |index, part| {
-            let add = |row: usize| -> Vec<f32> {
-                let table = &self.scale_shift_table[row * channels..][..channels];
-                table.iter().zip(&embedded[index]).map(|(table, time)| table + time).collect()
-            };
-            let (shift, scale) = (add(0), add(1));
-            let norm = LayerNormModulated { scale: &scale, shift: &shift, eps: self.config.norm_eps as f32 };
-            part.apply_op1_no_bwd(&norm)
-        })?;
+        // Shift, then scale; both from the embedding itself and not from the blocks' modulation.
+        let final_rows: Vec<Vec<f32>> = embedded
+            .iter()
+            .map(|time| {
+                self.scale_shift_table
+                    .iter()
+                    .zip(time.iter().cycle())
+                    .map(|(table, time)| table + time)
+                    .collect()
+            })
+            .collect();
+        let scale_shift: Vec<_> = final_rows
+            .iter()
+            .map(|row| {
+                let (shift, scale) = row.split_at(self.config.width());
+                (scale, shift)
+            })
+            .collect();
+        let norm = LayerNormModulated { scale_shift: &scale_shift, eps: self.config.norm_eps as f32 };
+        let normed = hidden.apply_op1_no_bwd(&norm)?;
         observe("norm_out", &normed)?;
         let out = self.proj_out.forward(&normed)?;
         observe("proj_out", &out)?;
@@ -156,22 +166,6 @@ impl Transformer {
                 out.narrow(0, index * tokens, tokens)?.reshape((height, width, self.config.out_channels))
             })
             .collect()
-    }
-}
-
-/// Applies `work` to each sequence's rows of `[sequences * tokens, channels]`.
-fn per_sequence(
-    all: &Tensor,
-    tokens: usize,
-    work: impl Fn(usize, &Tensor) -> Result<Tensor>,
-) -> Result<Tensor> {
-    let count = all.dim(0)? / tokens;
-    let parts = (0..count)
-        .map(|index| work(index, &all.narrow(0, index * tokens, tokens)?))
-        .collect::<Result<Vec<_>>>()?;
-    match parts.as_slice() {
-        [only] => Ok(only.clone()),
-        _ => Tensor::cat(&parts, 0),
     }
 }
 
