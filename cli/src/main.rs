@@ -24,6 +24,7 @@ use error::{Error, Exit};
 use printer::Printer;
 
 fn main() -> ExitCode {
+    sana::keep_freed_memory();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return explain(&error),

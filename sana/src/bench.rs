@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::autoencoder::Tiling;
-use crate::pipeline::{Latent, Pipeline, TextEmbedding};
+use crate::pipeline::{Latent, Pipeline, TextEmbedding, on_pool};
 use crate::size::Plan;
 use crate::{BinMode, DecodeMode, Error, Recipe};
 
@@ -56,7 +56,7 @@ impl Bench {
         let latents = vec![self.latent.values.clone()];
         let go_on = &mut |_: u32, _: &[candle_core::Tensor]| ControlFlow::Continue(());
         let Recipe { steps, guidance, .. } = self.recipe;
-        self.pipeline.denoise_from(latents, &self.text, steps, guidance, go_on).map(drop)
+        on_pool(|| self.pipeline.denoise_from(latents, &self.text, steps, guidance, go_on)).map(drop)
     }
 
     /// One latent to the rows of a picture.
@@ -65,7 +65,7 @@ impl Bench {
     }
 
     /// A whole picture.
-    pub fn picture(&self, on_step: &mut dyn FnMut(u32) -> ControlFlow<()>) -> Result<(), Error> {
+    pub fn picture(&self, on_step: &mut (dyn FnMut(u32) -> ControlFlow<()> + Send)) -> Result<(), Error> {
         let text = self.pipeline.encode(&self.recipe)?;
         let latent = self.pipeline.denoise(&self.recipe, &text, on_step)?;
         self.pipeline.decode_tiled(&self.plan, &latent, self.tiling, &mut |_| Ok(()))

@@ -15,6 +15,7 @@ pub mod check;
 pub mod config;
 mod cpu;
 mod error;
+mod memory;
 mod model;
 pub mod noise;
 pub mod ops;
@@ -29,6 +30,7 @@ pub mod transformer;
 pub mod weights;
 
 pub use error::Error;
+pub use memory::keep_freed_memory;
 pub use model::{ModelInfo, inspect};
 pub use pipeline::{Latent, Pipeline, TextEmbedding};
 pub use recipe::{BinMode, DecodeMode, Recipe};

@@ -87,10 +87,11 @@ impl Pipeline {
         } else {
             self.tokenizer.plain(prompt, rows)?
         };
-        let negative = negative
-            .map(|negative| self.text_encoder.embed(&self.tokenizer.plain(negative, rows)?))
-            .transpose()?;
-        Ok(TextEmbedding { positive: self.text_encoder.embed(&tokens)?, negative })
+        let negative = negative.map(|negative| self.tokenizer.plain(negative, rows)).transpose()?;
+        on_pool(|| {
+            let negative = negative.map(|tokens| self.text_encoder.embed(&tokens)).transpose()?;
+            Ok(TextEmbedding { positive: self.text_encoder.embed(&tokens)?, negative })
+        })
     }
 
     /// Runs all denoising steps; `on_step(done)` is called after each and stops the work with `Break`.
@@ -98,12 +99,13 @@ impl Pipeline {
         &self,
         recipe: &Recipe,
         text: &TextEmbedding,
-        on_step: &mut dyn FnMut(u32) -> ControlFlow<()>,
+        on_step: &mut (dyn FnMut(u32) -> ControlFlow<()> + Send),
     ) -> Result<Latent, Error> {
         let plan = self.plan(recipe)?;
         let noise = self.noise(&plan, recipe.seed, 1)?;
         let mut observe = |done: u32, _: &[Tensor]| on_step(done);
-        let latents = self.denoise_from(noise, text, recipe.steps, recipe.guidance, &mut observe)?;
+        let (steps, guidance) = (recipe.steps, recipe.guidance);
+        let latents = on_pool(|| self.denoise_from(noise, text, steps, guidance, &mut observe))?;
         let Some(values) = latents.into_iter().next() else {
             return Err(Error::Setting("no latent came out of the denoising".to_owned()));
         };
@@ -134,7 +136,7 @@ impl Pipeline {
         text: &TextEmbedding,
         steps: u32,
         guidance: f64,
-        observe: &mut dyn FnMut(u32, &[Tensor]) -> ControlFlow<()>,
+        observe: &mut (dyn FnMut(u32, &[Tensor]) -> ControlFlow<()> + Send),
     ) -> Result<Vec<Tensor>, Error> {
         let positive = self.transformer.prepare(&text.positive.rows, None)?;
         let negative = match &text.negative {
@@ -182,7 +184,7 @@ impl Pipeline {
         &self,
         recipe: &Recipe,
         latent: &Latent,
-        rows: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+        rows: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
     ) -> Result<(), Error> {
         let tiling = match recipe.decode {
             DecodeMode::Exact => Tiling::Bands(None),
@@ -198,16 +200,18 @@ impl Pipeline {
         plan: &Plan,
         latent: &Latent,
         tiling: Tiling,
-        rows: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+        rows: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
     ) -> Result<(), Error> {
         let latent = (&latent.values / self.decoder.scaling_factor())?;
         let mut picture = Rows::new(plan);
-        self.decoder.decode(&latent, tiling, &mut |band: &Tensor| -> Result<(), Error> {
-            let values = crate::ops::to_vec(band)?;
-            for row in values.chunks_exact(band.dim(1)? * 3) {
-                picture.push(row, rows)?;
-            }
-            Ok(())
+        on_pool(|| {
+            self.decoder.decode(&latent, tiling, &mut |band: &Tensor| -> Result<(), Error> {
+                let values = crate::ops::to_vec(band)?;
+                for row in values.chunks_exact(band.dim(1)? * 3) {
+                    picture.push(row, rows)?;
+                }
+                Ok(())
+            })
         })?;
         picture.finish()
     }
@@ -226,6 +230,12 @@ impl Pipeline {
     pub fn resident_bytes(&self) -> usize {
         self.transformer.bytes() + self.decoder.bytes()
     }
+}
+
+/// Runs `work` on a thread of the pool. From outside, each of its hundreds of parallel loops would wake the pool and
+/// wait for it; on a small model that is a fifth of the time.
+pub(crate) fn on_pool<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| work())
 }
 
 /// Guidance of 1 and less needs no negative prompt.

@@ -39,6 +39,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    sana::keep_freed_memory();
     let options = match parse(std::env::args().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => {

@@ -37,7 +37,7 @@ impl Rows {
     pub fn push(
         &mut self,
         row: &[f32],
-        out: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+        out: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
     ) -> Result<(), Error> {
         if row.len() != self.source_width * 3 || self.taken == self.source_height {
             return Err(Error::Setting(format!(

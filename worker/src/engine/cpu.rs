@@ -35,8 +35,8 @@ impl Engine for SanaEngine {
     fn render(
         &mut self,
         recipe: &Recipe,
-        on_stage: &mut dyn FnMut(Stage) -> ControlFlow<()>,
-        rows: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+        on_stage: &mut (dyn FnMut(Stage) -> ControlFlow<()> + Send),
+        rows: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
     ) -> Result<(), sana::Error> {
         let pipeline = self.pipeline()?;
         proceed(on_stage(Stage::Text))?;

@@ -37,7 +37,7 @@ pub(crate) trait Engine: Send + 'static {
     fn render(
         &mut self,
         recipe: &Recipe,
-        on_stage: &mut dyn FnMut(Stage) -> ControlFlow<()>,
-        rows: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+        on_stage: &mut (dyn FnMut(Stage) -> ControlFlow<()> + Send),
+        rows: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
     ) -> Result<(), sana::Error>;
 }

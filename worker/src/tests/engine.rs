@@ -56,8 +56,8 @@ impl Engine for TestEngine {
     fn render(
         &mut self,
         recipe: &Recipe,
-        on_stage: &mut dyn FnMut(Stage) -> ControlFlow<()>,
-        rows: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+        on_stage: &mut (dyn FnMut(Stage) -> ControlFlow<()> + Send),
+        rows: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
     ) -> Result<(), sana::Error> {
         self.0.started.lock().unwrap().push(recipe.prompt.clone());
         for stage in
