@@ -200,10 +200,17 @@ impl Task<'_> {
                 inner += depth;
             }
         }
+        if columns < width {
+            // Without the lanes that only fill up the last vector.
+            for row in 1..self.count {
+                scratch.copy_within(row * width..row * width + columns, row * columns);
+            }
+            scratch.truncate(self.count * columns);
+        }
         self.activation.apply(scratch);
         let place = self.place;
         let (mut line, mut at) = (self.first / place.frame, self.first % place.frame);
-        for sums in scratch.chunks_exact(width) {
+        for sums in scratch.chunks_exact(columns) {
             let (y, x) = (line, at);
             at += 1;
             if at == place.frame {

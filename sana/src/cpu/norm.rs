@@ -44,6 +44,11 @@ pub fn add(x: &mut [f32], y: &[f32]) {
 
 #[inline(always)]
 fn sum_of(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    if let Ok(values) = <&[f32; LANES / 2]>::try_from(values) {
+        // The narrowest stage of a decoder: no loop over lanes that stay empty.
+        let [a, b, c, d, e, f, g, h] = values.map(term);
+        return ((a + e) + (c + g)) + ((b + f) + (d + h));
+    }
     let mut lanes = [0.0_f32; LANES];
     let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
@@ -67,8 +72,16 @@ fn sum_of(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
 vectorized! {
     fn rms_norm_rows(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, residual: &[f32], out: &mut [f32]) {
         let n = weight.len();
+        // Roots and divisions of a block of rows at once: of one row they would take longer than all the rest.
+        let mut factors = [0.0_f32; ROWS];
+        for (factor, x) in factors.iter_mut().zip(x.chunks_exact(n)) {
+            *factor = sum_of(x, |value| value * value);
+        }
+        for factor in &mut factors {
+            *factor = 1.0 / (*factor / n as f32 + eps).sqrt();
+        }
         for (row, (x, out)) in x.chunks_exact(n).zip(out.chunks_exact_mut(n)).enumerate() {
-            let factor = 1.0 / (sum_of(x, |value| value * value) / n as f32 + eps).sqrt();
+            let factor = factors[row];
             for ((out, value), weight) in out.iter_mut().zip(x).zip(weight) {
                 *out = value * factor * weight;
             }

@@ -1,7 +1,6 @@
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor};
 use rayon::prelude::*;
 
-use super::layer::linear;
 use crate::Error;
 use crate::config::TextEncoderConfig;
 use crate::ops::Linear;
@@ -146,4 +145,15 @@ impl InplaceOp1 for CausalSoftmax {
         rows.for_each(|(row, scores)| self.row(row % tokens, scores));
         Ok(())
     }
+}
+
+/// Loads a linear layer without bias.
+pub(super) fn linear(
+    weights: &Weights,
+    name: &str,
+    inputs: usize,
+    outputs: usize,
+) -> std::result::Result<Linear, Error> {
+    let weight = weights.get(&format!("{name}.weight"), &[outputs, inputs])?;
+    Ok(Linear::new(weight, None)?)
 }

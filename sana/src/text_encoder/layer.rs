@@ -1,6 +1,6 @@
 use candle_core::{D, Result, Tensor};
 
-use super::attention::{Attention, Rotation};
+use super::attention::{Attention, Rotation, linear};
 use crate::Error;
 use crate::config::TextEncoderConfig;
 use crate::ops::Linear;
@@ -49,17 +49,6 @@ impl Layer {
         let y = (self.gate.forward(&y)?.gelu()? * self.up.forward(&y)?)?;
         x + self.post_feedforward_norm.forward(&self.down.forward(&y)?)?
     }
-}
-
-/// Loads a linear layer without bias.
-pub(super) fn linear(
-    weights: &Weights,
-    name: &str,
-    inputs: usize,
-    outputs: usize,
-) -> std::result::Result<Linear, Error> {
-    let weight = weights.get(&format!("{name}.weight"), &[outputs, inputs])?;
-    Ok(Linear::new(weight, None)?)
 }
 
 /// Gemma's norm: its weights are stored as the distance from 1.
