@@ -84,9 +84,8 @@ fn a_missing_column_is_refused_with_the_columns_found() {
     refused(
         &sandbox,
         &["render", "a.csv"],
-        &format!(
-            "error: a.csv:1: no column `prompt`, `text` or `caption`; found `url`, `label`\n\n{LINE_HINT}\n"
-        ),
+        "error: a.csv:1: no column `prompt`, `text` or `caption`; found `url`, `label`\n\nhint: nothing was \
+             started; mend the header, or name the prompt's column with --prompt-column\n",
     );
 }
 
@@ -249,4 +248,16 @@ fn a_coordinator_that_is_not_there_is_a_failure_with_a_hint() {
     let start = format!("error: connect to coordinator {free}\n  caused by: ");
     assert!(ended.stderr.starts_with(&start), "{}", ended.stderr);
     assert!(ended.stderr.ends_with("hint: check the address, and that `sanafarm coordinator` runs there\n"));
+}
+
+#[test]
+fn a_list_of_a_format_that_cannot_be_read_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.write("list.json", r#"[{"prompt":"a"}]"#);
+    refused(
+        &sandbox,
+        &["render", "list.json"],
+        "error: list.json: a .json file is no prompt list that can be read; make it .jsonl, .csv, .tsv or .txt, \
+         or say with --format how it is written\n",
+    );
 }

@@ -46,7 +46,7 @@ pub enum Command {
     /// List the images of a job
     Images(ImagesArgs),
     /// Cancel a job; finished images stay
-    Cancel(JobArgs),
+    Cancel(CancelArgs),
     /// Ask the history one read-only SQL question
     Sql(SqlArgs),
 }
@@ -144,7 +144,20 @@ pub struct JobsArgs {
     pub json: bool,
 }
 
-/// `show`, `watch` and `cancel`.
+/// `cancel`.
+#[derive(Debug, Args)]
+pub struct CancelArgs {
+    /// Job id, or a beginning that fits one job only
+    pub job: String,
+    /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
+    #[arg(long, value_name = "ADDR")]
+    pub coordinator: Option<String>,
+    /// JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `show` and `watch`.
 #[derive(Debug, Args)]
 pub struct JobArgs {
     /// Job id, or a beginning that fits one job only
@@ -180,6 +193,7 @@ pub struct ImagesArgs {
 #[derive(Debug, Args)]
 pub struct SqlArgs {
     /// One read-only statement over audit_jobs, audit_images, audit_attempts and audit_events
+    #[arg(allow_hyphen_values = true)]
     pub statement: String,
     /// Where the jobs are.
     #[command(flatten)]

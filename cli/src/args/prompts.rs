@@ -20,25 +20,31 @@ pub struct SubmissionArgs {
     #[arg(long, value_name = "DIR")]
     pub output: Option<String>,
     /// Size in pixels, such as 1024x768 [default: the square that the model was trained for]
-    #[arg(long, value_name = "WxH")]
+    #[arg(long, value_name = "WxH", allow_hyphen_values = true)]
     pub size: Option<Size>,
     /// Denoising steps
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub steps: u32,
     /// Classifier-free guidance scale
-    #[arg(long, value_name = "F", default_value_t = 4.5, value_parser = guidance)]
+    #[arg(long, value_name = "F", allow_hyphen_values = true, default_value_t = 4.5, value_parser = guidance)]
     pub guidance: f64,
     /// Image number i is rendered with seed N + i
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: u64,
     /// Copies of each row, each with a seed of its own
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub images_per_prompt: u32,
     /// What not to show
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
     pub negative_prompt: String,
     /// Take only the first N rows
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
     /// Whether a size is rendered at the nearest trained size, then resized and cropped
     #[arg(long, value_enum, default_value_t = Bin::Auto)]

@@ -56,7 +56,7 @@ enum Sink {
 impl Sink {
     fn new(csv: bool, json: bool, columns: Vec<String>, printer: &Printer) -> Result<Self, Error> {
         if json {
-            return Ok(Self::Json(columns, printer.clone()));
+            return Ok(Self::Json(distinct(columns), printer.clone()));
         }
         if csv {
             let mut writer = csv::Writer::from_writer(io::stdout().lock());
@@ -86,6 +86,21 @@ impl Sink {
             Self::Json(..) => Ok(()),
         }
     }
+}
+
+/// An object has a key once: the second column of a name becomes `name_2`.
+fn distinct(columns: Vec<String>) -> Vec<String> {
+    let mut keys: Vec<String> = Vec::with_capacity(columns.len());
+    for column in &columns {
+        let mut key = column.clone();
+        let mut count = 1;
+        while keys.contains(&key) || (count > 1 && columns.contains(&key)) {
+            count += 1;
+            key = format!("{column}_{count}");
+        }
+        keys.push(key);
+    }
+    keys
 }
 
 fn csv_error(error: csv::Error) -> Error {
@@ -136,5 +151,11 @@ mod tests {
         assert_eq!(texts, ["", "7", "0.5", "a\"b", "00ff"]);
         let json: Value = cells().into_iter().map(cell_json).collect();
         assert_eq!(json.to_string(), r#"[null,7,0.5,"a\"b","00ff"]"#);
+    }
+
+    #[test]
+    fn no_column_is_lost_in_an_object() {
+        let keys = distinct(["a", "a", "a_2", "b", "a"].map(str::to_owned).to_vec());
+        assert_eq!(keys, ["a", "a_3", "a_2", "b", "a_4"]);
     }
 }

@@ -81,9 +81,15 @@ impl PromptList {
         };
         let read_error = |source| Error::Read { list: name.clone(), source };
         let source = Source::open(path, spool_folder).map_err(read_error)?;
-        let format = match format.or_else(|| Format::of_extension(path)) {
+        let format = match format {
             Some(format) => format,
-            None => source.sniff().map_err(read_error)?,
+            None => {
+                let known = Format::of_extension(path);
+                match known.map_err(|what| Error::List { list: name.clone(), what })? {
+                    Some(format) => format,
+                    None => source.sniff().map_err(read_error)?,
+                }
+            }
         };
         Ok(Self { name, stem, source, format, chosen })
     }

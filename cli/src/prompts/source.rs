@@ -18,10 +18,26 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that a file name tells; `None` for an extension that is not known.
-    pub fn of_extension(path: &Path) -> Option<Self> {
-        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
-        match extension.as_str() {
+    /// The format that a file name tells; `None` for an extension that says nothing.
+    ///
+    /// # Errors
+    ///
+    /// The extension of a format that cannot be read: as text its rows would be nonsense.
+    pub fn of_extension(path: &Path) -> Result<Option<Self>, String> {
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        match extension.to_ascii_lowercase().as_str() {
+            unreadable @ ("json" | "parquet" | "arrow" | "xlsx" | "gz" | "zst" | "zip" | "tar") => {
+                Err(format!(
+                    "a .{unreadable} file is no prompt list that can be read; make it .jsonl, .csv, .tsv or .txt, or \
+                 say with --format how it is written"
+                ))
+            }
+            extension => Ok(Self::of_word(extension)),
+        }
+    }
+
+    fn of_word(extension: &str) -> Option<Self> {
+        match extension {
             "txt" => Some(Self::Txt),
             "jsonl" | "ndjson" => Some(Self::Jsonl),
             "csv" => Some(Self::Csv),

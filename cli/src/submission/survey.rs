@@ -43,7 +43,7 @@ impl Survey {
         let mut hash = ContentHash::default();
         let mut skipped = Skipped::default();
         let mut sizes = BTreeSet::new();
-        for taken in selection.rows(list).map_err(|error| list_error(&error))? {
+        for taken in selection.rows(list).map_err(|error| header_error(&error))? {
             match taken.map_err(|error| list_error(&error))? {
                 Taken::Row(row) => {
                     if sizes.len() < MAX_SIZES {
@@ -63,6 +63,15 @@ impl Survey {
             return Err(no_rows(list, &skipped));
         }
         Ok(Self { rows: hash.rows(), content_sha256: hash.finish(), skipped, sizes })
+    }
+}
+
+/// What the user reads when the header of a list is wrong: no line can be skipped for that.
+fn header_error(error: &prompts::Error) -> Error {
+    match error {
+        prompts::Error::Line { .. } => Error::mistake(error.to_string())
+            .hint("nothing was started; mend the header, or name the prompt's column with --prompt-column"),
+        prompts::Error::List { .. } | prompts::Error::Read { .. } => list_error(error),
     }
 }
 

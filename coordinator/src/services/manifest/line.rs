@@ -38,11 +38,15 @@ impl Line {
     }
 }
 
-/// Names for the pass-through columns that none of `taken` has: a name that is taken gets the prefix `input_`.
+/// Names for the pass-through columns that none of `taken` has: a name that is taken gets the prefix `input_`, and one
+/// that ImageFolder takes for a picture's path (`file_name`, `*_file_names`) the ending `_text`.
 pub(super) fn free_names(columns: &[String], taken: &[&str]) -> Vec<String> {
     let mut names: Vec<String> = Vec::with_capacity(columns.len());
     for column in columns {
-        let mut name = column.clone();
+        let is_path = ["file_name", "file_names"].iter().any(|word| {
+            column.strip_suffix(word).is_some_and(|before| before.is_empty() || before.ends_with('_'))
+        });
+        let mut name = if is_path { format!("{column}_text") } else { column.clone() };
         // An unchanged column keeps its name, so a prefixed one must also avoid those further on.
         while taken.contains(&name.as_str())
             || names.contains(&name)
@@ -63,5 +67,14 @@ mod tests {
     fn taken_names_get_a_prefix_and_stay_different() {
         let columns = ["seed", "input_seed", "note"].map(str::to_owned);
         assert_eq!(free_names(&columns, &["seed"]), ["input_input_seed", "input_seed", "note"]);
+    }
+
+    #[test]
+    fn no_column_is_taken_for_a_path() {
+        let columns = ["file_name", "source_file_names", "profile_name", "file_name_text"].map(str::to_owned);
+        assert_eq!(
+            free_names(&columns, &["file_name"]),
+            ["input_file_name_text", "source_file_names_text", "profile_name", "file_name_text"]
+        );
     }
 }
