@@ -99,10 +99,13 @@ pub enum Error {
     #[error("unexpected value in the database: {0}")]
     Corrupt(String),
     /// No room is left for the database.
-    #[error("write database: the disk is full; free some space and run again")]
-    Full,
-    /// Somebody else holds the database.
-    #[error("the database is busy; another program may hold it open")]
+    #[error("write database {file}: the disk is full; free some space, then try again")]
+    Full {
+        /// Where it is.
+        file: String,
+    },
+    /// Another program holds the database, or more wants it than it can do.
+    #[error("the database is busy; try again, and see that no other program holds it")]
     Busy,
     /// The store was closed.
     #[error("the database is closed")]

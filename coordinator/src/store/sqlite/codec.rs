@@ -1,5 +1,6 @@
 //! Between columns and the words of the domain.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use jiff::Timestamp;
@@ -25,14 +26,27 @@ pub(super) fn result_code(error: &sqlx::Error) -> Option<i32> {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        if matches!(error, sqlx::Error::PoolClosed) {
-            return Self::Closed;
+        match error {
+            sqlx::Error::PoolClosed => return Self::Closed,
+            sqlx::Error::PoolTimedOut => return Self::Busy,
+            _ => {}
         }
         match result_code(&error) {
             Some(BUSY) => Self::Busy,
-            Some(FULL) => Self::Full,
             Some(_) | None => Self::Database(Box::new(error)),
         }
+    }
+}
+
+/// The error of a write, which names the file when its disk is full.
+pub(super) fn write_error(error: Error, file: &Path) -> Error {
+    match &error {
+        Error::Database(source)
+            if source.downcast_ref::<sqlx::Error>().and_then(result_code) == Some(FULL) =>
+        {
+            Error::Full { file: file.display().to_string() }
+        }
+        _ => error,
     }
 }
 

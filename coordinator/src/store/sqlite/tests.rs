@@ -8,13 +8,18 @@ use sqlx::{ConnectOptions, Connection, Executor};
 use tempfile::TempDir;
 
 use super::SqliteStore;
-use crate::store::conformance::{Bench, conformance_suite};
+use crate::store::conformance::{Bench, conformance_suite, spec};
 use crate::store::records::{Answer, Cell};
 use crate::store::{Error, Store};
 
-async fn fresh() -> (Arc<dyn Store>, TempDir) {
+async fn fresh_store() -> (SqliteStore, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("farm.db")).await.unwrap();
+    (store, folder)
+}
+
+async fn fresh() -> (Arc<dyn Store>, TempDir) {
+    let (store, folder) = fresh_store().await;
     (Arc::new(store), folder)
 }
 
@@ -46,6 +51,36 @@ async fn events_and_results_can_only_be_appended() {
     }
     client.close().await.unwrap();
     assert_eq!(bench.value("select count(*) > 3 from audit_events").await, "1");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("farm.db");
+    let store = SqliteStore::open(&file).await.unwrap();
+    let writer = store.writer.clone().unwrap();
+    let bench = Bench::new(Arc::new(store));
+    let session = bench.session("w").await;
+    for _ in 0..2 {
+        // No page more than there are: holds for this connection only.
+        writer.execute("PRAGMA max_page_count = 1").await.unwrap();
+        let mut long = spec("a");
+        long.negative_prompt = "x".repeat(16 << 10);
+        // One row: SQLite gives the whole transaction up by itself.
+        let refused = bench.store.begin_job(&long, bench.now).await.unwrap_err();
+        let text = refused.to_string();
+        assert!(matches!(refused, Error::Full { .. }), "{refused:?}");
+        assert!(text.contains("farm.db") && text.contains("disk is full; free some space"), "{text}");
+    }
+    // There is space again.
+    let job = bench.submit("a", 2, 32).await;
+    bench.render_all(&session).await;
+    assert_eq!(bench.store.job(job.as_str()).await.unwrap().done, 2);
+}
+
+#[test]
+fn a_store_with_more_to_do_than_it_can_is_busy() {
+    assert!(matches!(Error::from(sqlx::Error::PoolTimedOut), Error::Busy));
 }
 
 #[tokio::test]
