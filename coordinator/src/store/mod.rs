@@ -139,7 +139,7 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn seal_job(&self, job: &JobId, batch: &Batch, now: Timestamp) -> Result<Job>;
     /// Gives up an unsealed job; `purge` deletes its rows.
     async fn abandon_job(&self, job: &JobId) -> Result<()>;
-    /// Deletes some thousand rows of abandoned jobs; whether there are more.
+    /// Deletes some hundred rows of abandoned jobs; whether there may be more.
     async fn purge(&self) -> Result<bool>;
     /// What was measured with this model lately.
     async fn speeds(&self, model: &str) -> Result<Vec<Speed>>;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use sqlx::{ConnectOptions, Connection, Executor};
+use sqlx::{ConnectOptions, Connection, Executor, Row};
 use tempfile::TempDir;
 
 use super::SqliteStore;
@@ -45,6 +45,11 @@ async fn events_and_results_can_only_be_appended() {
         ("INSERT OR REPLACE INTO events (seq, at, kind) VALUES (1, '', 'x')", "events are append-only"),
         ("UPDATE results SET sha256 = 'x'", "committed once"),
         ("DELETE FROM results", "committed once"),
+        (
+            "INSERT OR REPLACE INTO results (job, idx, state, shard, attempt, device, error_class, finished_at) \
+             SELECT job, idx, 'failed', shard, attempt, device, 'prompt', finished_at FROM results",
+            "committed once",
+        ),
     ] {
         let refused = client.execute(sql).await.unwrap_err().to_string();
         assert!(refused.contains(reason), "{sql}: {refused}");
@@ -81,6 +86,45 @@ async fn a_full_disk_is_told_and_passes() {
 #[test]
 fn a_store_with_more_to_do_than_it_can_is_busy() {
     assert!(matches!(Error::from(sqlx::Error::PoolTimedOut), Error::Busy));
+}
+
+/// How SQLite goes about it, a step a line.
+async fn plan(bench: &Bench, sql: &str) -> Vec<String> {
+    let rows = bench.sql(&format!("explain query plan {sql}")).await;
+    rows.into_iter().map(|cells| format!("{:?}", cells.last().unwrap())).collect()
+}
+
+#[tokio::test]
+async fn counts_of_an_attempt_read_the_images_of_its_shard_only() {
+    let (store, _folder) = fresh().await;
+    let bench = Bench::new(store);
+    for (count, table) in [("done", "r"), ("errors", "e")] {
+        let plan = plan(&bench, &format!("select {count} from audit_attempts")).await;
+        let at = |step: &str| plan.iter().position(|line| line.contains(step));
+        let images = at("SEARCH i USING COVERING INDEX images_by_group (job=? AND group_no=? AND idx>? AND idx<?)");
+        let counted = at(&format!("SEARCH {table} USING PRIMARY KEY (job=? AND idx=?"));
+        assert!(images.is_some() && images < counted, "{plan:#?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_deleted_looks_for_references_by_index() {
+    let (store, folder) = fresh().await;
+    let mut client = plain(&folder).await;
+    let slow = sqlx::query(
+        "SELECT t.name || ' (' || f.\"from\" || ')' AS place \
+         FROM pragma_table_list AS t, pragma_foreign_key_list(t.name) AS f \
+         WHERE f.seq = 0 AND f.\"table\" <> 'sessions' AND NOT EXISTS ( \
+         SELECT 1 FROM pragma_index_list(t.name) AS x, pragma_index_info(x.name) AS c \
+         WHERE x.partial = 0 AND c.seqno = 0 AND c.name = f.\"from\")",
+    )
+    .fetch_all(&mut client)
+    .await
+    .unwrap();
+    let slow: Vec<String> = slow.iter().map(|row| row.get("place")).collect();
+    assert_eq!(slow, Vec::<String>::new());
+    client.close().await.unwrap();
+    store.close().await;
 }
 
 #[tokio::test]
