@@ -8,7 +8,7 @@ use sqlx::{ConnectOptions, Connection, Executor, Row};
 use tempfile::TempDir;
 
 use super::SqliteStore;
-use crate::store::conformance::{Bench, conformance_suite, spec};
+use crate::store::conformance::{Bench, CAPS, LEASE, conformance_suite, spec};
 use crate::store::records::{Answer, Cell};
 use crate::store::{Error, Store};
 
@@ -86,6 +86,25 @@ async fn a_full_disk_is_told_and_passes() {
 #[test]
 fn a_store_with_more_to_do_than_it_can_is_busy() {
     assert!(matches!(Error::from(sqlx::Error::PoolTimedOut), Error::Busy));
+}
+
+#[tokio::test]
+async fn an_unreadable_lease_ends_like_the_others() {
+    let (store, folder) = fresh().await;
+    let mut bench = Bench::new(store);
+    bench.submit("a", 2, 1).await;
+    let session = bench.session("w").await;
+    for _ in 0..2 {
+        bench.lease(&session).await.unwrap();
+    }
+    let mut client = plain(&folder).await;
+    client.execute("UPDATE leases SET rendering = '[18446744073709551615]' WHERE shard = 1").await.unwrap();
+    client.close().await.unwrap();
+    bench.pass(LEASE);
+    assert_eq!(bench.store.expire_leases(CAPS, bench.now).await.unwrap(), 2);
+    assert_eq!(bench.value("select sum(losses) from audit_images").await, "0");
+    bench.lease(&session).await.unwrap();
+    bench.lease(&session).await.unwrap();
 }
 
 /// How SQLite goes about it, a step a line.
