@@ -63,6 +63,9 @@ pub enum Error {
     /// The analyst's SQL ran too long.
     #[error("the statement ran longer than {} seconds and was stopped", .0.as_secs())]
     TimedOut(Duration),
+    /// As many analysts' statements run as may run at the same time.
+    #[error("other sql statements are running; try again when one of them has ended")]
+    Crowded,
     /// The database was written by a newer program.
     #[error(
         "database {file} has version {found}, this program knows up to {known}; use the newer program that wrote it"
@@ -207,8 +210,8 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// Everything the manifest tells, from index `from` on, in order.
     async fn manifest_rows(&self, job: &JobId, from: u64, limit: u32) -> Result<Vec<ManifestRow>>;
 
-    /// Runs an analyst's SQL on a connection that cannot write, for `limit` at most. The first item holds the
-    /// columns.
+    /// Runs an analyst's SQL on a connection that cannot write, for `limit` at most, the time that its reader takes
+    /// included. The first item holds the columns.
     async fn query(&self, sql: &str, limit: Duration) -> Result<BoxStream<'static, Result<Answer>>>;
     /// Ends all use of the database.
     async fn close(&self);

@@ -22,7 +22,7 @@ const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 /// How long a connection waits for another program that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 4;
-/// Each of them has a connection and a thread of its own.
+/// Each of them has a connection and a thread of its own, apart from those that leasing reads with.
 const ANALYSTS: usize = 4;
 
 fn migrator() -> Migrator {

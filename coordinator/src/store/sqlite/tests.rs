@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use sqlx::{ConnectOptions, Connection, Executor, Row};
 use tempfile::TempDir;
 
 use super::SqliteStore;
+use super::read::images_sql;
+use crate::domain::state::ImageState;
 use crate::store::conformance::{Bench, CAPS, LEASE, conformance_suite, spec};
 use crate::store::records::{Answer, Cell};
 use crate::store::{Error, Store};
@@ -120,10 +122,23 @@ async fn counts_of_an_attempt_read_the_images_of_its_shard_only() {
     for (count, table) in [("done", "r"), ("errors", "e")] {
         let plan = plan(&bench, &format!("select {count} from audit_attempts")).await;
         let at = |step: &str| plan.iter().position(|line| line.contains(step));
-        let images = at("SEARCH i USING COVERING INDEX images_by_group (job=? AND group_no=? AND idx>? AND idx<?)");
+        let images =
+            at("SEARCH i USING COVERING INDEX images_by_group (job=? AND group_no=? AND idx>? AND idx<?)");
         let counted = at(&format!("SEARCH {table} USING PRIMARY KEY (job=? AND idx=?"));
         assert!(images.is_some() && images < counted, "{plan:#?}");
     }
+}
+
+#[tokio::test]
+async fn failed_images_are_found_from_their_results() {
+    let (store, _folder) = fresh().await;
+    let bench = Bench::new(store);
+    let sql = images_sql(&[ImageState::Failed]).replace("?1", "1").replace("?2", "0").replace("?3", "500");
+    let plan = plan(&bench, &sql).await;
+    let first = |table: &str| plan.iter().position(|line| line.contains(table)).expect("a step for each");
+    assert!(plan[first(" r ")].contains("USING INDEX results_failed (job=? AND idx>?)"), "{plan:#?}");
+    assert!(first(" r ") < first(" i ") && first(" i ") < first(" p "), "{plan:#?}");
+    assert!(!plan.iter().any(|line| line.contains("TEMP B-TREE") || line.contains("SCAN")), "{plan:#?}");
 }
 
 #[tokio::test]
@@ -229,6 +244,27 @@ async fn a_query_without_end_is_stopped() {
         Err(error) => Err(error),
     };
     assert!(matches!(stopped, Err(Error::TimedOut(_))), "{stopped:?}");
+    // Answers that nobody reads: while they may run there is no turn for another, and then there is.
+    const MANY: &str = "with recursive n(i) as (select 1 union all select i + 1 from n) select i from n";
+    let (short, long) = (Duration::from_secs(1), Duration::from_secs(600));
+    let mut unread = Vec::new();
+    for _ in 0..4 {
+        unread.push(store.query(MANY, long).await.unwrap());
+    }
+    assert!(matches!(store.query("select 1", Duration::ZERO).await, Err(Error::Crowded)));
+    unread.clear();
+    for _ in 0..4 {
+        unread.push(store.query(MANY, short).await.unwrap());
+    }
+    store.query("select 1", long).await.unwrap().try_collect::<Vec<_>>().await.unwrap();
+    for answer in unread {
+        let parts = answer.collect::<Vec<_>>().await;
+        assert!(
+            parts.len() > 1 && matches!(parts.last(), Some(Err(Error::TimedOut(_)))),
+            "{} parts",
+            parts.len()
+        );
+    }
     // More answers dropped unread than may run at once: each makes room for the next.
     for _ in 0..12 {
         drop(store.query(ENDLESS, Duration::from_secs(600)).await.unwrap());
