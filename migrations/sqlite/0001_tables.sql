@@ -156,7 +156,9 @@ CREATE TABLE results (
     job INTEGER NOT NULL,
     idx INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('done', 'failed')),
-    shard INTEGER NOT NULL REFERENCES shards (key),
+    -- A shard, but not by REFERENCES: no index leads from a shard to its results, and to delete one would read
+    -- them all. The shards of a sealed job stay for ever.
+    shard INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
     -- Null when the session is not known to this database.
     session INTEGER REFERENCES sessions (key),
@@ -231,6 +233,12 @@ BEGIN
 END;
 
 -- INSERT OR REPLACE deletes without asking the delete triggers.
+CREATE TRIGGER results_are_never_replaced BEFORE INSERT ON results
+WHEN EXISTS (SELECT 1 FROM results WHERE job = NEW.job AND idx = NEW.idx)
+BEGIN
+    SELECT RAISE(ABORT, 'a result is committed once and for ever');
+END;
+
 CREATE TRIGGER events_are_never_replaced BEFORE INSERT ON events
 WHEN EXISTS (SELECT 1 FROM events WHERE seq = NEW.seq)
 BEGIN

@@ -49,12 +49,16 @@ SELECT
     l.granted_at, l.expires_at, l.ended_at,
     coalesce(l.outcome, 'held') AS outcome,
     l.rendering,
-    (SELECT count(*) FROM results AS r
-        WHERE r.job = s.job AND r.idx BETWEEN s.first_index AND s.last_index
-            AND r.shard = l.shard AND r.attempt = l.attempt AND r.state = 'done') AS done,
-    (SELECT count(*) FROM image_errors AS e JOIN images AS i ON i.job = e.job AND i.idx = e.idx
-        WHERE e.job = s.job AND e.idx BETWEEN s.first_index AND s.last_index
-            AND i.group_no = s.group_no AND e.attempt = l.attempt) AS errors
+    -- From the images of the shard: between its indices there may be many of other shards. (With BETWEEN the
+    -- planner leaves the upper bound out.)
+    (SELECT count(*) FROM images AS i INDEXED BY images_by_group
+        CROSS JOIN results AS r ON r.job = i.job AND r.idx = i.idx
+        WHERE i.job = s.job AND i.group_no = s.group_no AND i.idx >= s.first_index AND i.idx <= s.last_index
+            AND r.attempt = l.attempt AND r.state = 'done') AS done,
+    (SELECT count(*) FROM images AS i INDEXED BY images_by_group
+        CROSS JOIN image_errors AS e ON e.job = i.job AND e.idx = i.idx
+        WHERE i.job = s.job AND i.group_no = s.group_no AND i.idx >= s.first_index AND i.idx <= s.last_index
+            AND e.attempt = l.attempt) AS errors
 FROM leases AS l
 JOIN shards AS s ON s.key = l.shard
 JOIN jobs AS j ON j.key = s.job

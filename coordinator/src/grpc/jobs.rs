@@ -20,7 +20,7 @@ use crate::domain::state::ImageState;
 use crate::farm::Farm;
 use crate::store::records::Job;
 
-/// Shortest time between two messages of a watch.
+/// Shortest time between two looks of a watch at the database: any report of any job is a hint.
 const WATCH_PAUSE: Duration = Duration::from_millis(100);
 /// A watch looks at the database this often even without a hint: another process may have changed it.
 const WATCH_LOOK: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ const WATCH_LOOK: Duration = Duration::from_secs(1);
 const LIST_DEFAULT: u32 = 50;
 const LIST_MOST: u32 = 1000;
 /// Images read from the store at a time.
-const IMAGES_PAGE: u32 = 1000;
+const IMAGES_PAGE: u32 = 500;
 
 /// Jobs for clients.
 #[derive(Clone, Debug)]
@@ -95,7 +95,7 @@ impl v1::job_service_server::JobService for Jobs {
             stop: self.stop.clone(),
             changes,
             sent: None,
-            sent_at: Instant::now(),
+            looked_at: Instant::now(),
             next: job,
         };
         let jobs = stream::try_unfold(Some(watch), Watch::step);
@@ -134,7 +134,7 @@ struct Watch {
     stop: CancellationToken,
     changes: watch::Receiver<()>,
     sent: Option<Job>,
-    sent_at: Instant,
+    looked_at: Instant,
     next: Job,
 }
 
@@ -147,9 +147,10 @@ impl Watch {
                 () = watch.stop.cancelled() => return Err(stopping()),
                 () = sleep(WATCH_LOOK) => {}
                 // The sender lives as long as the farm.
-                _ = watch.changes.changed() => sleep_until(watch.sent_at + WATCH_PAUSE).await,
+                _ = watch.changes.changed() => sleep_until(watch.looked_at + WATCH_PAUSE).await,
             }
             watch.changes.mark_unchanged();
+            watch.looked_at = Instant::now();
             watch.next = watch.farm.store.job(watch.next.id.as_str()).await.map_err(status)?;
         }
         let job = watch.next.clone();
@@ -157,7 +158,6 @@ impl Watch {
             return Ok(Some((job, None)));
         }
         watch.sent = Some(job.clone());
-        watch.sent_at = Instant::now();
         Ok(Some((job, Some(watch))))
     }
 }

@@ -16,8 +16,8 @@ pub(super) fn status(error: Error) -> Status {
         }
         Error::Replaced(_) => Code::Aborted,
         Error::TimedOut(_) => Code::DeadlineExceeded,
-        Error::Full => Code::ResourceExhausted,
-        Error::Busy | Error::Closed => Code::Unavailable,
+        Error::Full { .. } => Code::ResourceExhausted,
+        Error::Busy | Error::Crowded | Error::Closed => Code::Unavailable,
         Error::Open { .. } | Error::Database(_) => Code::Internal,
         Error::Corrupt(_) => Code::DataLoss,
     };

@@ -6,10 +6,12 @@ use crate::farm::Farm;
 
 mod finish;
 mod manifest;
+mod purge;
 mod sweep;
 
 /// Starts the duties; they end when the farm stops.
 pub(crate) fn start(farm: &Arc<Farm>) {
     farm.tasks.spawn(sweep::run(Arc::clone(farm)));
+    farm.tasks.spawn(purge::run(Arc::clone(farm)));
     farm.tasks.spawn(finish::run(Arc::clone(farm)));
 }

@@ -1,4 +1,4 @@
-//! Takes back what nobody holds any more: expired leases, silent sessions, submissions that were given up.
+//! Takes back what nobody holds any more: expired leases and silent sessions.
 
 use std::sync::Arc;
 
@@ -18,7 +18,6 @@ pub(super) async fn run(farm: Arc<Farm>) {
         tokio::select! {
             () = farm.stop.cancelled() => return,
             _ = ticks.tick() => {}
-            () = farm.live.until_abandoned() => {}
         }
         // Nothing is lost when a round fails: the next one finds the same work.
         if let Err(error) = sweep(&farm).await {
@@ -47,6 +46,5 @@ async fn sweep(farm: &Farm) -> store::Result<()> {
             tracing::info!(sessions = closed, "closed silent sessions");
         }
     }
-    while !farm.stop.is_cancelled() && farm.store.purge().await? {}
     Ok(())
 }

@@ -63,6 +63,9 @@ pub enum Error {
     /// The analyst's SQL ran too long.
     #[error("the statement ran longer than {} seconds and was stopped", .0.as_secs())]
     TimedOut(Duration),
+    /// As many analysts' statements run as may run at the same time.
+    #[error("other sql statements are running; try again when one of them has ended")]
+    Crowded,
     /// The database was written by a newer program.
     #[error(
         "database {file} has version {found}, this program knows up to {known}; use the newer program that wrote it"
@@ -99,10 +102,13 @@ pub enum Error {
     #[error("unexpected value in the database: {0}")]
     Corrupt(String),
     /// No room is left for the database.
-    #[error("write database: the disk is full; free some space and run again")]
-    Full,
-    /// Somebody else holds the database.
-    #[error("the database is busy; another program may hold it open")]
+    #[error("write database {file}: the disk is full; free some space, then try again")]
+    Full {
+        /// Where it is.
+        file: String,
+    },
+    /// Another program holds the database, or more wants it than it can do.
+    #[error("the database is busy; try again, and see that no other program holds it")]
     Busy,
     /// The store was closed.
     #[error("the database is closed")]
@@ -136,7 +142,7 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn seal_job(&self, job: &JobId, batch: &Batch, now: Timestamp) -> Result<Job>;
     /// Gives up an unsealed job; `purge` deletes its rows.
     async fn abandon_job(&self, job: &JobId) -> Result<()>;
-    /// Deletes some thousand rows of abandoned jobs; whether there are more.
+    /// Deletes some hundred rows of abandoned jobs; whether there may be more.
     async fn purge(&self) -> Result<bool>;
     /// What was measured with this model lately.
     async fn speeds(&self, model: &str) -> Result<Vec<Speed>>;
@@ -204,8 +210,8 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// Everything the manifest tells, from index `from` on, in order.
     async fn manifest_rows(&self, job: &JobId, from: u64, limit: u32) -> Result<Vec<ManifestRow>>;
 
-    /// Runs an analyst's SQL on a connection that cannot write, for `limit` at most. The first item holds the
-    /// columns.
+    /// Runs an analyst's SQL on a connection that cannot write, for `limit` at most, the time that its reader takes
+    /// included. The first item holds the columns.
     async fn query(&self, sql: &str, limit: Duration) -> Result<BoxStream<'static, Result<Answer>>>;
     /// Ends all use of the database.
     async fn close(&self);

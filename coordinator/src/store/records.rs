@@ -34,7 +34,7 @@ pub struct Job {
     pub started_at: Option<Timestamp>,
     /// End of it.
     pub finished_at: Option<Timestamp>,
-    /// The most frequent error of its failed images.
+    /// The most frequent error of its first thousand failed images.
     pub error: Option<String>,
     /// Where a row says nothing else.
     pub settings: Settings,

@@ -1,5 +1,6 @@
 //! Between columns and the words of the domain.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use jiff::Timestamp;
@@ -25,14 +26,27 @@ pub(super) fn result_code(error: &sqlx::Error) -> Option<i32> {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        if matches!(error, sqlx::Error::PoolClosed) {
-            return Self::Closed;
+        match error {
+            sqlx::Error::PoolClosed => return Self::Closed,
+            sqlx::Error::PoolTimedOut => return Self::Busy,
+            _ => {}
         }
         match result_code(&error) {
             Some(BUSY) => Self::Busy,
-            Some(FULL) => Self::Full,
             Some(_) | None => Self::Database(Box::new(error)),
         }
+    }
+}
+
+/// The error of a write, which names the file when its disk is full.
+pub(super) fn write_error(error: Error, file: &Path) -> Error {
+    match &error {
+        Error::Database(source)
+            if source.downcast_ref::<sqlx::Error>().and_then(result_code) == Some(FULL) =>
+        {
+            Error::Full { file: file.display().to_string() }
+        }
+        _ => error,
     }
 }
 
@@ -80,11 +94,12 @@ pub(super) fn settings(row: &SqliteRow) -> Result<Settings> {
     })
 }
 
-/// The columns that [`job`] reads.
+/// The columns that [`job`] reads. The index is named because the planner would rather read all results, and
+/// a job with ever so many errors is still told at once.
 pub(super) const JOB_COLUMNS: &str = "id, name, owner, model, output, state, images, done, failed, sealed_at, \
     started_at, finished_at, width, height, steps, guidance, bin, decode, \
     CASE WHEN failed = 0 THEN NULL ELSE (SELECT r.error FROM (SELECT error FROM results \
-    WHERE results.job = jobs.key AND results.state = 'failed' LIMIT 10000) AS r \
+    INDEXED BY results_failed WHERE results.job = jobs.key AND results.state = 'failed' LIMIT 1000) AS r \
     GROUP BY r.error ORDER BY count(*) DESC, r.error LIMIT 1) END AS error";
 
 /// A sealed job.

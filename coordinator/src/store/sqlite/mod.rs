@@ -57,28 +57,33 @@ impl SqliteStore {
         let writer = self.writer.as_ref().ok_or(Error::ReadOnly)?;
         Ok(writer.begin_with("BEGIN IMMEDIATE").await?)
     }
+
+    /// What came of a write.
+    fn written<T>(&self, answer: Result<T>) -> Result<T> {
+        answer.map_err(|error| codec::write_error(error, &self.file))
+    }
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn begin_job(&self, spec: &JobSpec, now: Timestamp) -> Result<Begun> {
-        submit::begin_job(self, spec, now).await
+        self.written(submit::begin_job(self, spec, now).await)
     }
 
     async fn add_batch(&self, job: &JobId, batch: &Batch, now: Timestamp) -> Result<()> {
-        submit::add_batch(self, job, batch, now).await
+        self.written(submit::add_batch(self, job, batch, now).await)
     }
 
     async fn seal_job(&self, job: &JobId, batch: &Batch, now: Timestamp) -> Result<Job> {
-        submit::seal_job(self, job, batch, now).await
+        self.written(submit::seal_job(self, job, batch, now).await)
     }
 
     async fn abandon_job(&self, job: &JobId) -> Result<()> {
-        submit::abandon_job(self, job).await
+        self.written(submit::abandon_job(self, job).await)
     }
 
     async fn purge(&self) -> Result<bool> {
-        submit::purge(self).await
+        self.written(submit::purge(self).await)
     }
 
     async fn speeds(&self, model: &str) -> Result<Vec<Speed>> {
@@ -98,15 +103,15 @@ impl Store for SqliteStore {
     }
 
     async fn cancel_job(&self, job: &JobId, now: Timestamp) -> Result<Job> {
-        finish::cancel_job(self, job, now).await
+        self.written(finish::cancel_job(self, job, now).await)
     }
 
     async fn open_session(&self, session: &NewSession, now: Timestamp) -> Result<SessionId> {
-        session::open_session(self, session, now).await
+        self.written(session::open_session(self, session, now).await)
     }
 
     async fn close_session(&self, session: &SessionId, reason: &str, now: Timestamp) -> Result<()> {
-        session::close_session(self, session, reason, now).await
+        self.written(session::close_session(self, session, reason, now).await)
     }
 
     async fn lease_shard(
@@ -115,7 +120,7 @@ impl Store for SqliteStore {
         duration: Duration,
         now: Timestamp,
     ) -> Result<Option<Lease>> {
-        lease::lease_shard(self, session, duration, now).await
+        self.written(lease::lease_shard(self, session, duration, now).await)
     }
 
     async fn renew_leases(
@@ -125,7 +130,7 @@ impl Store for SqliteStore {
         duration: Duration,
         now: Timestamp,
     ) -> Result<Vec<LeaseRef>> {
-        session::renew_leases(self, session, held, duration, now).await
+        self.written(session::renew_leases(self, session, held, duration, now).await)
     }
 
     async fn release_lease(
@@ -135,7 +140,7 @@ impl Store for SqliteStore {
         release: &Release,
         now: Timestamp,
     ) -> Result<()> {
-        session::release_lease(self, session, lease, release, now).await
+        self.written(session::release_lease(self, session, lease, release, now).await)
     }
 
     async fn report_results(
@@ -146,19 +151,19 @@ impl Store for SqliteStore {
         caps: Caps,
         now: Timestamp,
     ) -> Result<Reported> {
-        report::report_results(self, session, lease, results, caps, now).await
+        self.written(report::report_results(self, session, lease, results, caps, now).await)
     }
 
     async fn recover(&self, lease_duration: Duration, now: Timestamp) -> Result<Recovered> {
-        sweep::recover(self, lease_duration, now).await
+        self.written(sweep::recover(self, lease_duration, now).await)
     }
 
     async fn expire_leases(&self, caps: Caps, now: Timestamp) -> Result<u64> {
-        sweep::expire_leases(self, caps, now).await
+        self.written(sweep::expire_leases(self, caps, now).await)
     }
 
     async fn close_silent_sessions(&self, before: Timestamp, now: Timestamp) -> Result<u64> {
-        session::close_silent_sessions(self, before, now).await
+        self.written(session::close_silent_sessions(self, before, now).await)
     }
 
     async fn jobs_to_finish(&self) -> Result<Vec<Job>> {
@@ -166,11 +171,11 @@ impl Store for SqliteStore {
     }
 
     async fn finish_job(&self, job: &JobId, now: Timestamp) -> Result<Job> {
-        finish::finish_job(self, job, now).await
+        self.written(finish::finish_job(self, job, now).await)
     }
 
     async fn record_output_error(&self, job: &JobId, error: &str, now: Timestamp) -> Result<()> {
-        finish::record_output_error(self, job, error, now).await
+        self.written(finish::record_output_error(self, job, error, now).await)
     }
 
     async fn columns(&self, job: &JobId) -> Result<Vec<String>> {

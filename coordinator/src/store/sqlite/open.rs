@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row, SqlSafeStr};
+use sqlx::{Connection, Row, SqlSafeStr, SqliteConnection};
 use tokio::sync::Semaphore;
 
 use super::SqliteStore;
@@ -22,7 +22,7 @@ const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 /// How long a connection waits for another program that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 4;
-/// Each of them has a connection and a thread of its own.
+/// Each of them has a connection and a thread of its own, apart from those that leasing reads with.
 const ANALYSTS: usize = 4;
 
 fn migrator() -> Migrator {
@@ -52,7 +52,11 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
-        let opened = SqlitePoolOptions::new().max_connections(1).connect_with(options).await;
+        let opened = SqlitePoolOptions::new()
+            .max_connections(1)
+            .after_release(|connection, _| Box::pin(reusable(connection)))
+            .connect_with(options)
+            .await;
         let writer = opened.map_err(|error| open_error(file, &error))?;
         if let Err(error) = migrator().run(&writer).await {
             writer.close().await;
@@ -91,6 +95,15 @@ impl SqliteStore {
             .map_err(|error| open_error(file, &error))?;
         Ok(Self { file: file.to_owned(), writer, reader, analysts: Arc::new(Semaphore::new(ANALYSTS)) })
     }
+}
+
+/// Whether the next transaction can begin on this connection. After some errors (disk full, I/O, out of memory,
+/// interrupt) SQLite rolls back by itself, the rollback that follows fails, and the driver counts the transaction
+/// as open for ever: the pool then closes the connection and opens another.
+async fn reusable(connection: &mut SqliteConnection) -> std::result::Result<bool, sqlx::Error> {
+    // The rollback of a dropped transaction is queued: it has run when the ping is answered.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 fn open_error(file: &Path, error: &sqlx::Error) -> Error {

@@ -11,6 +11,7 @@ use sqlx::{
     AssertSqlSafe, Column, ConnectOptions, Executor, Row, SqlSafeStr, Statement, TypeInfo, Value, ValueRef,
 };
 use tokio::sync::mpsc;
+use tokio::time::{timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::SqliteStore;
@@ -25,6 +26,8 @@ const PART_ROWS: usize = 1000;
 const PART_BYTES: usize = 1 << 20;
 /// Parts on their way to a slow reader.
 const PARTS: usize = 4;
+/// Longest wait for another analyst's statement to end.
+const TURN: Duration = Duration::from_secs(10);
 /// Instructions of SQLite's virtual machine between two looks at the clock.
 const LOOK_EVERY: i32 = 10_000;
 /// SQLITE_INTERRUPT.
@@ -36,7 +39,8 @@ pub(super) async fn query(
     limit: Duration,
 ) -> Result<BoxStream<'static, Result<Answer>>> {
     check_statement(sql)?;
-    let permit = Arc::clone(&store.analysts).acquire_owned().await.map_err(|_| Error::Closed)?;
+    let turn = timeout(limit.min(TURN), Arc::clone(&store.analysts).acquire_owned());
+    let permit = turn.await.map_err(|_| Error::Crowded)?.map_err(|_| Error::Closed)?;
     let mut connection = reader_options(&store.file).connect().await?;
     let gone = Arc::new(AtomicBool::new(false));
     let deadline = Instant::now() + limit;
@@ -48,24 +52,32 @@ pub(super) async fn query(
     let statement =
         (&mut connection).prepare(sql.clone()).await.map_err(|error| query_error(error, limit))?;
     let columns = statement.columns().iter().map(|column| column.name().to_owned()).collect();
-    let (parts, answer) = mpsc::channel(PARTS);
+    let (parts, answer) = mpsc::channel(PARTS + 1);
+    // Room for the error, also when nobody makes room: an answer cut short must not look whole.
+    let last = parts.clone().reserve_owned().await.map_err(|_| Error::Closed)?;
     let task = tokio::spawn(async move {
-        let _permit = permit;
-        if parts.send(Ok(Answer::Columns(columns))).await.is_ok()
-            && let Err(error) = send_rows(&mut connection, sql, &parts).await
-        {
-            // A reader that is gone wants no error either.
-            let _ = parts.send(Err(query_error(error, limit))).await;
+        let sent = timeout_at(deadline.into(), send_all(&mut connection, sql, columns, &parts)).await;
+        // A connection that still reads keeps the write-ahead log from being folded in.
+        drop((connection, permit));
+        match sent {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => drop(last.send(Err(query_error(error, limit)))),
+            Err(_) => drop(last.send(Err(Error::TimedOut(limit)))),
         }
     });
     Ok(UntilDropped { answer, gone, _task: AbortOnDropHandle::new(task) }.boxed())
 }
 
-async fn send_rows(
+/// Returns early, and well, when nobody reads any more.
+async fn send_all(
     connection: &mut SqliteConnection,
     sql: sqlx::SqlStr,
+    columns: Vec<String>,
     parts: &mpsc::Sender<Result<Answer>>,
 ) -> std::result::Result<(), sqlx::Error> {
+    if parts.send(Ok(Answer::Columns(columns))).await.is_err() {
+        return Ok(());
+    }
     let mut rows = sqlx::query(sql).persistent(false).fetch(connection);
     let mut part = Vec::new();
     let mut bytes = 0;

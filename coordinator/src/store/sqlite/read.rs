@@ -95,16 +95,63 @@ async fn key(store: &SqliteStore, job: &JobId) -> Result<i64> {
     }
 }
 
-const IMAGE: &str = "SELECT i.idx, coalesce(r.state, 'pending') AS state, p.prompt, \
+/// What [`image`] reads, and what the manifest wants besides.
+const IMAGE_COLUMNS: &str = "i.idx, coalesce(r.state, 'pending') AS state, p.prompt, \
     coalesce(p.negative_prompt, j.negative_prompt) AS negative_prompt, i.seed, g.width, g.height, g.steps, \
     g.guidance, g.bin, g.decode, i.object, r.bytes, r.sha256, r.recipe, s.id AS shard_id, r.attempt, \
     coalesce(w.worker, '') AS worker, r.device, r.render_seconds, r.decode_seconds, r.error_class, r.error, \
-    r.finished_at, p.id AS prompt_id, p.line, p.extra \
-    FROM images AS i JOIN jobs AS j ON j.key = i.job \
+    r.finished_at, p.id AS prompt_id, p.line, p.extra";
+/// What every image `i` has.
+const OF_IMAGE: &str = "JOIN jobs AS j ON j.key = i.job \
     JOIN prompts AS p ON p.job = i.job AND p.row_no = i.row_no \
-    JOIN settings_groups AS g ON g.job = i.job AND g.group_no = i.group_no \
-    LEFT JOIN results AS r ON r.job = i.job AND r.idx = i.idx \
-    LEFT JOIN shards AS s ON s.key = r.shard LEFT JOIN sessions AS w ON w.key = r.session WHERE i.job = ";
+    JOIN settings_groups AS g ON g.job = i.job AND g.group_no = i.group_no";
+/// What comes with a result `r`.
+const OF_RESULT: &str =
+    "LEFT JOIN shards AS s ON s.key = r.shard LEFT JOIN sessions AS w ON w.key = r.session";
+
+/// Images of job ?1 in these states (all of them when there are none), from index ?2 on, ?3 at most.
+pub(super) fn images_sql(states: &[ImageState]) -> String {
+    let wants = |state| states.contains(&state);
+    if states.is_empty() || wants(ImageState::Pending) {
+        let words: Vec<String> = states.iter().map(|state| format!("'{}'", state.word())).collect();
+        let only = match states {
+            [] => String::new(),
+            _ => format!("AND coalesce(r.state, 'pending') IN ({}) ", words.join(", ")),
+        };
+        return format!(
+            "SELECT {IMAGE_COLUMNS} FROM images AS i {OF_IMAGE} \
+             LEFT JOIN results AS r ON r.job = i.job AND r.idx = i.idx {OF_RESULT} \
+             WHERE i.job = ?1 AND i.idx >= ?2 {only}ORDER BY i.idx LIMIT ?3"
+        );
+    }
+    // From the results to their images: there may be few of them in a long job.
+    let (index, only) = match (wants(ImageState::Done), wants(ImageState::Failed)) {
+        (false, _) => ("INDEXED BY results_failed ", "AND r.state = 'failed' "),
+        (true, false) => ("", "AND r.state = 'done' "),
+        (true, true) => ("", ""),
+    };
+    format!(
+        "SELECT {IMAGE_COLUMNS} FROM results AS r {index}\
+         CROSS JOIN images AS i ON i.job = r.job AND i.idx = r.idx {OF_IMAGE} {OF_RESULT} \
+         WHERE r.job = ?1 AND r.idx >= ?2 {only}ORDER BY r.idx LIMIT ?3"
+    )
+}
+
+async fn image_rows(
+    store: &SqliteStore,
+    job: &JobId,
+    states: &[ImageState],
+    from: u64,
+    limit: u32,
+) -> Result<Vec<SqliteRow>> {
+    let rows = sqlx::query(sqlx::AssertSqlSafe(images_sql(states)))
+        .bind(key(store, job).await?)
+        .bind(signed(from, "index")?)
+        .bind(limit)
+        .fetch_all(&store.reader)
+        .await?;
+    Ok(rows)
+}
 
 pub(super) async fn images(
     store: &SqliteStore,
@@ -113,19 +160,7 @@ pub(super) async fn images(
     from: u64,
     limit: u32,
 ) -> Result<Vec<Image>> {
-    let mut query = QueryBuilder::new(IMAGE);
-    query.push_bind(key(store, job).await?).push(" AND i.idx >= ").push_bind(signed(from, "index")?);
-    if !states.is_empty() {
-        query.push(" AND coalesce(r.state, 'pending') IN (");
-        let mut list = query.separated(", ");
-        for state in states {
-            list.push_bind(state.word());
-        }
-        query.push(")");
-    }
-    query.push(" ORDER BY i.idx LIMIT ").push_bind(limit);
-    let rows = query.build().fetch_all(&store.reader).await?;
-    rows.iter().map(image).collect()
+    image_rows(store, job, states, from, limit).await?.iter().map(image).collect()
 }
 
 pub(super) async fn manifest_rows(
@@ -134,13 +169,7 @@ pub(super) async fn manifest_rows(
     from: u64,
     limit: u32,
 ) -> Result<Vec<ManifestRow>> {
-    let rows =
-        sqlx::query(sqlx::AssertSqlSafe(format!("{IMAGE} ?1 AND i.idx >= ?2 ORDER BY i.idx LIMIT ?3")))
-            .bind(key(store, job).await?)
-            .bind(signed(from, "index")?)
-            .bind(limit)
-            .fetch_all(&store.reader)
-            .await?;
+    let rows = image_rows(store, job, &[], from, limit).await?;
     rows.iter()
         .map(|row| {
             Ok(ManifestRow {

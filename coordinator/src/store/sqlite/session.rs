@@ -1,5 +1,6 @@
 //! Sessions of workers, and what they do with their leases besides rendering.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -78,14 +79,18 @@ pub(super) async fn renew_leases(
     let expires_at = time_text(expiry(now, duration)?);
     let mut kept = Vec::with_capacity(held.len());
     for lease in held {
+        let shard = match Shard::find(&mut tx, &lease.lease.shard).await {
+            Ok(shard) => shard,
+            Err(Error::NotFound { .. }) => continue,
+            Err(error) => return Err(error),
+        };
         let renewed = sqlx::query(
             "UPDATE leases SET expires_at = ?, rendering = ? \
-             WHERE shard = (SELECT key FROM shards WHERE id = ?) AND attempt = ? AND session = ? \
-             AND ended_at IS NULL",
+             WHERE shard = ? AND attempt = ? AND session = ? AND ended_at IS NULL",
         )
         .bind(&expires_at)
-        .bind(json!(lease.rendering).to_string())
-        .bind(lease.lease.shard.as_str())
+        .bind(json!(rendering(&shard, lease)).to_string())
+        .bind(shard.key)
         .bind(lease.lease.attempt)
         .bind(key)
         .execute(&mut *tx)
@@ -96,6 +101,12 @@ pub(super) async fn renew_leases(
     }
     tx.commit().await?;
     Ok(kept)
+}
+
+/// Indices of the shard that the worker says it is rendering, each once. Any others are not its to name.
+fn rendering(shard: &Shard, lease: &HeldLease) -> BTreeSet<i64> {
+    let indices = lease.rendering.iter().filter_map(|index| i64::try_from(*index).ok());
+    indices.filter(|index| (shard.first..=shard.last).contains(index)).collect()
 }
 
 /// The session gave a sign of life.

@@ -144,6 +144,7 @@ impl Shard {
 pub(super) struct HeldBy {
     pub attempt: u32,
     pub session: i64,
+    /// Indices that were being rendered at the last renewal.
     pub rendering: Vec<i64>,
 }
 
@@ -157,13 +158,14 @@ impl HeldBy {
         .fetch_optional(db)
         .await?;
         let Some(row) = row else { return Ok(None) };
+        let attempt = small(&row, "attempt")?;
         let rendering: &str = row.try_get("rendering")?;
-        Ok(Some(Self {
-            attempt: small(&row, "attempt")?,
-            session: row.try_get("session")?,
-            rendering: serde_json::from_str(rendering)
-                .map_err(|error| Error::Corrupt(format!("rendering {rendering:?}: {error}")))?,
-        }))
+        let rendering = serde_json::from_str(rendering).unwrap_or_else(|error| {
+            // A lease must end whatever stands here: nothing is charged for it, and the others go on.
+            tracing::error!(shard, attempt, rendering, %error, "unreadable indices in a lease");
+            Vec::new()
+        });
+        Ok(Some(Self { attempt, session: row.try_get("session")?, rendering }))
     }
 
     async fn end(

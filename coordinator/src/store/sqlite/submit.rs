@@ -18,8 +18,8 @@ use crate::domain::submission::Batch;
 use crate::store::records::{Begun, Job};
 use crate::store::{Error, Result};
 
-/// Rows that one transaction of `purge` deletes.
-const PURGE_ROWS: i64 = 5000;
+/// Rows that one transaction of `purge` deletes: few, because workers wait for the writer meanwhile.
+const PURGE_ROWS: i64 = 500;
 
 pub(super) async fn begin_job(store: &SqliteStore, spec: &JobSpec, now: Timestamp) -> Result<Begun> {
     let mut tx = store.write().await?;

@@ -3,18 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::TryStreamExt;
-use sqlx::{ConnectOptions, Connection, Executor};
+use futures::{StreamExt, TryStreamExt};
+use sqlx::{ConnectOptions, Connection, Executor, Row};
 use tempfile::TempDir;
 
 use super::SqliteStore;
-use crate::store::conformance::{Bench, conformance_suite};
+use super::read::images_sql;
+use crate::domain::state::ImageState;
+use crate::store::conformance::{Bench, CAPS, LEASE, conformance_suite, spec};
 use crate::store::records::{Answer, Cell};
 use crate::store::{Error, Store};
 
-async fn fresh() -> (Arc<dyn Store>, TempDir) {
+async fn fresh_store() -> (SqliteStore, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("farm.db")).await.unwrap();
+    (store, folder)
+}
+
+async fn fresh() -> (Arc<dyn Store>, TempDir) {
+    let (store, folder) = fresh_store().await;
     (Arc::new(store), folder)
 }
 
@@ -40,12 +47,118 @@ async fn events_and_results_can_only_be_appended() {
         ("INSERT OR REPLACE INTO events (seq, at, kind) VALUES (1, '', 'x')", "events are append-only"),
         ("UPDATE results SET sha256 = 'x'", "committed once"),
         ("DELETE FROM results", "committed once"),
+        (
+            "INSERT OR REPLACE INTO results (job, idx, state, shard, attempt, device, error_class, finished_at) \
+             SELECT job, idx, 'failed', shard, attempt, device, 'prompt', finished_at FROM results",
+            "committed once",
+        ),
     ] {
         let refused = client.execute(sql).await.unwrap_err().to_string();
         assert!(refused.contains(reason), "{sql}: {refused}");
     }
     client.close().await.unwrap();
     assert_eq!(bench.value("select count(*) > 3 from audit_events").await, "1");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("farm.db");
+    let store = SqliteStore::open(&file).await.unwrap();
+    let writer = store.writer.clone().unwrap();
+    let bench = Bench::new(Arc::new(store));
+    let session = bench.session("w").await;
+    for _ in 0..2 {
+        // No page more than there are: holds for this connection only.
+        writer.execute("PRAGMA max_page_count = 1").await.unwrap();
+        let mut long = spec("a");
+        long.negative_prompt = "x".repeat(16 << 10);
+        // One row: SQLite gives the whole transaction up by itself.
+        let refused = bench.store.begin_job(&long, bench.now).await.unwrap_err();
+        let text = refused.to_string();
+        assert!(matches!(refused, Error::Full { .. }), "{refused:?}");
+        assert!(text.contains("farm.db") && text.contains("disk is full; free some space"), "{text}");
+    }
+    // There is space again.
+    let job = bench.submit("a", 2, 32).await;
+    bench.render_all(&session).await;
+    assert_eq!(bench.store.job(job.as_str()).await.unwrap().done, 2);
+}
+
+#[test]
+fn a_store_with_more_to_do_than_it_can_is_busy() {
+    assert!(matches!(Error::from(sqlx::Error::PoolTimedOut), Error::Busy));
+}
+
+#[tokio::test]
+async fn an_unreadable_lease_ends_like_the_others() {
+    let (store, folder) = fresh().await;
+    let mut bench = Bench::new(store);
+    bench.submit("a", 2, 1).await;
+    let session = bench.session("w").await;
+    for _ in 0..2 {
+        bench.lease(&session).await.unwrap();
+    }
+    let mut client = plain(&folder).await;
+    client.execute("UPDATE leases SET rendering = '[18446744073709551615]' WHERE shard = 1").await.unwrap();
+    client.close().await.unwrap();
+    bench.pass(LEASE);
+    assert_eq!(bench.store.expire_leases(CAPS, bench.now).await.unwrap(), 2);
+    assert_eq!(bench.value("select sum(losses) from audit_images").await, "0");
+    bench.lease(&session).await.unwrap();
+    bench.lease(&session).await.unwrap();
+}
+
+/// How SQLite goes about it, a step a line.
+async fn plan(bench: &Bench, sql: &str) -> Vec<String> {
+    let rows = bench.sql(&format!("explain query plan {sql}")).await;
+    rows.into_iter().map(|cells| format!("{:?}", cells.last().unwrap())).collect()
+}
+
+#[tokio::test]
+async fn counts_of_an_attempt_read_the_images_of_its_shard_only() {
+    let (store, _folder) = fresh().await;
+    let bench = Bench::new(store);
+    for (count, table) in [("done", "r"), ("errors", "e")] {
+        let plan = plan(&bench, &format!("select {count} from audit_attempts")).await;
+        let at = |step: &str| plan.iter().position(|line| line.contains(step));
+        let images =
+            at("SEARCH i USING COVERING INDEX images_by_group (job=? AND group_no=? AND idx>? AND idx<?)");
+        let counted = at(&format!("SEARCH {table} USING PRIMARY KEY (job=? AND idx=?"));
+        assert!(images.is_some() && images < counted, "{plan:#?}");
+    }
+}
+
+#[tokio::test]
+async fn failed_images_are_found_from_their_results() {
+    let (store, _folder) = fresh().await;
+    let bench = Bench::new(store);
+    let sql = images_sql(&[ImageState::Failed]).replace("?1", "1").replace("?2", "0").replace("?3", "500");
+    let plan = plan(&bench, &sql).await;
+    let first = |table: &str| plan.iter().position(|line| line.contains(table)).expect("a step for each");
+    assert!(plan[first(" r ")].contains("USING INDEX results_failed (job=? AND idx>?)"), "{plan:#?}");
+    assert!(first(" r ") < first(" i ") && first(" i ") < first(" p "), "{plan:#?}");
+    assert!(!plan.iter().any(|line| line.contains("TEMP B-TREE") || line.contains("SCAN")), "{plan:#?}");
+}
+
+#[tokio::test]
+async fn what_is_deleted_looks_for_references_by_index() {
+    let (store, folder) = fresh().await;
+    let mut client = plain(&folder).await;
+    let slow = sqlx::query(
+        "SELECT t.name || ' (' || f.\"from\" || ')' AS place \
+         FROM pragma_table_list AS t, pragma_foreign_key_list(t.name) AS f \
+         WHERE f.seq = 0 AND f.\"table\" <> 'sessions' AND NOT EXISTS ( \
+         SELECT 1 FROM pragma_index_list(t.name) AS x, pragma_index_info(x.name) AS c \
+         WHERE x.partial = 0 AND c.seqno = 0 AND c.name = f.\"from\")",
+    )
+    .fetch_all(&mut client)
+    .await
+    .unwrap();
+    let slow: Vec<String> = slow.iter().map(|row| row.get("place")).collect();
+    assert_eq!(slow, Vec::<String>::new());
+    client.close().await.unwrap();
+    store.close().await;
 }
 
 #[tokio::test]
@@ -131,6 +244,27 @@ async fn a_query_without_end_is_stopped() {
         Err(error) => Err(error),
     };
     assert!(matches!(stopped, Err(Error::TimedOut(_))), "{stopped:?}");
+    // Answers that nobody reads: while they may run there is no turn for another, and then there is.
+    const MANY: &str = "with recursive n(i) as (select 1 union all select i + 1 from n) select i from n";
+    let (short, long) = (Duration::from_secs(1), Duration::from_secs(600));
+    let mut unread = Vec::new();
+    for _ in 0..4 {
+        unread.push(store.query(MANY, long).await.unwrap());
+    }
+    assert!(matches!(store.query("select 1", Duration::ZERO).await, Err(Error::Crowded)));
+    unread.clear();
+    for _ in 0..4 {
+        unread.push(store.query(MANY, short).await.unwrap());
+    }
+    store.query("select 1", long).await.unwrap().try_collect::<Vec<_>>().await.unwrap();
+    for answer in unread {
+        let parts = answer.collect::<Vec<_>>().await;
+        assert!(
+            parts.len() > 1 && matches!(parts.last(), Some(Err(Error::TimedOut(_)))),
+            "{} parts",
+            parts.len()
+        );
+    }
     // More answers dropped unread than may run at once: each makes room for the next.
     for _ in 0..12 {
         drop(store.query(ENDLESS, Duration::from_secs(600)).await.unwrap());
