@@ -120,3 +120,57 @@ fn sigterm_leaves_cleanly_and_the_same_command_goes_on() {
     assert!(committed.iter().all(|row| after.contains(row)));
     assert_whole(&sandbox.database(), &sandbox.path("out"), IMAGES);
 }
+
+#[test]
+fn renders_of_two_data_folders_can_share_an_output() {
+    let sandbox = sandbox();
+    let (half, rest) = (IMAGES / 2, IMAGES - IMAGES / 2);
+    let list = |from: usize, rows: usize| -> String {
+        (from..from + rows).map(|number| format!("large red dots on blue {number}\n")).collect()
+    };
+    sandbox.write("first.txt", list(0, half));
+    sandbox.write("second.txt", list(half, rest));
+    let args = |name: &'static str, seed: &'static str| {
+        let list = if name == "first" { "first.txt" } else { "second.txt" };
+        ["render", list, "--size", "64x64", "--steps", "1", "--output", "out", "--data", name, "--seed", seed]
+    };
+    std::fs::create_dir(sandbox.path("out")).unwrap();
+    sandbox.write("out/notes.md#2", "mine");
+    // What a killed writer left: nobody holds its lock.
+    let left = "out/.sanafarm-0123456789abcdef0123456789abcdef.part";
+    sandbox.write(left, "half a picture");
+    let first = sandbox.start(&args("first", "0"));
+    let second = sandbox.start(&args("second", "1000"));
+    for render in [first, second] {
+        assert_eq!(render.wait().code(), Some(0), "{}", sandbox.running_log());
+    }
+    let pictures = files_below(&sandbox.path("out"));
+    assert_eq!(pictures.iter().filter(|name| name.ends_with(".png")).count(), IMAGES, "{pictures:?}");
+    assert!(!sandbox.path(left).exists() && sandbox.path("out/notes.md#2").exists(), "{pictures:?}");
+    assert!(!pictures.iter().any(|name| name.ends_with(".part")), "{pictures:?}");
+}
+
+#[test]
+fn a_folder_in_the_place_of_the_manifest_is_told_and_the_same_command_goes_on() {
+    let sandbox = sandbox();
+    let manifest = sandbox.path("out/manifest.parquet");
+    let in_the_way = |code: Option<i32>, talk: &str| {
+        assert!(talk.contains("write manifest.parquet in ") && talk.contains("is a directory"), "{talk}");
+        code
+    };
+    std::fs::create_dir_all(&manifest).unwrap();
+    let before = sandbox.run(&ARGS);
+    assert_eq!(in_the_way(before.code, &before.stderr), Some(1));
+    assert_eq!(database::done(&sandbox.database()), 0);
+
+    std::fs::remove_dir(&manifest).unwrap();
+    let mut render = sandbox.start(&ARGS);
+    wait_until("a first picture", || database::done(&sandbox.database()) > 0 || render.has_ended());
+    std::fs::create_dir(&manifest).unwrap();
+    let code = render.wait().code();
+    assert_eq!(in_the_way(code, &sandbox.running_log()), Some(2));
+
+    std::fs::remove_dir(&manifest).unwrap();
+    sandbox.run(&ARGS).ok();
+    assert_whole(&sandbox.database(), &sandbox.path("out"), IMAGES);
+}

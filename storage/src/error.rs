@@ -74,6 +74,7 @@ impl Error {
             io::ErrorKind::NotADirectory
             | io::ErrorKind::IsADirectory
             | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::CrossesDevices
             | io::ErrorKind::InvalidFilename
             | io::ErrorKind::Unsupported => Self::Invalid(text),
             io::ErrorKind::NotFound => Self::NotFound(text),

@@ -1,17 +1,18 @@
 //! One place for a job's objects.
 
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::io::AsyncReadExt;
 use url::Url;
 
+use crate::folder::Folder;
 use crate::{Error, staging};
 
 /// Bytes of one part of a streamed object; object stores take parts of 5 MiB and more.
@@ -20,11 +21,16 @@ const PART_BYTES: usize = 8 << 20;
 /// The place that a job's pictures are written to. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Output {
-    store: Arc<dyn ObjectStore>,
+    store: Store,
     /// The folder or the URL, for people.
     place: Arc<str>,
-    /// The folder, when the place is one.
-    folder: Option<Arc<Path>>,
+}
+
+#[derive(Clone, Debug)]
+enum Store {
+    /// Not behind `object_store`, which stages beside the objects and cannot tell whose staged files live.
+    Folder(Arc<Folder>),
+    Objects(Arc<dyn ObjectStore>),
 }
 
 /// What [`Output::put_new`] found.
@@ -34,6 +40,17 @@ pub enum Put {
     Created,
     /// An object of this name was there and was left alone.
     Exists,
+}
+
+/// What [`Output::get`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// There is no object of this name.
+    Nothing,
+    /// The whole object.
+    Object(Bytes),
+    /// It has more bytes than were asked for, or no end at all.
+    Larger,
 }
 
 impl Output {
@@ -66,17 +83,10 @@ impl Output {
 
     fn open_folder(folder: &Path) -> Result<Self, Error> {
         let doing = format!("open output folder {}", folder.display());
-        let folder = std::path::absolute(folder).map_err(|error| Error::from_io(&doing, &error))?;
-        std::fs::create_dir_all(&folder).map_err(|error| Error::from_io(&doing, &error))?;
-        // Durable before the database says that a picture is there: a power cut must not take it back.
-        let store = LocalFileSystem::new_with_prefix(&folder)
-            .map_err(|error| Error::from_store(&doing, &error))?
-            .with_fsync(true);
-        Ok(Self {
-            store: Arc::new(store),
-            place: folder.display().to_string().into(),
-            folder: Some(folder.into()),
-        })
+        let opened = std::path::absolute(folder).and_then(Folder::open);
+        let folder = opened.map_err(|error| Error::from_io(&doing, &error))?;
+        let place = folder.path().display().to_string().into();
+        Ok(Self { store: Store::Folder(Arc::new(folder)), place })
     }
 
     fn open_url(url: &Url) -> Result<Self, Error> {
@@ -86,11 +96,8 @@ impl Output {
                  later one"
             ))
         })?;
-        Ok(Self {
-            store: Arc::new(PrefixStore::new(store, prefix)),
-            place: url.as_str().into(),
-            folder: None,
-        })
+        let store = Store::Objects(Arc::new(PrefixStore::new(store, prefix)));
+        Ok(Self { store, place: url.as_str().into() })
     }
 
     /// The absolute folder or the URL.
@@ -100,15 +107,25 @@ impl Output {
 
     /// The absolute folder, when the output is one.
     pub fn folder(&self) -> Option<&Path> {
-        self.folder.as_deref()
+        match &self.store {
+            Store::Folder(folder) => Some(folder.path()),
+            Store::Objects(_) => None,
+        }
     }
 
     /// Writes an object unless there is one of this name already; readers see it whole or not at all, and it
     /// is durable when this returns.
     pub async fn put_new(&self, name: &str, bytes: Bytes) -> Result<Put, Error> {
         let path = object_path(name)?;
+        let store = match &self.store {
+            Store::Folder(folder) => {
+                let (folder, object) = (folder.clone(), name.to_owned());
+                return self.block("write", name, move || folder.put_new(&object, write_all(bytes))).await;
+            }
+            Store::Objects(store) => store,
+        };
         let options = PutOptions::from(PutMode::Create);
-        match self.store.put_opts(&path, PutPayload::from_bytes(bytes), options).await {
+        match store.put_opts(&path, PutPayload::from_bytes(bytes), options).await {
             Ok(_) => Ok(Put::Created),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(Put::Exists),
             Err(error) => Err(self.error("write", name, &error)),
@@ -118,24 +135,50 @@ impl Output {
     /// Writes or replaces an object; readers see the old or the new one, whole.
     pub async fn replace(&self, name: &str, bytes: Bytes) -> Result<(), Error> {
         let path = object_path(name)?;
-        let put = self.store.put(&path, PutPayload::from_bytes(bytes)).await;
-        put.map(drop).map_err(|error| self.error("write", name, &error))
+        match &self.store {
+            Store::Folder(folder) => {
+                let (folder, object) = (folder.clone(), name.to_owned());
+                self.block("write", name, move || folder.replace(&object, write_all(bytes))).await
+            }
+            Store::Objects(store) => {
+                let put = store.put(&path, PutPayload::from_bytes(bytes)).await;
+                put.map(drop).map_err(|error| self.error("write", name, &error))
+            }
+        }
     }
 
     /// Writes or replaces an object with the content of a local file of any size, in constant memory; readers
     /// see the old or the new one, whole.
     pub async fn replace_file(&self, name: &str, file: &Path) -> Result<(), Error> {
         let path = object_path(name)?;
+        match &self.store {
+            Store::Folder(folder) => {
+                let (folder, object) = (folder.clone(), name.to_owned());
+                let mut source = File::open(file).map_err(|error| read_error(file, &error))?;
+                let copy = move |target: &mut File| io::copy(&mut source, target).map(drop);
+                self.block("write", name, move || folder.replace(&object, copy)).await
+            }
+            Store::Objects(store) => self.upload(store.as_ref(), &path, name, file).await,
+        }
+    }
+
+    async fn upload(
+        &self,
+        store: &dyn ObjectStore,
+        path: &ObjectPath,
+        name: &str,
+        file: &Path,
+    ) -> Result<(), Error> {
         let mut source = tokio::fs::File::open(file).await.map_err(|error| read_error(file, &error))?;
         let first = read_part(&mut source, file).await?;
         if first.len() < PART_BYTES {
             return self.replace(name, first).await;
         }
         let mut upload =
-            self.store.put_multipart(&path).await.map_err(|error| self.error("write", name, &error))?;
+            store.put_multipart(path).await.map_err(|error| self.error("write", name, &error))?;
         let sent = self.send_parts(upload.as_mut(), name, first, &mut source, file).await;
         if sent.is_err() {
-            // The first error is the one to tell; parts left behind are swept like those of a killed process.
+            // The first error is the one to tell; parts left behind are the bucket's to expire.
             let _ = upload.abort().await;
         }
         sent
@@ -158,48 +201,93 @@ impl Output {
         upload.complete().await.map(drop).map_err(|error| self.error("write", name, &error))
     }
 
-    /// Reads an object; `None` when there is none of this name.
-    pub async fn get(&self, name: &str) -> Result<Option<Bytes>, Error> {
+    /// Reads an object of up to `limit` bytes.
+    pub async fn get(&self, name: &str, limit: u64) -> Result<Found, Error> {
         let path = object_path(name)?;
-        let read = match self.store.get(&path).await {
+        let store = match &self.store {
+            Store::Folder(folder) => {
+                let (folder, object) = (folder.clone(), name.to_owned());
+                return self.block("read", name, move || folder.get(&object, limit)).await;
+            }
+            Store::Objects(store) => store,
+        };
+        let read = match store.get(&path).await {
+            Ok(found) if found.meta.size > limit => return Ok(Found::Larger),
             Ok(found) => found.bytes().await,
             Err(error) => Err(error),
         };
         match read {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Ok(bytes) => Ok(Found::Object(bytes)),
+            Err(object_store::Error::NotFound { .. }) => Ok(Found::Nothing),
             Err(error) => Err(self.error("read", name, &error)),
         }
     }
 
-    /// Writes, reads and removes a small object, so that an output that cannot be written shows before hours
-    /// of work and not after.
+    /// Writes and removes a small object, so that an output that cannot be written shows before hours of work
+    /// and not after. Any number of processes may do so at once.
     pub async fn check_writable(&self) -> Result<(), Error> {
-        static CHECKS: AtomicU64 = AtomicU64::new(0);
-        let check = CHECKS.fetch_add(1, Ordering::Relaxed);
-        // Such a name as the sweep takes for its own, in case this process dies in the next line.
-        let name = format!("sanafarm-check-{}-{check}.tmp", std::process::id());
-        let path = object_path(&name)?;
-        let options = PutOptions::from(PutMode::Create);
-        match self.store.put_opts(&path, PutPayload::from_static(b"can this be written?"), options).await {
-            // Left behind by a killed process of the same number.
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
-            Err(error) => return Err(self.error("write", &name, &error)),
+        let name = staging::fresh_name();
+        let store = match &self.store {
+            Store::Folder(folder) => {
+                let folder = folder.clone();
+                return self.block("write", "a file", move || folder.check_writable()).await;
+            }
+            Store::Objects(store) => store,
+        };
+        let path = ObjectPath::from(name.as_str());
+        let put = store.put(&path, PutPayload::from_static(b"can this be written?")).await;
+        put.map_err(|error| self.error("write", &name, &error))?;
+        match store.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.error("remove", &name, &error)),
         }
-        self.store.delete(&path).await.map_err(|error| self.error("remove", &name, &error))
     }
 
-    /// Removes what a killed process left half-written in an output folder and says how many files it were.
-    /// Only for a caller that knows of no other writer: it would take a living writer's files too.
+    /// Looks whether something stands in the way of [`Output::replace`], such as a folder of this name.
+    pub async fn check_replaceable(&self, name: &str) -> Result<(), Error> {
+        object_path(name)?;
+        match &self.store {
+            Store::Folder(folder) => {
+                let (folder, object) = (folder.clone(), name.to_owned());
+                self.block("write", name, move || folder.check_replaceable(&object)).await
+            }
+            Store::Objects(_) => Ok(()),
+        }
+    }
+
+    /// Removes what killed processes left half-written in an output folder and says how many files it were.
+    /// What living ones write is left alone.
     pub async fn sweep_staging(&self) -> Result<u64, Error> {
-        let Some(folder) = self.folder.clone() else { return Ok(0) };
-        let swept = tokio::task::spawn_blocking(move || staging::sweep(&folder)).await;
-        swept.map_err(|error| Error::Unavailable(format!("sweep {}: {error}", self.place)))?
+        match &self.store {
+            Store::Folder(folder) => {
+                let folder = folder.clone();
+                self.block("sweep", "leftovers", move || staging::sweep(folder.path())).await
+            }
+            Store::Objects(_) => Ok(0),
+        }
+    }
+
+    /// Works on the folder away from the async threads.
+    async fn block<T: Send + 'static>(
+        &self,
+        verb: &str,
+        name: &str,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let doing = format!("{verb} {name} in {}", self.place);
+        match tokio::task::spawn_blocking(work).await {
+            Ok(worked) => worked.map_err(|error| Error::from_io(&doing, &error)),
+            Err(error) => Err(Error::Unavailable(format!("{doing}: {error}"))),
+        }
     }
 
     fn error(&self, verb: &str, name: &str, error: &object_store::Error) -> Error {
         Error::from_store(&format!("{verb} {name} in {}", self.place), error)
     }
+}
+
+fn write_all(bytes: Bytes) -> impl FnOnce(&mut File) -> io::Result<()> {
+    move |file| file.write_all(&bytes)
 }
 
 /// Checks that a name is relative and stays below the output.
@@ -215,7 +303,7 @@ fn object_path(name: &str) -> Result<ObjectPath, Error> {
         return Err(invalid("it holds a backslash"));
     }
     if staging::is_staged(name) {
-        return Err(invalid("it ends like an unfinished file (#NUMBER)"));
+        return Err(invalid("such names are for unfinished files"));
     }
     ObjectPath::parse(name).map_err(|error| invalid(&error.to_string()))
 }
@@ -228,6 +316,6 @@ async fn read_part(source: &mut tokio::fs::File, file: &Path) -> Result<Bytes, E
     Ok(part.into())
 }
 
-fn read_error(file: &Path, error: &std::io::Error) -> Error {
-    Error::from_io(&format!("read {}", PathBuf::from(file).display()), error)
+fn read_error(file: &Path, error: &io::Error) -> Error {
+    Error::from_io(&format!("read {}", file.display()), error)
 }

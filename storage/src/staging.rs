@@ -1,48 +1,94 @@
-//! What a killed process leaves in an output folder.
+//! Files that have no object's name yet, and what a killed process leaves of them.
 //!
-//! `object_store` writes `NAME` as `NAME#1` (`#2`, … when taken) beside its place and links or renames it when
-//! it is whole. A process killed in between leaves the staged file, which no object name can reach.
+//! A writer holds the lock of its staged file, and locks end with their process, however that ends: a staged
+//! file that can be locked is a leftover. So any number of processes, also on other machines, can write to one
+//! folder and sweep it.
 
+use std::fs::{File, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::Error;
+use uuid::Uuid;
 
-/// Whether a name is one that `object_store` stages under: it refuses such names and hides them in lists.
-pub(crate) fn is_staged(name: &str) -> bool {
-    let file = name.rsplit('/').next().unwrap_or(name);
-    match file.split_once('#') {
-        Some((_, number)) => !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()),
-        None => false,
+const PREFIX: &str = ".sanafarm-";
+const SUFFIX: &str = ".part";
+
+/// A name that no other writer has.
+pub(crate) fn fresh_name() -> String {
+    format!("{PREFIX}{}{SUFFIX}", Uuid::new_v4().simple())
+}
+
+/// Whether a file has a name of [`fresh_name`].
+pub(crate) fn is_staged(file: &str) -> bool {
+    let id = file.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX));
+    id.is_some_and(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// A file that is being written. Its staged name goes away with it; other names that it got meanwhile stay.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    /// Holds the lock.
+    file: File,
+    path: PathBuf,
+}
+
+impl Staged {
+    pub(crate) fn create(folder: &Path) -> io::Result<Self> {
+        loop {
+            let path = folder.join(fresh_name());
+            let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+            let staged = Self { file, path };
+            match staged.file.try_lock() {
+                // A sweep between the last two calls may have taken it for a leftover.
+                Ok(()) if staged.path.try_exists()? => return Ok(staged),
+                Ok(()) | Err(TryLockError::WouldBlock) => {}
+                // Where there are no locks, nothing is swept.
+                Err(TryLockError::Error(_)) => return Ok(staged),
+            }
+        }
+    }
+
+    pub(crate) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
-/// Whether a file is ours to remove: staged, or the object that checks whether a place can be written.
-fn is_leftover(file: &str) -> bool {
-    // A person's `scan#1` is left alone: everything that we write has an extension.
-    let staged = is_staged(file) && file.split('#').next().is_some_and(|base| base.contains('.'));
-    let check = file.starts_with("sanafarm-check-") && file.ends_with(".tmp");
-    staged || check
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Renamed, or left to the sweep.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
-/// Removes leftovers below `folder` without following links and says how many files it were.
-pub(crate) fn sweep(folder: &Path) -> Result<u64, Error> {
+/// Removes leftovers from `folder` and says how many files it were. What is not surely one stays.
+pub(crate) fn sweep(folder: &Path) -> io::Result<u64> {
     let mut swept = 0;
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let failed = |error: &io::Error| Error::from_io(&format!("sweep {}", folder.display()), error);
-        for entry in std::fs::read_dir(&folder).map_err(|error| failed(&error))? {
-            let entry = entry.map_err(|error| failed(&error))?;
-            let kind = entry.file_type().map_err(|error| failed(&error))?;
-            if kind.is_dir() {
-                folders.push(entry.path());
-            } else if kind.is_file() && entry.file_name().to_str().is_some_and(is_leftover) {
-                match std::fs::remove_file(entry.path()) {
-                    Ok(()) => swept += 1,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(failed(&error)),
-                }
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(is_staged) || !entry.file_type()?.is_file() {
+            continue;
+        }
+        let file = match File::options().read(true).write(true).open(entry.path()) {
+            Ok(file) => file,
+            // Finished in this moment, or somebody else's.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
+                continue;
             }
+            Err(error) => return Err(error),
+        };
+        if file.try_lock().is_err() {
+            continue;
+        }
+        match std::fs::remove_file(entry.path()) {
+            Ok(()) => swept += 1,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(swept)
@@ -53,12 +99,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_numbered_leftovers_of_files_with_an_extension_are_swept() {
-        for ours in ["a.png#1", "metadata.jsonl#12", "ab.png#2"] {
-            assert!(is_leftover(ours), "{ours}");
+    fn only_our_own_names_are_staged() {
+        assert!(is_staged(&fresh_name()));
+        for theirs in
+            ["a.png#1", "notes.md#2", ".sanafarm", ".sanafarm-.part", ".sanafarm-notes.part", "x.part"]
+        {
+            assert!(!is_staged(theirs), "{theirs}");
         }
-        for theirs in ["a.png", "scan#1", "a.png#", "a.png#x", "song.mp3#1a", "check.tmp"] {
-            assert!(!is_leftover(theirs), "{theirs}");
-        }
+    }
+
+    #[test]
+    fn the_sweep_takes_what_a_killed_writer_left_and_nothing_of_the_living() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Staged::create(folder.path()).unwrap();
+        let second = Staged::create(folder.path()).unwrap();
+        // What a killed process leaves: its name without its lock.
+        let killed = folder.path().join(fresh_name());
+        std::fs::write(&killed, "half").unwrap();
+        assert_eq!(sweep(folder.path()).unwrap(), 1);
+        assert!(!killed.exists() && first.path().exists() && second.path().exists());
+        drop((first, second));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_writer_is_safe_from_sweeps_from_its_first_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|threads| {
+            let writer = threads.spawn(|| {
+                for turn in 0..500 {
+                    let staged = Staged::create(folder.path()).unwrap();
+                    std::fs::rename(staged.path(), folder.path().join(turn.to_string())).unwrap();
+                }
+            });
+            while !writer.is_finished() {
+                sweep(folder.path()).unwrap();
+            }
+        });
     }
 }

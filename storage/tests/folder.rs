@@ -5,11 +5,19 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use sanafarm_storage::{Error, Output, Put};
+use sanafarm_storage::{Error, Found, Output, Put};
 use tempfile::TempDir;
 
 fn open(folder: &Path) -> Output {
     Output::open(folder.to_str().unwrap()).unwrap()
+}
+
+/// The whole object.
+async fn get(output: &Output, name: &str) -> Bytes {
+    match output.get(name, u64::MAX).await.unwrap() {
+        Found::Object(bytes) => bytes,
+        other => panic!("{name}: {other:?}"),
+    }
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -36,7 +44,7 @@ async fn of_sixteen_writers_of_one_name_one_wins_and_its_object_is_whole() {
     let results = writers.join_all().await;
     let winners: Vec<_> = results.iter().filter(|(_, put)| *put == Put::Created).collect();
     assert_eq!(winners.len(), 1, "{results:?}");
-    let stored = output.get("shared.png").await.unwrap().unwrap();
+    let stored = get(&output, "shared.png").await;
     assert_eq!(stored, vec![winners[0].0; 1 << 20]);
     assert_eq!(names(folder.path()), ["shared.png"], "no staged file stays");
 }
@@ -56,14 +64,14 @@ async fn readers_see_a_replaced_object_whole_at_every_moment() {
     });
     let mut seen = 0;
     while !writer.is_finished() {
-        let bytes = output.get("manifest").await.unwrap().unwrap();
+        let bytes = get(&output, "manifest").await;
         assert_eq!(bytes.len(), 1 << 20);
         assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a mix of two writes");
         seen += 1;
     }
     writer.await.unwrap();
     assert!(seen > 0);
-    assert_eq!(output.get("manifest").await.unwrap().unwrap()[0], 20);
+    assert_eq!(get(&output, "manifest").await[0], 20);
 }
 
 #[tokio::test]
@@ -80,7 +88,7 @@ async fn a_taken_name_is_left_alone() {
 async fn an_absent_object_is_none_and_folders_in_names_are_made() {
     let folder = TempDir::new().unwrap();
     let output = open(folder.path());
-    assert_eq!(output.get("a/b/c.png").await.unwrap(), None);
+    assert_eq!(output.get("a/b/c.png", u64::MAX).await.unwrap(), Found::Nothing);
     output.put_new("a/b/c.png", Bytes::from_static(b"c")).await.unwrap();
     assert_eq!(std::fs::read(folder.path().join("a/b/c.png")).unwrap(), b"c");
 }
@@ -103,17 +111,76 @@ async fn a_file_of_several_parts_arrives_as_it_is() {
 }
 
 #[tokio::test]
-async fn the_sweep_takes_what_a_killed_process_left_and_nothing_else() {
+async fn an_object_is_read_only_up_to_the_limit() {
+    let folder = TempDir::new().unwrap();
+    let output = open(folder.path());
+    std::fs::write(folder.path().join("a.png"), "12345").unwrap();
+    assert_eq!(output.get("a.png", 5).await.unwrap(), Found::Object(Bytes::from_static(b"12345")));
+    assert_eq!(output.get("a.png", 4).await.unwrap(), Found::Larger);
+    std::fs::create_dir(folder.path().join("b.png")).unwrap();
+    assert!(matches!(output.get("b.png", 5).await, Err(Error::Invalid(_))));
+}
+
+#[tokio::test]
+async fn the_sweep_leaves_peoples_own_files_alone() {
     let folder = TempDir::new().unwrap();
     let output = open(folder.path());
     std::fs::create_dir(folder.path().join("sub")).unwrap();
-    for file in ["a.png", "a.png#1", "sub/b.png#3", "notes#1", "c.png#draft", "sanafarm-check-1-0.tmp"] {
+    let mine = ["a.png", "notes.md#2", "a.png#1", "sub/b.png#3", "c.part", ".sanafarm-notes.part"];
+    for file in mine {
         std::fs::write(folder.path().join(file), "x").unwrap();
     }
-    assert_eq!(output.sweep_staging().await.unwrap(), 3);
-    assert_eq!(names(folder.path()), ["a.png", "c.png#draft", "notes#1", "sub"]);
-    assert!(names(&folder.path().join("sub")).is_empty());
     assert_eq!(output.sweep_staging().await.unwrap(), 0);
+    for file in mine {
+        assert!(folder.path().join(file).exists(), "{file}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writers_are_not_disturbed_by_the_sweeps_and_checks_of_others() {
+    let folder = TempDir::new().unwrap();
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..2 {
+        let output = open(folder.path());
+        writers.spawn(async move {
+            for turn in 0..100 {
+                let name = format!("{writer}/{turn}.png");
+                output.put_new(&name, Bytes::from(vec![7; 100_000])).await.unwrap();
+                output.replace(&format!("{writer}.parquet"), Bytes::from_static(b"rows")).await.unwrap();
+            }
+        });
+    }
+    let third = open(folder.path());
+    let fourth = open(folder.path());
+    while !writers.is_empty() {
+        let (swept, checked) = tokio::join!(third.sweep_staging(), fourth.check_writable());
+        swept.unwrap();
+        checked.unwrap();
+        while writers.try_join_next().transpose().unwrap().is_some() {}
+    }
+    for writer in 0..2 {
+        for turn in 0..100 {
+            assert_eq!(
+                std::fs::read(folder.path().join(format!("{writer}/{turn}.png"))).unwrap().len(),
+                100_000
+            );
+        }
+    }
+    assert_eq!(names(folder.path()), ["0", "0.parquet", "1", "1.parquet"]);
+}
+
+#[tokio::test]
+async fn a_folder_in_the_place_of_an_object_is_found_before_it_is_written() {
+    let folder = TempDir::new().unwrap();
+    let output = open(folder.path());
+    std::fs::create_dir(folder.path().join("manifest")).unwrap();
+    let found = output.check_replaceable("manifest").await.unwrap_err();
+    let written = output.replace("manifest", Bytes::new()).await.unwrap_err();
+    for error in [found, written] {
+        assert!(matches!(error, Error::Invalid(_)), "{error:?}");
+    }
+    output.check_replaceable("other").await.unwrap();
+    assert_eq!(names(folder.path()), ["manifest"]);
 }
 
 #[tokio::test]
@@ -149,14 +216,14 @@ async fn a_file_in_the_place_of_the_folder_is_a_clear_error() {
 async fn names_cannot_leave_the_output() {
     let folder = TempDir::new().unwrap();
     let output = open(&folder.path().join("out"));
-    for name in ["", "/etc/passwd", "../a", "a/../../b", "a//b", "./a", "a/", "a\\b", "a\u{0}b", "a.png#1"] {
+    for name in ["", "/etc/passwd", "../a", "a/../../b", "a//b", "./a", "a/", "a\\b", "a\u{0}b"] {
         let error = output.put_new(name, Bytes::from_static(b"x")).await.unwrap_err();
         assert!(matches!(error, Error::Invalid(_)), "{name:?}: {error:?}");
-        assert!(output.get(name).await.is_err(), "{name:?}");
+        assert!(output.get(name, 1).await.is_err(), "{name:?}");
         assert!(output.replace(name, Bytes::new()).await.is_err(), "{name:?}");
     }
     assert_eq!(names(folder.path()), ["out"]);
-    for name in ["ünï/cödé 100%.png", "a?b=c.png", "{x}.png", "#.png", "a b"] {
+    for name in ["ünï/cödé 100%.png", "a?b=c.png", "{x}.png", "#.png", "a.png#1", "a b"] {
         output.put_new(name, Bytes::from_static(b"x")).await.unwrap();
         assert_eq!(std::fs::read(folder.path().join("out").join(name)).unwrap(), b"x", "{name:?}");
     }

@@ -51,6 +51,14 @@ pub(crate) fn write(
     Ok(file)
 }
 
+/// Bytes that no file of this picture exceeds: what stands there and is larger need not be read.
+pub(crate) fn largest_file(provenance: &Provenance) -> u64 {
+    let row = u64::from(provenance.width) * 3 + 1;
+    let raw = row * u64::from(provenance.height);
+    // The fast encoder makes noise larger by two fifths; both text chunks hold the prompts, escaped.
+    raw + raw / 2 + 16 * provenance.to_json().len() as u64 + (64 << 10)
+}
+
 /// The text that Automatic1111 writes: prompt, negative prompt, one line of settings.
 fn parameters(provenance: &Provenance) -> String {
     // A text chunk ends at its first zero byte.
@@ -230,6 +238,23 @@ mod tests {
         for length in [0, 900 * 199, 900 * 201, 900 * 200 + 1] {
             let mut rows = vec![vec![7; length]].into_iter();
             assert!(write(&provenance, || rows.next()).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn no_picture_is_larger_than_its_largest_file() {
+        // A linear congruential generator: noise that no encoder can make smaller.
+        let mut state = 1_u64;
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        for (width, height) in [(1, 1), (300, 200), (1024, 700)] {
+            let picture = Provenance { width, height, ..provenance(&"🐻\0".repeat(3000), "\n") };
+            let mut rows = vec![(0..width * height * 3).map(|_| noise()).collect()].into_iter();
+            let file = write(&picture, || rows.next()).unwrap();
+            let largest = largest_file(&picture);
+            assert!(file.len() as u64 <= largest, "{width}x{height}: {} > {largest}", file.len());
         }
     }
 

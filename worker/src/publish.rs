@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sanafarm_proto::v1::{ErrorClass, ImageDone};
-use sanafarm_storage::{Error, Output, Put};
+use sanafarm_storage::{Error, Found, Output, Put};
 
 use crate::engine::Picture;
 use crate::picture;
@@ -41,9 +41,12 @@ pub(crate) async fn publish(output: &Output, object: &str, picture: Picture) -> 
             Put::Created => return Ok(Published::Done(done(object, length, sha256, &provenance))),
             Put::Exists => {}
         }
-        // Nothing found means that somebody has removed it in this moment: its place is free again.
-        if let Some(found) = patiently(|| output.get(object)).await? {
-            return adopt(output, object, &provenance, found).await;
+        let limit = picture::largest_file(&provenance);
+        match patiently(|| output.get(object, limit)).await? {
+            // Somebody has removed it in this moment: its place is free again.
+            Found::Nothing => {}
+            Found::Object(found) => return adopt(output, object, &provenance, found).await,
+            Found::Larger => return Ok(conflict(output, object, "it is larger than this picture can be")),
         }
     }
     Err(Error::Unavailable(format!("write {object} in {}: a file comes and goes there", output.place())))
@@ -56,23 +59,24 @@ async fn adopt(
     provenance: &Provenance,
     found: Bytes,
 ) -> Result<Published, Error> {
-    let place = output.place();
-    let conflict = |why: &str| {
-        let message = format!(
-            "another file stands at {object} in {place}: {why}; move it away or choose another output, nothing was \
-             overwritten"
-        );
-        Ok(Published::Failed(Failure::new(ErrorClass::Conflict, message)))
-    };
     let (found, read) = inspect(found).await?;
     match read {
         Ok((stored, sha256)) if stored.same_recipe(provenance) => {
             tracing::info!(object, "adopted the picture of an earlier attempt");
             Ok(Published::Done(done(object, found.len() as u64, sha256, &stored)))
         }
-        Ok(_) => conflict("it is a picture of another recipe"),
-        Err(error) => conflict(&error.to_string()),
+        Ok(_) => Ok(conflict(output, object, "it is a picture of another recipe")),
+        Err(error) => Ok(conflict(output, object, &error.to_string())),
     }
+}
+
+fn conflict(output: &Output, object: &str, why: &str) -> Published {
+    let message = format!(
+        "another file stands at {object} in {}: {why}; move it away or choose another output, nothing was \
+         overwritten",
+        output.place()
+    );
+    Published::Failed(Failure::new(ErrorClass::Conflict, message))
 }
 
 type Inspected = Result<(Provenance, String), picture::Unreadable>;

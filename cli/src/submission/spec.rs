@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use prost::Message;
+use sanafarm_coordinator::domain::template::DEFAULT_TEMPLATE;
 use sanafarm_proto::v1::{BinMode, DecodeMode, JobSpec, Settings};
 use sha2::{Digest, Sha256};
 
@@ -15,8 +16,6 @@ use crate::error::Error;
 
 /// Folder of all outputs that have no name of their own.
 const RENDERS: &str = "renders";
-/// Name of an image below its output.
-const NAME_TEMPLATE: &str = "{index:08}-{seed}.png";
 /// A picture with this many times more or fewer pixels than the model was trained for is warned of.
 const FAR_AREA: f64 = 4.0;
 /// A picture this many times longer than wide, or wider than long, is warned of.
@@ -62,7 +61,7 @@ pub fn spec(
         negative_prompt: args.negative_prompt.clone(),
         seed: args.seed,
         images_per_prompt: args.images_per_prompt,
-        name_template: NAME_TEMPLATE.to_owned(),
+        name_template: DEFAULT_TEMPLATE.to_owned(),
     };
     let weights = model.info.as_ref().map_or("", |info| info.weights_sha256.as_str());
     spec.client_token = token(&spec, &survey.content_sha256, weights);

@@ -138,6 +138,22 @@ async fn files_of_others_are_never_overwritten() {
 }
 
 #[tokio::test]
+async fn huge_file_in_the_place_of_a_picture_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("out")).unwrap();
+    // All hole: it takes no space on the disk, and more memory than there is to read.
+    let huge = std::fs::File::create(folder.path().join("out/0000.png")).unwrap();
+    huge.set_len(1 << 40).unwrap();
+    let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["x", "y"], out, model)];
+    let mut farm = Farm::start_in(folder, shards, |_| {}).await;
+    let summary = farm.finish(2).await;
+    assert_eq!((summary.done, summary.failed), (1, 1));
+    let failed = farm.coordinator().state().failed(0);
+    assert_eq!(failed.error_class(), ErrorClass::Conflict);
+    assert!(failed.message.contains("larger than this picture can be"), "{failed:?}");
+}
+
+#[tokio::test]
 async fn output_that_cannot_be_opened_ends_the_worker_before_any_work() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("out"), "a file in the place of the folder").unwrap();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use sanafarm_coordinator::domain::template::RESERVED;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{ImageState, Job, JobState, ListImagesRequest};
 use serde_json::{Value, json};
@@ -15,9 +16,6 @@ use crate::error::{Error, Exit};
 use crate::job_view::{error_class, has_ended, job_state};
 use crate::printer::Printer;
 use crate::submission::report_skipped;
-
-/// Written when all images have a result, as the last file of an output.
-const MANIFEST: &str = "manifest.parquet";
 
 /// The end of a run.
 pub struct Ending<'a> {
@@ -143,10 +141,9 @@ pub async fn shortfall(client: &mut JobServiceClient<Channel>, job: &Job) -> Res
 /// A job is done for ever, but somebody may have moved its pictures away.
 pub fn missing_output(job: &Job) -> Option<Error> {
     let is_folder = !job.output.contains("://");
-    if !is_folder || Path::new(&job.output).join(MANIFEST).is_file() {
-        return None;
-    }
-    let what = format!("job {} is finished, but {MANIFEST} is no longer in {}", job.job_id, job.output);
+    let is_missing = |name: &&str| !Path::new(&job.output).join(name).is_file();
+    let missing = RESERVED.into_iter().filter(|_| is_folder).find(is_missing)?;
+    let what = format!("job {} is finished, but {missing} is no longer in {}", job.job_id, job.output);
     Some(Error::failure(what).hint("bring the folder back, or render the list again under another --name"))
 }
 

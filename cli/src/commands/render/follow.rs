@@ -12,16 +12,16 @@ use tokio::task::{JoinError, JoinSet};
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::{Stop, ending, output_error};
+use super::{Stop, ending, output_error, try_output};
 use crate::error::Error;
 use crate::job_view::has_ended;
 use crate::printer::Printer;
 use crate::progress::Progress;
 use crate::signals::Signals;
 
-/// A job whose images are all there ends in moments, unless its manifest cannot be written: then the
-/// output is tried this often.
-const MANIFEST_CHECK: Duration = Duration::from_secs(10);
+/// A job whose images are all there ends in moments, unless its manifest cannot be written: the output is
+/// tried this often.
+const MANIFEST_CHECK: Duration = Duration::from_secs(3);
 
 /// What following a job needs.
 pub struct Follow<'a> {
@@ -98,7 +98,7 @@ impl Follow<'_> {
                 _ = check.tick() => {
                     let complete = job.done + job.failed == job.images;
                     if complete && complete_before {
-                        let tried = self.output.check_writable().await;
+                        let tried = try_output(self.output).await;
                         tried.map_err(|error| go_on(output_error(&job.output, &error)))?;
                     }
                     complete_before = complete;

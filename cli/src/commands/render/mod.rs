@@ -5,6 +5,7 @@ mod follow;
 
 use std::time::Instant;
 
+use sanafarm_coordinator::domain::template::RESERVED;
 use sanafarm_coordinator::{Coordinator, Options};
 use sanafarm_proto::v1::Job;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
@@ -90,15 +91,24 @@ async fn work(
     Ok(Run { job, there, skipped, stop })
 }
 
-/// Opens the output, clears it of what a killed process was about to name, and tries it: a full or
-/// forbidden place is told before the first picture. The lock on the data folder keeps other writers away.
+/// Opens the output, clears it of what killed processes left half-written, and tries it: a full or forbidden
+/// place is told before the first picture. Others may be writing there now.
 async fn open_output(output: &str) -> Result<Output, Error> {
     let failed = |error: sanafarm_storage::Error| output_error(output, &error);
     let opened = Output::open(output).map_err(failed)?;
     let swept = opened.sweep_staging().await.map_err(failed)?;
     tracing::debug!(output, swept, "cleared leftovers");
-    opened.check_writable().await.map_err(failed)?;
+    try_output(&opened).await.map_err(failed)?;
     Ok(opened)
+}
+
+/// Whether pictures, the manifest and the metadata can be written.
+async fn try_output(output: &Output) -> Result<(), sanafarm_storage::Error> {
+    output.check_writable().await?;
+    for name in RESERVED {
+        output.check_replaceable(name).await?;
+    }
+    Ok(())
 }
 
 fn output_error(output: &str, error: &sanafarm_storage::Error) -> Error {

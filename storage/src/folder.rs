@@ -1,0 +1,138 @@
+//! Objects as files of a folder: written aside, then named in one step.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::{Found, Put, staging};
+
+/// A folder, named by its absolute path.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Makes the folder when it is not there.
+    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
+        std::fs::create_dir_all(&path)?;
+        Ok(Self { path })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Durable, and whole or absent: `write` fills a file that has its name only afterwards.
+    pub(crate) fn put_new(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> io::Result<Put> {
+        let target = self.target(name)?;
+        let put = if target.symlink_metadata().is_ok() {
+            Put::Exists
+        } else {
+            let staged = self.stage(write)?;
+            match std::fs::hard_link(staged.path(), &target) {
+                Ok(()) => Put::Created,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Put::Exists,
+                Err(error) => return Err(error),
+            }
+        };
+        // Also for a file that is there: whoever named it may have been killed before this.
+        sync_parent(&target)?;
+        Ok(put)
+    }
+
+    /// As `put_new`, in the place of whatever file has the name.
+    pub(crate) fn replace(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let staged = self.stage(write)?;
+        let target = self.target(name)?;
+        std::fs::rename(staged.path(), &target)?;
+        sync_parent(&target)
+    }
+
+    /// Reads at most `limit` bytes.
+    pub(crate) fn get(&self, name: &str, limit: u64) -> io::Result<Found> {
+        let path = self.path.join(name);
+        // Whoever opens a named pipe waits for its writer.
+        let metadata = match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+            Ok(metadata) if !metadata.is_file() => return Ok(Found::Larger),
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(error) => return Err(error),
+        };
+        if metadata.len() > limit {
+            return Ok(Found::Larger);
+        }
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = Vec::with_capacity(metadata.len() as usize);
+        // It may have grown.
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit { Ok(Found::Larger) } else { Ok(Found::Object(bytes.into())) }
+    }
+
+    /// Does all that a picture takes, under names that the sweep would clear away.
+    pub(crate) fn check_writable(&self) -> io::Result<()> {
+        let staged = self.stage(|file| file.write_all(b"can this be written?"))?;
+        let linked = self.path.join(staging::fresh_name());
+        std::fs::hard_link(staged.path(), &linked)?;
+        sync_parent(&linked)?;
+        std::fs::remove_file(&linked)
+    }
+
+    /// Whether `replace` could put a file in the place of the name.
+    pub(crate) fn check_replaceable(&self, name: &str) -> io::Result<()> {
+        match std::fs::symlink_metadata(self.path.join(name)) {
+            Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A durable file that has no object's name yet.
+    fn stage(&self, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<staging::Staged> {
+        // Somebody may have removed it since.
+        make_durable_folder(&self.path)?;
+        let mut staged = staging::Staged::create(&self.path)?;
+        write(staged.file())?;
+        staged.file().sync_all()?;
+        Ok(staged)
+    }
+
+    /// The path of an object in a folder that is there.
+    fn target(&self, name: &str) -> io::Result<PathBuf> {
+        let target = self.path.join(name);
+        make_durable_folder(target.parent().unwrap_or(&self.path))?;
+        Ok(target)
+    }
+}
+
+/// Makes a folder and those above it so that a power cut takes none of them back.
+fn make_durable_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let missing: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.is_dir()).collect();
+    std::fs::create_dir_all(folder)?;
+    missing.into_iter().try_for_each(sync_parent)
+}
+
+/// Makes the name of a file durable.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
