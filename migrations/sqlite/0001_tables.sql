@@ -41,6 +41,7 @@ CREATE INDEX jobs_open ON jobs (key) WHERE state IN ('pending', 'running') AND s
 CREATE INDEX jobs_begun ON jobs (key) WHERE state IN ('running', 'paused');
 CREATE INDEX jobs_unsealed ON jobs (key) WHERE sealed_at IS NULL;
 CREATE INDEX jobs_by_model ON jobs (model, key);
+CREATE INDEX jobs_by_output ON jobs (output);
 
 -- Pass-through columns of the prompt list, in order of appearance.
 CREATE TABLE job_columns (

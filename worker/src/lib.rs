@@ -39,6 +39,8 @@ pub struct Options {
     pub name: String,
     /// Folder for unpacked and downloaded models.
     pub cache: PathBuf,
+    /// The only job to work for; any when absent.
+    pub job: Option<String>,
     /// Says what the device is doing right now, for a progress display.
     pub activity: Option<watch::Sender<Activity>>,
 }

@@ -22,6 +22,7 @@ pub async fn run(args: WorkerArgs, printer: &Printer) -> Result<Exit, Error> {
     let options = Options {
         name: args.name.unwrap_or_else(host_name),
         cache: args.cache.unwrap_or_else(|| DataFolder::choose(None).models()),
+        job: None,
         activity: None,
     };
     let shutdown = Shutdown::default();

@@ -14,6 +14,7 @@ pub(super) fn status(error: Error) -> Status {
         Error::Move(_) | Error::ReadOnly | Error::Newer { .. } | Error::Older { .. } => {
             Code::FailedPrecondition
         }
+        Error::OutputTaken { .. } => Code::AlreadyExists,
         Error::Replaced(_) => Code::Aborted,
         Error::TimedOut(_) => Code::DeadlineExceeded,
         Error::Full { .. } => Code::ResourceExhausted,

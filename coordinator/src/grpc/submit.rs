@@ -4,6 +4,7 @@ use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use sanafarm_proto::v1;
 use sanafarm_proto::v1::submit_job_request::Part;
+use sanafarm_storage::{Found, Output};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -11,6 +12,7 @@ use super::convert;
 use super::status::{status, stopping};
 use crate::domain::id::JobId;
 use crate::domain::submission::Submission;
+use crate::domain::template::RESERVED;
 use crate::farm::Farm;
 use crate::store::records::{Begun, Job};
 
@@ -32,7 +34,11 @@ pub(super) async fn submit(
         Begun::Existing(job) => return Ok((*job, true)),
         Begun::New(job) => job,
     };
-    match fill(farm, stop, &job, submission, messages).await {
+    let filled = match foreign_manifest(&spec.output).await {
+        Some(refused) => Err(refused),
+        None => fill(farm, stop, &job, submission, messages).await,
+    };
+    match filled {
         Ok(job) => {
             tracing::info!(job = %job.id, images = job.images, "job submitted");
             Ok((job, false))
@@ -46,6 +52,20 @@ pub(super) async fn submit(
             Err(refused)
         }
     }
+}
+
+/// Refuses an output that a job of another database has written its manifest to: this job's would replace it. An
+/// output that cannot be looked at from here is left to the workers and to the end of the job, who tell why.
+async fn foreign_manifest(output: &str) -> Option<Status> {
+    let place = output.to_owned();
+    let opened = tokio::task::spawn_blocking(move || Output::open(&place)).await.ok()?.ok()?;
+    for name in RESERVED {
+        if let Ok(Found::Object(_) | Found::Larger) = opened.get(name, 0).await {
+            let text = format!("output {output} holds the {name} of another job; choose another output");
+            return Some(Status::already_exists(text));
+        }
+    }
+    None
 }
 
 async fn fill(

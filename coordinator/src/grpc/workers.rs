@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert;
 use super::status::{status, stopping};
-use crate::domain::id::SessionId;
+use crate::domain::id::{JobId, SessionId};
 use crate::farm::Farm;
 
 /// Longest wait for a shard in one call.
@@ -60,6 +60,7 @@ impl v1::worker_service_server::WorkerService for Workers {
     ) -> Result<Response<v1::LeaseShardResponse>, Status> {
         let request = request.into_inner();
         let session = SessionId::from(request.session_id);
+        let job = (!request.job_id.is_empty()).then(|| JobId::from(request.job_id));
         let wait = request.wait.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or_default();
         let until = Instant::now() + wait.min(LONGEST_WAIT);
         let mut ready = self.farm.live.watch_ready();
@@ -67,7 +68,7 @@ impl v1::worker_service_server::WorkerService for Workers {
             let lease = self
                 .farm
                 .store
-                .lease_shard(&session, self.farm.options.lease_duration, Timestamp::now())
+                .lease_shard(&session, job.as_ref(), self.farm.options.lease_duration, Timestamp::now())
                 .await
                 .map_err(status)?;
             if let Some(lease) = lease {

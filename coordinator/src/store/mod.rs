@@ -48,6 +48,14 @@ pub enum Error {
     /// Another submission with the same client token took over.
     #[error("job {0} was replaced by another submission with its client token; submit again")]
     Replaced(JobId),
+    /// Pictures of two jobs in one place would mix, and one manifest replace the other.
+    #[error("output {output} holds the pictures of job {job}; choose another output")]
+    OutputTaken {
+        /// Folder or URL.
+        output: String,
+        /// The job that it belongs to.
+        job: JobId,
+    },
     /// The state does not allow it.
     #[error(transparent)]
     Move(#[from] IllegalMove),
@@ -159,11 +167,12 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn open_session(&self, session: &NewSession, now: Timestamp) -> Result<SessionId>;
     /// Ends it and releases its leases. A session that is closed already is left as it is.
     async fn close_session(&self, session: &SessionId, reason: &str, now: Timestamp) -> Result<()>;
-    /// The oldest ready shard of the oldest open job, with the images that have no result; none when nothing is
-    /// ready.
+    /// The oldest ready shard of the oldest open job, or of `job`, with the images that have no result; none when
+    /// nothing is ready.
     async fn lease_shard(
         &self,
         session: &SessionId,
+        job: Option<&JobId>,
         duration: Duration,
         now: Timestamp,
     ) -> Result<Option<Lease>>;

@@ -31,7 +31,8 @@ impl Shift {
         let session = self.session.clone();
         let loaded = self.loaded.iter().cloned().collect();
         let output = self.output.clone();
-        let asking = async move { Aside::Leased(ask(session, loaded, output).await) };
+        let job = self.job.clone();
+        let asking = async move { Aside::Leased(ask(session, loaded, job, output).await) };
         self.leasing = Some(self.asides.spawn(asking));
     }
 
@@ -76,10 +77,11 @@ impl Shift {
 async fn ask(
     session: Session,
     loaded: Vec<String>,
+    job: String,
     last: Option<(String, Output)>,
 ) -> Result<Option<Box<Leased>>, Error> {
     let asked = Instant::now();
-    let Some(lease) = session.lease(device::CPU, loaded).await? else {
+    let Some(lease) = session.lease(device::CPU, loaded, &job).await? else {
         sleep(NO_WORK_PAUSE.saturating_sub(asked.elapsed())).await;
         return Ok(None);
     };

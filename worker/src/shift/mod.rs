@@ -63,6 +63,8 @@ enum Aside {
 
 struct Shift {
     session: Session,
+    /// The only job to work for; any when empty.
+    job: String,
     leases: Arc<Leases>,
     shards: Vec<Shard>,
     images: JoinSet<Image>,
@@ -118,13 +120,20 @@ pub(crate) async fn run(
     let threads = engine::start(engine, context)
         .map_err(|error| Error::Engine(format!("start the engine thread: {error}")))?;
     let skip = shutdown.soft.child_token();
-    Shift::new(session, leases, skip, stop).work(threads, shutdown).await
+    Shift::new(session, options.job.unwrap_or_default(), leases, skip, stop).work(threads, shutdown).await
 }
 
 impl Shift {
-    fn new(session: Session, leases: Arc<Leases>, skip: CancellationToken, stop: CancellationToken) -> Self {
+    fn new(
+        session: Session,
+        job: String,
+        leases: Arc<Leases>,
+        skip: CancellationToken,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             session,
+            job,
             leases,
             shards: Vec::new(),
             images: JoinSet::new(),

@@ -48,7 +48,12 @@ impl Farm {
         served.coordinator.change(script);
         let watch = Arc::new(Watch::default());
         let shutdown = Shutdown::default();
-        let options = Options { name: "worker-1".into(), cache: folder.path().join("cache"), activity: None };
+        let options = Options {
+            name: "worker-1".into(),
+            cache: folder.path().join("cache"),
+            job: None,
+            activity: None,
+        };
         let engine = Box::new(TestEngine(watch.clone()));
         let worker = tokio::spawn(shift::run(served.channel.clone(), options, shutdown.clone(), engine));
         Self { served, folder, watch, shutdown, worker }

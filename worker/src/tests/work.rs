@@ -187,7 +187,8 @@ async fn the_activity_names_image_stage_and_step() {
     let lease = shard("a", 5, &["wait"], &out, &model);
     let served = super::TestCoordinator::serve(vec![lease]).await;
     let (activity, mut seen) = watch::channel(Activity::default());
-    let options = crate::Options { name: "w".into(), cache: folder.path().into(), activity: Some(activity) };
+    let options =
+        crate::Options { name: "w".into(), cache: folder.path().into(), job: None, activity: Some(activity) };
     let shutdown = crate::Shutdown::default();
     let gate = std::sync::Arc::new(engine::Watch::default());
     let test_engine = Box::new(engine::TestEngine(gate.clone()));

@@ -66,7 +66,7 @@ impl Ending<'_> {
         let before = if self.run.there == 0 { String::new() } else { format!(", {} before", self.run.there) };
         let speed = new as f64 / self.seconds.max(0.001);
         let seconds = self.seconds;
-        format!("rendered {new} images{failed} in {seconds:.1} s, {speed:.2} images/s{before}; they are in:")
+        format!("rendered {new} images{failed} in {seconds:.1} s, {speed:.2} images/s{before}")
     }
 
     fn object(&self) -> Value {
@@ -133,8 +133,11 @@ pub async fn shortfall(client: &mut JobServiceClient<Channel>, job: &Job) -> Res
     let error = classes.into_iter().fold(error, |error, (class, (count, example))| {
         error.because(format!("{class}: {count} of them, such as {example}"))
     });
-    let hint =
-        format!("list them with `sanafarm images {} --state failed`; all other images are done", job.job_id);
+    let hint = format!(
+        "list them with `sanafarm images {} --state failed`; what failed has failed for good: to try the list \
+         again as another job, give it another --name",
+        job.job_id
+    );
     Ok(Some(error.hint(hint)))
 }
 

@@ -42,8 +42,13 @@ impl Follow<'_> {
         let message = "finishing the image in hand, the same command goes on later; again to stop now";
         let signals = Signals::listen(shutdown.clone(), message, self.printer)?;
         let (activity, activities) = watch::channel(Activity::default());
-        let options =
-            Options { name: "render".to_owned(), cache: self.models.clone(), activity: Some(activity) };
+        // Other jobs of this folder wait for their own command.
+        let options = Options {
+            name: "render".to_owned(),
+            cache: self.models.clone(),
+            job: Some(job.job_id.clone()),
+            activity: Some(activity),
+        };
         let mut worker = JoinSet::new();
         worker.spawn(sanafarm_worker::run(self.channel.clone(), options, shutdown.clone()));
 

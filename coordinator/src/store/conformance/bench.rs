@@ -28,7 +28,7 @@ pub(in crate::store) fn spec(token: &str) -> JobSpec {
         name: format!("job {token}"),
         owner: "ann".to_owned(),
         model: "sana-tiny".to_owned(),
-        output: "/out".to_owned(),
+        output: format!("/out/{token}"),
         settings: Settings {
             width: 64,
             height: 64,
@@ -145,7 +145,7 @@ impl Bench {
     }
 
     pub async fn lease(&self, session: &SessionId) -> Option<Lease> {
-        self.store.lease_shard(session, LEASE, self.now).await.unwrap()
+        self.store.lease_shard(session, None, LEASE, self.now).await.unwrap()
     }
 
     pub async fn report(&self, session: &SessionId, lease: &LeaseRef, results: &[ImageReport]) -> Reported {

@@ -69,7 +69,8 @@ async fn run(bench: &mut Bench, token: &str, steps: Vec<Step>) {
         let pick = |lease: usize| leases.get(lease % leases.len().max(1)).cloned();
         match step {
             Step::Lease { who } => {
-                if let Ok(Some(lease)) = bench.store.lease_shard(&sessions[who], LEASE, bench.now).await {
+                if let Ok(Some(lease)) = bench.store.lease_shard(&sessions[who], None, LEASE, bench.now).await
+                {
                     let last = attempts.insert(lease.lease.shard.clone(), lease.lease.attempt);
                     assert_eq!(lease.lease.attempt, last.unwrap_or(0) + 1, "attempts rise by one");
                     assert!(lease.images.iter().all(|image| !committed.contains_key(&image.index)));

@@ -18,6 +18,17 @@ pub async fn the_oldest_job_is_leased_first(bench: Bench) {
     assert_eq!(order, [(first.clone(), 0), (first, 2), (second, 0)]);
 }
 
+pub async fn a_session_may_work_for_one_job_only(bench: Bench) {
+    let first = bench.submit("first", 2, 2).await;
+    let second = bench.submit("second", 2, 2).await;
+    let session = bench.session("w").await;
+    let lease = bench.store.lease_shard(&session, Some(&second), LEASE, bench.now).await.unwrap().unwrap();
+    assert_eq!(lease.job, second);
+    let none = bench.store.lease_shard(&session, Some(&second), LEASE, bench.now).await.unwrap();
+    assert_eq!(none, None, "the other job is not its own");
+    assert_eq!(bench.lease(&session).await.unwrap().job, first);
+}
+
 pub async fn a_lease_holds_what_is_left_to_do(bench: Bench) {
     let id = bench.submit("a", 3, 32).await;
     let session = bench.session("w").await;
@@ -106,10 +117,10 @@ pub async fn a_closed_session_gets_no_lease(bench: Bench) {
     bench.submit("a", 1, 2).await;
     let session = bench.session("w").await;
     bench.store.close_session(&session, "done", bench.now).await.unwrap();
-    let refused = bench.store.lease_shard(&session, LEASE, bench.now).await;
+    let refused = bench.store.lease_shard(&session, None, LEASE, bench.now).await;
     assert!(matches!(refused, Err(Error::SessionClosed(id)) if id == session));
     let unknown = crate::domain::id::SessionId::from("nobody".to_owned());
-    let refused = bench.store.lease_shard(&unknown, LEASE, bench.now).await;
+    let refused = bench.store.lease_shard(&unknown, None, LEASE, bench.now).await;
     assert!(matches!(refused, Err(Error::NotFound { what: "session", .. })));
 }
 
@@ -120,7 +131,7 @@ pub async fn silent_sessions_are_closed(mut bench: Bench) {
     bench.pass(LEASE * 4);
     let before = bench.now.checked_sub(LEASE).unwrap();
     assert_eq!(bench.store.close_silent_sessions(before, bench.now).await.unwrap(), 1);
-    let refused = bench.store.lease_shard(&idle, LEASE, bench.now).await;
+    let refused = bench.store.lease_shard(&idle, None, LEASE, bench.now).await;
     assert!(matches!(refused, Err(Error::SessionClosed(_))));
     assert!(bench.renew(&holder, &lease.lease, &[]).await, "its lease is still for the sweep to take");
 }

@@ -17,6 +17,7 @@ macro_rules! conformance_suite {
     ($fresh:path) => {
         $crate::store::conformance::conformance_suite! { $fresh;
             submission: a_sealed_job_is_there_with_its_images,
+            submission: an_output_belongs_to_one_job,
             submission: an_unsealed_job_is_invisible,
             submission: a_token_of_a_sealed_job_finds_it,
             submission: a_token_of_unsealed_remains_starts_anew,
@@ -25,6 +26,7 @@ macro_rules! conformance_suite {
             submission: a_long_list_streams_in,
             submission: an_id_is_found_by_its_beginning,
             leasing: the_oldest_job_is_leased_first,
+            leasing: a_session_may_work_for_one_job_only,
             leasing: a_lease_holds_what_is_left_to_do,
             leasing: the_first_lease_starts_the_job,
             leasing: an_old_attempt_renews_and_releases_nothing,

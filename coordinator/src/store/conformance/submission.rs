@@ -8,6 +8,16 @@ use crate::domain::submission::Batch;
 use crate::store::Error;
 use crate::store::records::Begun;
 
+pub async fn an_output_belongs_to_one_job(bench: Bench) {
+    let first = bench.submit("first", 2, 2).await;
+    let other = crate::domain::spec::JobSpec { output: spec("first").output, ..spec("other") };
+    let refused = bench.store.begin_job(&other, bench.now).await;
+    assert!(matches!(&refused, Err(Error::OutputTaken { job, .. }) if *job == first), "{refused:?}");
+    // Cancelled before its first picture, it has left nothing there.
+    bench.store.cancel_job(&first, bench.now).await.unwrap();
+    bench.try_submit(other, (1..=2).map(row), 2).await.unwrap();
+}
+
 pub async fn a_sealed_job_is_there_with_its_images(bench: Bench) {
     let mut spec = spec("a");
     spec.images_per_prompt = 2;

@@ -15,15 +15,16 @@ use crate::domain::state::{JobState, ShardState};
 use crate::store::records::{Lease, LeaseRef, LeasedImage};
 use crate::store::{Error, Result};
 
-/// The oldest ready shard of the oldest open job. CROSS JOIN keeps this order of loops: a few open jobs outside,
+/// The oldest ready shard of the oldest open job, or of one job. CROSS JOIN keeps this order of loops: a few open jobs outside,
 /// their ready shards inside, both by index.
 const NEXT: &str = "FROM jobs AS j CROSS JOIN shards AS s ON s.job = j.key \
     WHERE j.state IN ('pending', 'running') AND j.sealed_at IS NOT NULL \
-    AND s.state = 'ready' AND s.not_before <= ?1 ORDER BY j.key, s.key LIMIT 1";
+    AND s.state = 'ready' AND s.not_before <= ?1 AND (?2 IS NULL OR j.id = ?2) ORDER BY j.key, s.key LIMIT 1";
 
 pub(super) async fn lease_shard(
     store: &SqliteStore,
     session: &SessionId,
+    job: Option<&JobId>,
     duration: Duration,
     now: Timestamp,
 ) -> Result<Option<Lease>> {
@@ -34,6 +35,7 @@ pub(super) async fn lease_shard(
     open_key(&mut *store.reader.acquire().await?, session).await?;
     let ready = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT 1 {NEXT}")))
         .bind(time_text(now))
+        .bind(job.map(JobId::as_str))
         .fetch_optional(&store.reader)
         .await?;
     if ready.is_none() {
@@ -46,6 +48,7 @@ pub(super) async fn lease_shard(
          j.state AS job_state {NEXT}"
     )))
     .bind(time_text(now))
+    .bind(job.map(JobId::as_str))
     .fetch_optional(&mut *tx)
     .await?;
     let Some(row) = row else { return Ok(None) };

@@ -117,10 +117,11 @@ impl Store for SqliteStore {
     async fn lease_shard(
         &self,
         session: &SessionId,
+        job: Option<&JobId>,
         duration: Duration,
         now: Timestamp,
     ) -> Result<Option<Lease>> {
-        self.written(lease::lease_shard(self, session, duration, now).await)
+        self.written(lease::lease_shard(self, session, job, duration, now).await)
     }
 
     async fn renew_leases(

@@ -32,6 +32,18 @@ pub(super) async fn begin_job(store: &SqliteStore, spec: &JobSpec, now: Timestam
     if let Some(row) = sealed {
         return Ok(Begun::Existing(Box::new(read_job(&row)?)));
     }
+    // A job that was cancelled before its first picture has left nothing there.
+    let taken = sqlx::query(
+        "SELECT id FROM jobs WHERE output = ? AND sealed_at IS NOT NULL \
+         AND NOT (state = 'cancelled' AND done = 0) LIMIT 1",
+    )
+    .bind(&spec.output)
+    .fetch_optional(&mut *tx)
+    .await?;
+    if let Some(row) = taken {
+        let job = JobId::from(row.try_get::<String, _>("id")?);
+        return Err(Error::OutputTaken { output: spec.output.clone(), job });
+    }
     sqlx::query("UPDATE jobs SET client_token = NULL WHERE client_token = ?")
         .bind(&spec.client_token)
         .execute(&mut *tx)

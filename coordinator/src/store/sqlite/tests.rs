@@ -202,7 +202,7 @@ async fn a_read_only_store_reads_beside_a_writer_and_refuses_to_write() {
     bench.render_all(&session).await;
     assert_eq!(reading.job(id.as_str()).await.unwrap().done, 2);
     assert!(matches!(reading.cancel_job(&id, bench.now).await, Err(Error::ReadOnly)));
-    let lease = reading.lease_shard(&session, Duration::from_secs(60), bench.now).await;
+    let lease = reading.lease_shard(&session, None, Duration::from_secs(60), bench.now).await;
     assert!(matches!(lease, Err(Error::ReadOnly)));
     reading.close().await;
     bench.store.close().await;
