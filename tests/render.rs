@@ -7,7 +7,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Value, json};
 
 use crate::support::pictures::{self, assert_whole};
-use crate::support::{Sandbox, database};
+use crate::support::{Sandbox, database, wait_until};
 
 /// Two sizes, one of them no multiple of 32, a seed of its own and a column that passes through.
 const LIST: &str = concat!(
@@ -209,4 +209,35 @@ fn the_reading_verbs_answer_from_the_data_folder() {
     }
     let unknown = sandbox.run(&["show", "nothing"]);
     assert_eq!(unknown.code, Some(1), "{}", unknown.stderr);
+}
+
+#[test]
+fn an_output_of_another_job_is_refused_and_left_as_it_is() {
+    let sandbox = Sandbox::new();
+    sandbox.write("a.txt", "small red dots on white\n");
+    let first = ["render", "a.txt", "--output", "out", "--size", "64x64", "--steps", "1"];
+    assert_eq!(sandbox.run(&first).code, Some(0));
+    let manifest = std::fs::read(sandbox.path("out/manifest.parquet")).unwrap();
+    for data in [".sanafarm", "elsewhere"] {
+        let other = ["render", "a.txt", "--output", "out", "--size", "64x64", "--steps", "2", "--data", data];
+        let ended = sandbox.run(&other);
+        assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+        assert!(ended.stderr.contains("choose another output"), "{}", ended.stderr);
+    }
+    assert_eq!(std::fs::read(sandbox.path("out/manifest.parquet")).unwrap(), manifest);
+    assert_eq!(std::fs::read_dir(sandbox.path("out")).unwrap().count(), 3);
+    assert_eq!(sandbox.run(&first).code, Some(0), "the job itself is still done");
+}
+
+#[test]
+fn another_list_in_the_same_data_folder_renders_its_own_images_only() {
+    let sandbox = Sandbox::new();
+    sandbox.write("long.txt", "small red dots on white\n".repeat(400));
+    let long = sandbox.start(&["render", "long.txt", "--size", "64x64", "--steps", "2"]);
+    wait_until("a first picture", || database::done(&sandbox.database()) > 0);
+    long.kill();
+    let before = database::done(&sandbox.database());
+    sandbox.write("short.txt", "blue waves on white\n");
+    assert_eq!(sandbox.run(&["render", "short.txt", "--size", "64x64", "--steps", "1"]).code, Some(0));
+    assert_eq!(database::done(&sandbox.database()), before + 1);
 }

@@ -66,7 +66,9 @@ impl Ending<'_> {
         let before = if self.run.there == 0 { String::new() } else { format!(", {} before", self.run.there) };
         let speed = new as f64 / self.seconds.max(0.001);
         let seconds = self.seconds;
-        format!("rendered {new} images{failed} in {seconds:.1} s, {speed:.2} images/s{before}")
+        // The folder itself is data and follows on standard output.
+        let place = if self.json { "" } else { "; they are in:" };
+        format!("rendered {new} images{failed} in {seconds:.1} s, {speed:.2} images/s{before}{place}")
     }
 
     fn object(&self) -> Value {
