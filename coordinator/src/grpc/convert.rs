@@ -118,6 +118,7 @@ pub(super) fn job_message(job: Job) -> v1::Job {
         started_at: job.started_at.map(timestamp),
         finished_at: job.finished_at.map(timestamp),
         error: job.error,
+        output_error: job.output_error,
         settings: Some(settings_message(&job.settings)),
     }
 }

@@ -36,6 +36,8 @@ pub struct Job {
     pub finished_at: Option<Timestamp>,
     /// The most frequent error of its first thousand failed images.
     pub error: Option<String>,
+    /// It is complete but its output cannot be written; cleared when it ends.
+    pub output_error: Option<String>,
     /// Where a row says nothing else.
     pub settings: Settings,
 }
