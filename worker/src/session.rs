@@ -85,16 +85,11 @@ impl Session {
     }
 
     /// Waits some time for a shard.
-    pub(crate) async fn lease(&self, device_id: &str, loaded: Vec<String>) -> Result<Option<Lease>, Error> {
+    pub(crate) async fn lease(&self) -> Result<Option<Lease>, Error> {
         let wait = prost_types::Duration { seconds: LEASE_WAIT.as_secs() as i64, nanos: 0 };
         let answer = self
             .call("lease a shard", LEASE_WAIT + CALL_LIMIT, |mut client, session_id| {
-                let request = LeaseShardRequest {
-                    session_id,
-                    wait: Some(wait),
-                    device_id: device_id.into(),
-                    loaded_models: loaded.clone(),
-                };
+                let request = LeaseShardRequest { session_id, wait: Some(wait) };
                 async move { client.lease_shard(request).await }
             })
             .await?;
