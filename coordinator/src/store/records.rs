@@ -28,8 +28,8 @@ pub struct Job {
     pub done: u64,
     /// Images that were given up.
     pub failed: u64,
-    /// Submitted.
-    pub created_at: Timestamp,
+    /// When the last row was in.
+    pub submitted_at: Timestamp,
     /// First lease.
     pub started_at: Option<Timestamp>,
     /// End of it.

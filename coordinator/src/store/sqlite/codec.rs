@@ -117,7 +117,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job> {
         images: unsigned(row, "images")?,
         done: unsigned(row, "done")?,
         failed: unsigned(row, "failed")?,
-        created_at: time(row.try_get("sealed_at")?)?,
+        submitted_at: time(row.try_get("sealed_at")?)?,
         started_at: optional_time("started_at")?,
         finished_at: optional_time("finished_at")?,
         error: row.try_get("error")?,
