@@ -100,11 +100,8 @@ impl Farm {
     }
 
     pub async fn lease(&mut self, session: &str, wait: Duration) -> Option<v1::Lease> {
-        let request = v1::LeaseShardRequest {
-            session_id: session.to_owned(),
-            wait: Some(wait.try_into().unwrap()),
-            ..v1::LeaseShardRequest::default()
-        };
+        let request =
+            v1::LeaseShardRequest { session_id: session.to_owned(), wait: Some(wait.try_into().unwrap()) };
         self.workers.lease_shard(request).await.unwrap().into_inner().lease
     }
 
