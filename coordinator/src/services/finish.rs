@@ -37,26 +37,29 @@ struct Finisher {
 }
 
 pub(super) async fn run(farm: Arc<Farm>) {
-    let mut finisher = Finisher {
-        farm: Arc::clone(&farm),
-        writers: JoinSet::new(),
-        jobs: HashMap::new(),
-        troubles: HashMap::new(),
-    };
-    loop {
-        if let Err(error) = finisher.start().await {
-            tracing::warn!(%error, "look for jobs to finish");
-        }
-        tokio::select! {
-            () = farm.stop.cancelled() => return,
-            Some(ended) = finisher.writers.join_next_with_id() => finisher.ended(ended).await,
-            () = farm.live.until_complete() => {}
-            () = tokio::time::sleep(farm.options.sweep_interval) => {}
-        }
-    }
+    Finisher::new(farm).run().await;
 }
 
 impl Finisher {
+    fn new(farm: Arc<Farm>) -> Self {
+        Self { farm, writers: JoinSet::new(), jobs: HashMap::new(), troubles: HashMap::new() }
+    }
+
+    async fn run(&mut self) {
+        let farm = Arc::clone(&self.farm);
+        loop {
+            if let Err(error) = self.start().await {
+                tracing::warn!(%error, "look for jobs to finish");
+            }
+            tokio::select! {
+                () = farm.stop.cancelled() => return,
+                Some(ended) = self.writers.join_next_with_id() => self.ended(ended).await,
+                () = farm.live.until_complete() => {}
+                () = tokio::time::sleep(farm.options.sweep_interval) => {}
+            }
+        }
+    }
+
     /// Takes up jobs that nobody is at, as many as there is room for.
     async fn start(&mut self) -> store::Result<()> {
         let found = self.farm.store.jobs_to_finish().await?;
@@ -118,4 +121,39 @@ impl Finisher {
 async fn finish(farm: Arc<Farm>, job: Job) -> Result<Job, manifest::Error> {
     manifest::write(farm.store.as_ref(), &job, &farm.scratch()).await?;
     Ok(farm.store.finish_job(&job.id, Timestamp::now()).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::state::JobState;
+    use crate::options::Options;
+    use crate::store::Store;
+    use crate::store::conformance::{Bench, row, spec};
+    use crate::store::sqlite::SqliteStore;
+
+    #[tokio::test]
+    async fn a_job_ends_beside_others_whose_output_is_stuck() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("farm.db");
+        let store = Arc::new(SqliteStore::open(&database).await.unwrap());
+        let bench = Bench::new(store.clone());
+        let mut wanted = spec("a");
+        wanted.output = folder.path().join("out").display().to_string();
+        let rows = std::iter::once(row(1));
+        let id = bench.submit_rows(wanted, rows, 32).await;
+        bench.render_all(&bench.session("w").await).await;
+        let farm = Arc::new(Farm::new(store.clone(), Options::new(database)));
+        let mut changes = farm.live.watch_jobs();
+        let mut finisher = Finisher::new(farm);
+        for _ in 1..AT_ONCE {
+            finisher.writers.spawn(std::future::pending());
+        }
+        tokio::select! {
+            () = finisher.run() => panic!("the farm runs on"),
+            changed = changes.changed() => changed.unwrap(),
+        }
+        let job = store.job(id.as_str()).await.unwrap();
+        assert_eq!((job.state, job.output_error), (JobState::Succeeded, None));
+    }
 }

@@ -19,7 +19,7 @@ use crate::domain::submission::{Batch, Speed};
 use crate::domain::{Invalid, UnknownWord};
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 pub mod records;
 pub mod sqlite;
 
