@@ -64,7 +64,7 @@ pub fn job_json(job: &Job) -> Value {
     add("model", json!(job.model));
     add("output", json!(job.output));
     add("settings", job.settings.as_ref().map_or(Value::Null, settings_json));
-    add("created_at", time_json(job.created_at.as_ref()));
+    add("submitted_at", time_json(job.submitted_at.as_ref()));
     add("started_at", time_json(job.started_at.as_ref()));
     add("finished_at", time_json(job.finished_at.as_ref()));
     add("error", json!(job.error));
@@ -95,7 +95,7 @@ pub fn job_lines(job: &Job) -> Vec<(&'static str, String)> {
         );
         lines.push(("settings", text));
     }
-    lines.push(("created", time(job.created_at.as_ref())));
+    lines.push(("submitted", time(job.submitted_at.as_ref())));
     lines.push(("started", time(job.started_at.as_ref())));
     lines.push(("finished", time(job.finished_at.as_ref())));
     lines.push(("error", job.error.clone().unwrap_or_default()));

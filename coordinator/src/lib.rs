@@ -3,20 +3,20 @@
 //! [`Coordinator::open`] brings a database up to date and starts the duties; [`Coordinator::serve`] offers it
 //! over gRPC, [`Coordinator::local_channel`] inside the process.
 //!
-//! - [`domain`]: the rules, pure
-//! - [`store`]: the database, the only truth
+//! - `domain`: the rules, pure
+//! - `store`: the database, the only truth
 //! - `live`: hints between calls and duties inside the process; losing one costs delay, never work
 //! - `services`: what runs on its own: the sweep, and finishing jobs with their manifest
 //! - `grpc`: the thin outside
 
 mod coordinator;
-pub mod domain;
+mod domain;
 mod farm;
 mod grpc;
 mod live;
 mod options;
 mod services;
-pub mod store;
+mod store;
 
 pub use coordinator::{Coordinator, Error};
 pub use options::Options;

@@ -36,7 +36,7 @@ impl Options {
     }
 
     /// How often an image may go wrong.
-    pub fn caps(&self) -> Caps {
+    pub(crate) fn caps(&self) -> Caps {
         Caps { errors: self.max_errors, losses: self.max_losses }
     }
 }

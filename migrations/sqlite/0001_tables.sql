@@ -33,6 +33,8 @@ CREATE TABLE jobs (
     sealed_at TEXT,
     started_at TEXT,
     finished_at TEXT,
+    -- Why a complete job has not ended: the newest trouble with its output. Null again at its end.
+    output_error TEXT,
     CHECK (done >= 0 AND failed >= 0 AND done + failed <= images)
 ) STRICT;
 

@@ -85,22 +85,11 @@ impl Session {
     }
 
     /// Waits some time for a shard.
-    pub(crate) async fn lease(
-        &self,
-        device_id: &str,
-        loaded: Vec<String>,
-        job: &str,
-    ) -> Result<Option<Lease>, Error> {
+    pub(crate) async fn lease(&self, job: &str) -> Result<Option<Lease>, Error> {
         let wait = prost_types::Duration { seconds: LEASE_WAIT.as_secs() as i64, nanos: 0 };
         let answer = self
             .call("lease a shard", LEASE_WAIT + CALL_LIMIT, |mut client, session_id| {
-                let request = LeaseShardRequest {
-                    session_id,
-                    wait: Some(wait),
-                    device_id: device_id.into(),
-                    loaded_models: loaded.clone(),
-                    job_id: job.to_owned(),
-                };
+                let request = LeaseShardRequest { session_id, wait: Some(wait), job_id: job.to_owned() };
                 async move { client.lease_shard(request).await }
             })
             .await?;

@@ -20,7 +20,7 @@ pub async fn run(args: JobsArgs, printer: &Printer) -> Result<Exit, Error> {
             printer.data(job_json(job))?;
         }
     } else {
-        let mut table = Table::on_stdout(&["job", "name", "state", "images", "done", "failed", "created"]);
+        let mut table = Table::on_stdout(&["job", "name", "state", "images", "done", "failed", "submitted"]);
         for job in &jobs {
             table.row(vec![
                 job.job_id.clone(),
@@ -29,7 +29,7 @@ pub async fn run(args: JobsArgs, printer: &Printer) -> Result<Exit, Error> {
                 job.images.to_string(),
                 job.done.to_string(),
                 job.failed.to_string(),
-                job.created_at.as_ref().map(ToString::to_string).unwrap_or_default(),
+                job.submitted_at.as_ref().map(ToString::to_string).unwrap_or_default(),
             ])?;
         }
         table.finish()?;

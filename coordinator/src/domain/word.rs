@@ -10,7 +10,7 @@ pub struct UnknownWord {
     pub word: String,
 }
 
-/// Defines an enum whose variants are stored as words, with `ALL`, `word()` and `FromStr`.
+/// Defines an enum whose variants are stored as words, with `word()` and `FromStr`.
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident, $kind:literal { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
@@ -21,6 +21,7 @@ macro_rules! words {
 
         impl $name {
             /// Every value, in the order of declaration.
+            #[cfg(test)]
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// The word that stands for it in the database.
@@ -51,3 +52,23 @@ macro_rules! words {
 }
 
 pub(crate) use words;
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::blame::ErrorClass;
+    use crate::domain::settings::{BinMode, DecodeMode};
+    use crate::domain::state::{ImageState, JobState, LeaseEnd, ShardState};
+
+    #[test]
+    fn every_word_is_read_as_what_wrote_it() {
+        macro_rules! check {
+            ($($name:ident)+) => {
+                $(for value in $name::ALL {
+                    assert_eq!(value.word().parse::<$name>().as_ref(), Ok(value));
+                })+
+            };
+        }
+        check!(ErrorClass BinMode DecodeMode ImageState JobState LeaseEnd ShardState);
+        assert_eq!("Done".parse::<ImageState>().unwrap_err().to_string(), r#"unknown image state "Done""#);
+    }
+}

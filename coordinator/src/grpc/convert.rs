@@ -114,10 +114,11 @@ pub(super) fn job_message(job: Job) -> v1::Job {
         images: job.images,
         done: job.done,
         failed: job.failed,
-        created_at: Some(timestamp(job.created_at)),
+        submitted_at: Some(timestamp(job.submitted_at)),
         started_at: job.started_at.map(timestamp),
         finished_at: job.finished_at.map(timestamp),
         error: job.error,
+        output_error: job.output_error,
         settings: Some(settings_message(&job.settings)),
     }
 }

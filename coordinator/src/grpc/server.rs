@@ -21,7 +21,8 @@ use super::jobs::Jobs;
 use super::workers::Workers;
 use crate::farm::Farm;
 
-/// Largest message that is taken in: a batch of a thousand rows with the longest prompts.
+/// Largest message that is taken in: a batch of three hundred rows, were all of them as long as a row may be
+/// (100 KiB: prompt, negative prompt, id and pass-through columns).
 const MESSAGE_BYTES: usize = 32 << 20;
 /// A connection whose other end is gone is noticed within the sum of both.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::manifest;
@@ -14,72 +15,145 @@ use crate::farm::Farm;
 use crate::store;
 use crate::store::records::Job;
 
+/// Jobs whose files are written at the same time: one whose output is slow holds nobody else back.
+const AT_ONCE: usize = 4;
 /// Longest wait between two attempts at an output that cannot be written.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// A job whose output cannot be written.
+/// A job that could not be finished.
 struct Trouble {
     wait: Duration,
     again_at: Instant,
 }
 
+/// Jobs on their way to their end.
+struct Finisher {
+    farm: Arc<Farm>,
+    /// Each ends one job. Dropped, they stop where they are.
+    writers: JoinSet<Result<Job, manifest::Error>>,
+    /// Who is at which job.
+    jobs: HashMap<Id, Job>,
+    troubles: HashMap<JobId, Trouble>,
+}
+
 pub(super) async fn run(farm: Arc<Farm>) {
-    let mut troubles = HashMap::new();
-    loop {
-        if let Err(error) = round(&farm, &mut troubles).await {
-            tracing::warn!(%error, "look for jobs to finish");
+    Finisher::new(farm).run().await;
+}
+
+impl Finisher {
+    fn new(farm: Arc<Farm>) -> Self {
+        Self { farm, writers: JoinSet::new(), jobs: HashMap::new(), troubles: HashMap::new() }
+    }
+
+    async fn run(&mut self) {
+        let farm = Arc::clone(&self.farm);
+        loop {
+            if let Err(error) = self.start().await {
+                tracing::warn!(%error, "look for jobs to finish");
+            }
+            tokio::select! {
+                () = farm.stop.cancelled() => return,
+                Some(ended) = self.writers.join_next_with_id() => self.ended(ended).await,
+                () = farm.live.until_complete() => {}
+                () = tokio::time::sleep(farm.options.sweep_interval) => {}
+            }
+        }
+    }
+
+    /// Takes up jobs that nobody is at, as many as there is room for.
+    async fn start(&mut self) -> store::Result<()> {
+        let found = self.farm.store.jobs_to_finish().await?;
+        self.troubles.retain(|id, _| found.iter().any(|job| job.id == *id));
+        for job in found {
+            if self.writers.len() >= AT_ONCE {
+                break;
+            }
+            let waits = self.troubles.get(&job.id).is_some_and(|trouble| Instant::now() < trouble.again_at);
+            if waits || self.jobs.values().any(|taken| taken.id == job.id) {
+                continue;
+            }
+            let writer = self.writers.spawn(finish(Arc::clone(&self.farm), job.clone()));
+            self.jobs.insert(writer.id(), job);
+        }
+        Ok(())
+    }
+
+    async fn ended(&mut self, ended: Result<(Id, Result<Job, manifest::Error>), JoinError>) {
+        let (id, finished) = match ended {
+            Ok((id, finished)) => (id, finished),
+            Err(error) => (error.id(), Err(error.into())),
+        };
+        let Some(job) = self.jobs.remove(&id) else { return };
+        match finished {
+            Ok(job) => {
+                self.troubles.remove(&job.id);
+                tracing::info!(job = %job.id, state = %job.state, done = job.done, failed = job.failed, "job ended");
+                self.farm.live.job_changed();
+            }
+            Err(error) => self.note_trouble(&job, &error).await,
+        }
+    }
+
+    async fn note_trouble(&mut self, job: &Job, error: &manifest::Error) {
+        let wait = match self.troubles.get(&job.id) {
+            Some(trouble) => (trouble.wait * 2).min(LONGEST_WAIT),
+            None => Duration::from_secs(1),
+        };
+        tracing::error!(job = %job.id, output = job.output, %error, retry_seconds = wait.as_secs(), "finish job");
+        self.troubles.insert(job.id.clone(), Trouble { wait, again_at: Instant::now() + wait });
+        if matches!(error, manifest::Error::Store(_)) {
+            // The database is in trouble, not the output.
+            return;
+        }
+        let text = error.to_string();
+        if job.output_error.as_ref() == Some(&text) {
+            // Once per trouble, not once per attempt.
+            return;
+        }
+        match self.farm.store.record_output_error(&job.id, &text, Timestamp::now()).await {
+            Ok(()) => self.farm.live.job_changed(),
+            Err(error) => tracing::warn!(job = %job.id, %error, "record output error"),
+        }
+    }
+}
+
+/// Writes the files of one job and ends it.
+async fn finish(farm: Arc<Farm>, job: Job) -> Result<Job, manifest::Error> {
+    manifest::write(farm.store.as_ref(), &job, &farm.scratch()).await?;
+    Ok(farm.store.finish_job(&job.id, Timestamp::now()).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::state::JobState;
+    use crate::options::Options;
+    use crate::store::Store;
+    use crate::store::conformance::{Bench, row, spec};
+    use crate::store::sqlite::SqliteStore;
+
+    #[tokio::test]
+    async fn a_job_ends_beside_others_whose_output_is_stuck() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("farm.db");
+        let store = Arc::new(SqliteStore::open(&database).await.unwrap());
+        let bench = Bench::new(store.clone());
+        let mut wanted = spec("a");
+        wanted.output = folder.path().join("out").display().to_string();
+        let rows = std::iter::once(row(1));
+        let id = bench.submit_rows(wanted, rows, 32).await;
+        bench.render_all(&bench.session("w").await).await;
+        let farm = Arc::new(Farm::new(store.clone(), Options::new(database)));
+        let mut changes = farm.live.watch_jobs();
+        let mut finisher = Finisher::new(farm);
+        for _ in 1..AT_ONCE {
+            finisher.writers.spawn(std::future::pending());
         }
         tokio::select! {
-            () = farm.stop.cancelled() => return,
-            () = farm.live.until_complete() => {}
-            () = tokio::time::sleep(farm.options.sweep_interval) => {}
+            () = finisher.run() => panic!("the farm runs on"),
+            changed = changes.changed() => changed.unwrap(),
         }
+        let job = store.job(id.as_str()).await.unwrap();
+        assert_eq!((job.state, job.output_error), (JobState::Succeeded, None));
     }
-}
-
-async fn round(farm: &Farm, troubles: &mut HashMap<JobId, Trouble>) -> store::Result<()> {
-    let jobs = farm.store.jobs_to_finish().await?;
-    troubles.retain(|id, _| jobs.iter().any(|job| job.id == *id));
-    let scratch = farm.scratch();
-    for job in jobs {
-        if farm.stop.is_cancelled() {
-            return Ok(());
-        }
-        if troubles.get(&job.id).is_some_and(|trouble| Instant::now() < trouble.again_at) {
-            continue;
-        }
-        let written = tokio::select! {
-            () = farm.stop.cancelled() => return Ok(()),
-            written = manifest::write(farm.store.as_ref(), &job, &scratch) => written,
-        };
-        match written {
-            Ok(()) => {
-                let ended = farm.store.finish_job(&job.id, Timestamp::now()).await?;
-                troubles.remove(&job.id);
-                tracing::info!(job = %ended.id, state = %ended.state, done = ended.done, failed = ended.failed, "job ended");
-                farm.live.job_changed();
-            }
-            Err(error) => note_trouble(farm, troubles, &job, &error).await?,
-        }
-    }
-    Ok(())
-}
-
-async fn note_trouble(
-    farm: &Farm,
-    troubles: &mut HashMap<JobId, Trouble>,
-    job: &Job,
-    error: &manifest::Error,
-) -> store::Result<()> {
-    let wait = match troubles.get(&job.id) {
-        Some(trouble) => (trouble.wait * 2).min(LONGEST_WAIT),
-        None => {
-            // Once per trouble, not once per attempt.
-            farm.store.record_output_error(&job.id, &error.to_string(), Timestamp::now()).await?;
-            Duration::from_secs(1)
-        }
-    };
-    tracing::error!(job = %job.id, output = job.output, %error, retry_seconds = wait.as_secs(), "write manifest");
-    troubles.insert(job.id.clone(), Trouble { wait, again_at: Instant::now() + wait });
-    Ok(())
 }

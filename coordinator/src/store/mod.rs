@@ -19,7 +19,7 @@ use crate::domain::submission::{Batch, Speed};
 use crate::domain::{Invalid, UnknownWord};
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 pub mod records;
 pub mod sqlite;
 
@@ -212,7 +212,7 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn jobs_to_finish(&self) -> Result<Vec<Job>>;
     /// Ends such a job; the caller has written its manifest.
     async fn finish_job(&self, job: &JobId, now: Timestamp) -> Result<Job>;
-    /// Records that the job's output could not be written.
+    /// Records that the job's output could not be written; nothing for a job that has ended.
     async fn record_output_error(&self, job: &JobId, error: &str, now: Timestamp) -> Result<()>;
     /// Pass-through columns of the job, in order of appearance.
     async fn columns(&self, job: &JobId) -> Result<Vec<String>>;

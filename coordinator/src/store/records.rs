@@ -28,14 +28,16 @@ pub struct Job {
     pub done: u64,
     /// Images that were given up.
     pub failed: u64,
-    /// Submitted.
-    pub created_at: Timestamp,
+    /// When the last row was in.
+    pub submitted_at: Timestamp,
     /// First lease.
     pub started_at: Option<Timestamp>,
     /// End of it.
     pub finished_at: Option<Timestamp>,
     /// The most frequent error of its first thousand failed images.
     pub error: Option<String>,
+    /// It is complete but its output cannot be written; cleared when it ends.
+    pub output_error: Option<String>,
     /// Where a row says nothing else.
     pub settings: Settings,
 }

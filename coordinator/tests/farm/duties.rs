@@ -63,16 +63,27 @@ async fn an_output_that_cannot_be_written_is_tried_again() {
     std::fs::write(farm.output(), "in the way").unwrap();
     let job = farm.submit("a", vec![row(1)]).await;
     farm.render_all(|_| false).await;
-    let trouble = "select detail from audit_events where kind = 'output_error'";
-    while farm.sql(trouble).await.unwrap().1.is_empty() {
-        tokio::task::yield_now().await;
-    }
-    let request = v1::GetJobRequest { job_id: job.job_id.clone() };
-    let found = farm.jobs.get_job(request).await.unwrap().into_inner();
+    // Whoever watches is told.
+    let request = v1::WatchJobRequest { job_id: job.job_id.clone() };
+    let mut watch = farm.jobs.watch_job(request).await.unwrap().into_inner();
+    let found = loop {
+        let found = watch.message().await.unwrap().unwrap();
+        if found.output_error.is_some() {
+            break found;
+        }
+    };
+    let error = found.output_error.as_deref().unwrap();
+    assert!(error.contains(&job.output), "{error}");
     assert_eq!((found.state(), found.done), (v1::JobState::Running, 1));
+    let trouble = "select detail from audit_events where kind = 'output_error'";
+    // A job whose output is well does not wait for this one.
+    let well = farm.submit_to("b", farm.folder.path().join("well"), vec![row(1)]).await;
+    farm.render_all(|_| false).await;
+    assert_eq!(farm.watch(&well.job_id).await.last().unwrap().state(), v1::JobState::Succeeded);
     std::fs::remove_file(farm.output()).unwrap();
     let seen = farm.watch(&job.job_id).await;
-    assert_eq!(seen.last().unwrap().state(), v1::JobState::Succeeded);
+    let last = seen.last().unwrap();
+    assert_eq!((last.state(), last.output_error.as_ref()), (v1::JobState::Succeeded, None));
     assert!(farm.output().join("manifest.parquet").exists());
     assert_eq!(farm.sql(trouble).await.unwrap().1.len(), 1, "recorded once");
 }

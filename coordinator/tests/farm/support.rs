@@ -77,12 +77,14 @@ impl Farm {
     }
 
     pub async fn submit(&mut self, token: &str, rows: Vec<v1::PromptRow>) -> v1::Job {
+        self.submit_to(token, self.output(), rows).await
+    }
+
+    pub async fn submit_to(&mut self, token: &str, output: PathBuf, rows: Vec<v1::PromptRow>) -> v1::Job {
         let seal = v1::Seal { rows: rows.len() as u64 };
-        let messages = vec![
-            part(Part::Spec(self.spec(token))),
-            part(Part::Batch(v1::PromptBatch { rows })),
-            part(Part::Seal(seal)),
-        ];
+        let spec = v1::JobSpec { output: output.display().to_string(), ..self.spec(token) };
+        let messages =
+            vec![part(Part::Spec(spec)), part(Part::Batch(v1::PromptBatch { rows })), part(Part::Seal(seal))];
         let answer = self.jobs.submit_job(futures::stream::iter(messages)).await.unwrap().into_inner();
         assert!(!answer.existed);
         answer.job.unwrap()
@@ -98,11 +100,8 @@ impl Farm {
     }
 
     pub async fn lease(&mut self, session: &str, wait: Duration) -> Option<v1::Lease> {
-        let request = v1::LeaseShardRequest {
-            session_id: session.to_owned(),
-            wait: Some(wait.try_into().unwrap()),
-            ..v1::LeaseShardRequest::default()
-        };
+        let request =
+            v1::LeaseShardRequest { session_id: session.to_owned(), wait: Some(wait.try_into().unwrap()) };
         self.workers.lease_shard(request).await.unwrap().into_inner().lease
     }
 

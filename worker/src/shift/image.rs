@@ -29,7 +29,6 @@ pub(super) enum Settled {
 pub(super) struct Image {
     pub(super) lease: LeaseKey,
     pub(super) index: u64,
-    pub(super) model: String,
     pub(super) settled: Settled,
 }
 
@@ -66,12 +65,7 @@ impl Shift {
         shard.in_hand += 1;
         let (reply, rendered) = oneshot::channel();
         let claim = Claim::new(shard.skip.clone());
-        let image = Image {
-            lease: shard.key.clone(),
-            index: leased.index,
-            model: shard.model.clone(),
-            settled: Settled::Skipped,
-        };
+        let image = Image { lease: shard.key.clone(), index: leased.index, settled: Settled::Skipped };
         match recipe::recipe(&shard.settings, &leased) {
             Ok(recipe) => permit.send(Command {
                 lease: shard.key.clone(),
@@ -105,7 +99,6 @@ impl Shift {
         match image.settled {
             Settled::Done => {
                 self.summary.done += 1;
-                self.loaded = Some(image.model);
             }
             Settled::Failed => self.summary.failed += 1,
             Settled::Skipped | Settled::Stuck(_) => {

@@ -7,10 +7,10 @@ use sanafarm_storage::Output;
 use tokio::time::{Instant, sleep};
 
 use super::{Aside, LOW_WATER, Shard, Shift};
+use crate::Error;
 use crate::leases::LeaseKey;
 use crate::publish::open_output;
 use crate::session::Session;
-use crate::{Error, device};
 
 /// Pause after the coordinator said at once that there is nothing to do: it should have waited.
 const NO_WORK_PAUSE: Duration = Duration::from_secs(1);
@@ -29,10 +29,9 @@ impl Shift {
             return;
         }
         let session = self.session.clone();
-        let loaded = self.loaded.iter().cloned().collect();
         let output = self.output.clone();
         let job = self.job.clone();
-        let asking = async move { Aside::Leased(ask(session, loaded, job, output).await) };
+        let asking = async move { Aside::Leased(ask(session, job, output).await) };
         self.leasing = Some(self.asides.spawn(asking));
     }
 
@@ -76,12 +75,11 @@ impl Shift {
 
 async fn ask(
     session: Session,
-    loaded: Vec<String>,
     job: String,
     last: Option<(String, Output)>,
 ) -> Result<Option<Box<Leased>>, Error> {
     let asked = Instant::now();
-    let Some(lease) = session.lease(device::CPU, loaded, &job).await? else {
+    let Some(lease) = session.lease(&job).await? else {
         sleep(NO_WORK_PAUSE.saturating_sub(asked.elapsed())).await;
         return Ok(None);
     };

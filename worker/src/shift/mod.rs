@@ -77,8 +77,6 @@ struct Shift {
     leasing: Option<AbortHandle>,
     /// Output of the last lease.
     output: Option<(String, Output)>,
-    /// Model of the last picture.
-    loaded: Option<String>,
     leaving: bool,
     /// Parent of all `skip` tokens: cancelled when the worker leaves, by the soft shutdown itself so that not
     /// one image is started after it.
@@ -143,7 +141,6 @@ impl Shift {
             releasing: 0,
             leasing: None,
             output: None,
-            loaded: None,
             leaving: false,
             skip,
             stop,

@@ -14,15 +14,15 @@ use crate::domain::submission::Submission;
 use crate::store::records::*;
 use crate::store::{Result, Store};
 
-pub(in crate::store) const LEASE: Duration = Duration::from_secs(60);
-pub(in crate::store) const CAPS: Caps = Caps { errors: 3, losses: 2 };
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
+pub(crate) const CAPS: Caps = Caps { errors: 3, losses: 2 };
 
-pub(in crate::store) struct Bench {
+pub(crate) struct Bench {
     pub store: Arc<dyn Store>,
     pub now: Timestamp,
 }
 
-pub(in crate::store) fn spec(token: &str) -> JobSpec {
+pub(crate) fn spec(token: &str) -> JobSpec {
     JobSpec {
         client_token: token.to_owned(),
         name: format!("job {token}"),
@@ -44,11 +44,11 @@ pub(in crate::store) fn spec(token: &str) -> JobSpec {
     }
 }
 
-pub(in crate::store) fn row(line: u64) -> Row {
+pub(crate) fn row(line: u64) -> Row {
     Row { prompt: format!("prompt {line}"), line, ..Row::default() }
 }
 
-pub(in crate::store) fn done(image: &LeasedImage) -> ImageReport {
+pub(crate) fn done(image: &LeasedImage) -> ImageReport {
     ImageReport {
         index: image.index,
         outcome: Outcome::Done {
@@ -63,16 +63,16 @@ pub(in crate::store) fn done(image: &LeasedImage) -> ImageReport {
     }
 }
 
-pub(in crate::store) fn error(image: &LeasedImage, class: ErrorClass) -> ImageReport {
+pub(crate) fn error(image: &LeasedImage, class: ErrorClass) -> ImageReport {
     let outcome = Outcome::Failed { class, message: format!("{class} went wrong") };
     ImageReport { outcome, render_seconds: 1.0, decode_seconds: 0.0, ..done(image) }
 }
 
-pub(in crate::store) fn finished() -> Release {
+pub(crate) fn finished() -> Release {
     Release { reason: ReleaseReason::Finished, message: String::new() }
 }
 
-pub(in crate::store) fn drain() -> Release {
+pub(crate) fn drain() -> Release {
     Release { reason: ReleaseReason::Drain, message: "bye".to_owned() }
 }
 

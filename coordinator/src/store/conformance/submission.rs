@@ -34,7 +34,7 @@ pub async fn a_sealed_job_is_there_with_its_images(bench: Bench) {
     let id = bench.submit_rows(spec.clone(), rows.into_iter(), 32).await;
     let job = bench.store.job(id.as_str()).await.unwrap();
     assert_eq!((job.state, job.images, job.done, job.failed), (JobState::Pending, 4, 0, 0));
-    assert_eq!((job.settings, job.created_at), (spec.settings, bench.now));
+    assert_eq!((job.settings, job.submitted_at), (spec.settings, bench.now));
     let images = bench.images(&id).await;
     let seeds: Vec<u64> = images.iter().map(|image| image.seed).collect();
     assert_eq!(seeds, [100, 101, 7, 8]);

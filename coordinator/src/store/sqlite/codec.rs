@@ -97,7 +97,7 @@ pub(super) fn settings(row: &SqliteRow) -> Result<Settings> {
 /// The columns that [`job`] reads. The index is named because the planner would rather read all results, and
 /// a job with ever so many errors is still told at once.
 pub(super) const JOB_COLUMNS: &str = "id, name, owner, model, output, state, images, done, failed, sealed_at, \
-    started_at, finished_at, width, height, steps, guidance, bin, decode, \
+    started_at, finished_at, output_error, width, height, steps, guidance, bin, decode, \
     CASE WHEN failed = 0 THEN NULL ELSE (SELECT r.error FROM (SELECT error FROM results \
     INDEXED BY results_failed WHERE results.job = jobs.key AND results.state = 'failed' LIMIT 1000) AS r \
     GROUP BY r.error ORDER BY count(*) DESC, r.error LIMIT 1) END AS error";
@@ -117,10 +117,11 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job> {
         images: unsigned(row, "images")?,
         done: unsigned(row, "done")?,
         failed: unsigned(row, "failed")?,
-        created_at: time(row.try_get("sealed_at")?)?,
+        submitted_at: time(row.try_get("sealed_at")?)?,
         started_at: optional_time("started_at")?,
         finished_at: optional_time("finished_at")?,
         error: row.try_get("error")?,
+        output_error: row.try_get("output_error")?,
         settings: settings(row)?,
     })
 }

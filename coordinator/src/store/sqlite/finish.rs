@@ -41,7 +41,7 @@ async fn end(
 ) -> Result<Job> {
     let state = job.state.become_state(to)?;
     let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "UPDATE jobs SET state = ?, finished_at = ? WHERE key = ? RETURNING {JOB_COLUMNS}"
+        "UPDATE jobs SET state = ?, finished_at = ?, output_error = NULL WHERE key = ? RETURNING {JOB_COLUMNS}"
     )))
     .bind(state.word())
     .bind(time_text(now))
@@ -110,7 +110,15 @@ pub(super) async fn record_output_error(
     now: Timestamp,
 ) -> Result<()> {
     let mut tx = store.write().await?;
-    let (key, _) = find(&mut tx, job).await?;
+    let (key, found) = find(&mut tx, job).await?;
+    if found.state.has_ended() {
+        return Ok(());
+    }
+    sqlx::query("UPDATE jobs SET output_error = ? WHERE key = ?")
+        .bind(error)
+        .bind(key)
+        .execute(&mut *tx)
+        .await?;
     let detail = json!({ "error": error });
     record(
         &mut tx,
