@@ -174,3 +174,30 @@ fn a_folder_in_the_place_of_the_manifest_is_told_and_the_same_command_goes_on() 
     sandbox.run(&ARGS).ok();
     assert_whole(&sandbox.database(), &sandbox.path("out"), IMAGES);
 }
+
+#[test]
+fn a_full_output_ends_the_run_and_the_same_command_goes_on() {
+    let sandbox = Sandbox::new();
+    // The model is unpacked now: only pictures are larger than the limit below.
+    sandbox.write("small.txt", "small\n");
+    sandbox.run(&["render", "small.txt", "--size", "64x64", "--steps", "1"]).ok();
+    sandbox.write("list.jsonl", "{\"prompt\":\"red dots\",\"width\":64,\"height\":64}\n\"blue dots\"\n");
+    let args = ["render", "list.jsonl", "--size", "1280x1024", "--steps", "1", "--output", "out"];
+    // A file that may not grow any more fails like one on a full disk.
+    let limited = sandbox.with_largest_file(512 << 10, &args);
+    assert_eq!(limited.code, Some(2), "{}", limited.stderr);
+    let caused = "caused by: write 00000001-1.png in [DIR]/out: File too large";
+    assert!(
+        limited.stderr.contains(caused) && limited.stderr.contains("free some space"),
+        "{}",
+        limited.stderr
+    );
+    assert_eq!(files_below(&sandbox.path("out")), ["00000000-0.png"]);
+
+    sandbox.run(&args).ok();
+    let sql = "select object || ' ' || state from audit_images where object like '0000000%' order by 1";
+    let images = database::texts(&sandbox.database(), sql);
+    assert_eq!(images, ["00000000-0.png done", "00000000-0.png done", "00000001-1.png done"]);
+    let files = ["00000000-0.png", "00000001-1.png", "manifest.parquet", "metadata.jsonl"];
+    assert_eq!(files_below(&sandbox.path("out")), files);
+}

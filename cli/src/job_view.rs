@@ -34,19 +34,19 @@ pub fn image_state(state: ImageState) -> &'static str {
     }
 }
 
-/// The word for an error class.
+/// The word for an error class: the one of the audit views and the manifest.
 pub fn error_class(class: ErrorClass) -> &'static str {
     match class {
         ErrorClass::Unspecified => "unknown",
         ErrorClass::Prompt => "prompt",
         ErrorClass::Size => "size",
         ErrorClass::Model => "model",
-        ErrorClass::OutOfMemory => "out of memory",
+        ErrorClass::OutOfMemory => "out_of_memory",
         ErrorClass::Numeric => "numeric",
         ErrorClass::Encode => "encode",
         ErrorClass::Conflict => "conflict",
         ErrorClass::Internal => "internal",
-        ErrorClass::WorkerLost => "worker lost",
+        ErrorClass::WorkerLost => "worker_lost",
     }
 }
 
@@ -158,4 +158,18 @@ fn decode(mode: DecodeMode) -> &'static str {
 
 fn time_json(time: Option<&prost_types::Timestamp>) -> Value {
     time.map_or(Value::Null, |time| json!(time.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sanafarm_coordinator::domain::blame;
+
+    #[test]
+    fn error_classes_have_the_words_of_the_history() {
+        let words: Vec<&str> =
+            (0..).map_while(|number| ErrorClass::try_from(number).ok()).map(error_class).collect();
+        let history: Vec<&str> = blame::ErrorClass::ALL.iter().map(|class| class.word()).collect();
+        assert_eq!(words[1..], history);
+    }
 }

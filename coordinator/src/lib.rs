@@ -3,14 +3,14 @@
 //! [`Coordinator::open`] brings a database up to date and starts the duties; [`Coordinator::serve`] offers it
 //! over gRPC, [`Coordinator::local_channel`] inside the process.
 //!
-//! - `domain`: the rules, pure
+//! - [`domain`]: the rules, pure; the command line keeps its limits too
 //! - `store`: the database, the only truth
 //! - `live`: hints between calls and duties inside the process; losing one costs delay, never work
 //! - `services`: what runs on its own: the sweep, and finishing jobs with their manifest
 //! - `grpc`: the thin outside
 
 mod coordinator;
-mod domain;
+pub mod domain;
 mod farm;
 mod grpc;
 mod live;

@@ -61,6 +61,23 @@ impl Sandbox {
         self.ended(self.command(args).output().unwrap())
     }
 
+    /// Runs a command to its end; no file that it writes can grow beyond that many bytes.
+    pub fn with_largest_file(&self, bytes: u64, args: &[&str]) -> Ended {
+        // The shell counts in blocks of 512 bytes. Without the trap, the first such write would kill it.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes / 512);
+        let plain = self.command(args);
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(script).arg(plain.get_program()).args(plain.get_args()).stdin(Stdio::null());
+        shell.current_dir(self.folder.path());
+        for (name, value) in plain.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        self.ended(shell.output().unwrap())
+    }
+
     /// Runs a command to its end with `input` on standard input.
     pub fn run_with_input(&self, args: &[&str], input: &str) -> Ended {
         let mut command = self.command(args);

@@ -10,19 +10,18 @@ use sanafarm_proto::v1::{
     RenewLeasesResponse, ReportResultsRequest, ReportResultsResponse,
 };
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+use crate::Error;
 use crate::leases::LeaseKey;
-use crate::retry::{Backoff, FEW, Verdict, verdict};
-use crate::{Error, Shutdown};
+use crate::retry::{Leaving, Tries, Verdict, verdict};
 
 /// How long the coordinator may hold a request for a shard.
 const LEASE_WAIT: Duration = Duration::from_secs(20);
 /// How long any other call may take.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
-/// How long a worker that leaves waits for a coordinator that is away.
-const LEAVING_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a call may still take after the hard shutdown.
 const HARD_LIMIT: Duration = Duration::from_secs(2);
 /// Largest answer: a shard of 256 images with the longest prompts.
@@ -42,10 +41,19 @@ pub(crate) struct Session {
 struct Shared {
     client: Client,
     registration: OpenSessionRequest,
-    shutdown: Shutdown,
+    end: End,
     current: Mutex<Current>,
     /// Held by the one caller that opens a new session; the others wait and use it.
     reopening: tokio::sync::Mutex<()>,
+}
+
+/// When to wait no more for a coordinator that is away.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    /// The worker leaves, for whatever reason.
+    pub(crate) leaving: CancellationToken,
+    /// The hard shutdown.
+    pub(crate) now: CancellationToken,
 }
 
 #[derive(Clone, Debug)]
@@ -67,17 +75,17 @@ impl Session {
     pub(crate) async fn open(
         channel: Channel,
         registration: OpenSessionRequest,
-        shutdown: Shutdown,
+        end: End,
     ) -> Result<Option<Self>, Error> {
         let client = Client::new(channel).max_decoding_message_size(LEASE_BYTES);
         let opened = tokio::select! {
-            opened = open(&client, &registration, &shutdown) => opened?,
-            () = shutdown.soft.cancelled() => return Ok(None),
-            () = shutdown.hard.cancelled() => return Ok(None),
+            opened = open(&client, &registration, &end) => opened?,
+            () = end.leaving.cancelled() => return Ok(None),
+            () = end.now.cancelled() => return Ok(None),
         };
         let current = Mutex::new(opened.into());
         let reopening = tokio::sync::Mutex::new(());
-        Ok(Some(Self { shared: Arc::new(Shared { client, registration, shutdown, current, reopening }) }))
+        Ok(Some(Self { shared: Arc::new(Shared { client, registration, end, current, reopening }) }))
     }
 
     pub(crate) fn renew_interval(&self) -> Duration {
@@ -165,12 +173,12 @@ impl Session {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let mut tries = Tries::new(name, &self.shared.shutdown);
+        let mut tries = Tries::new(name);
         let mut reopened = false;
         loop {
             let session = self.current().id;
             let sent = send(self.shared.client.clone(), session.clone());
-            let status = match once(sent, limit, &self.shared.shutdown).await {
+            let status = match once(sent, limit, &self.shared.end).await {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
@@ -181,7 +189,7 @@ impl Session {
                     reopened = true;
                 }
                 Verdict::Wait | Verdict::Few | Verdict::Reopen | Verdict::GiveUp => {
-                    tries.failed(status).await?;
+                    failed(&mut tries, status, &self.shared.end).await?;
                     // It answered anew: it may have forgotten the session again.
                     reopened = false;
                 }
@@ -195,7 +203,7 @@ impl Session {
         if self.current().id != unknown {
             return Ok(());
         }
-        let opened = open(&self.shared.client, &self.shared.registration, &self.shared.shutdown).await?;
+        let opened = open(&self.shared.client, &self.shared.registration, &self.shared.end).await?;
         *self.lock() = opened.into();
         Ok(())
     }
@@ -213,17 +221,17 @@ impl Session {
 async fn open(
     client: &Client,
     registration: &OpenSessionRequest,
-    shutdown: &Shutdown,
+    end: &End,
 ) -> Result<OpenSessionResponse, Error> {
-    let mut tries = Tries::new("open a session", shutdown);
+    let mut tries = Tries::new("open a session");
     loop {
         let mut client = client.clone();
-        match once(client.open_session(registration.clone()), CALL_LIMIT, shutdown).await {
+        match once(client.open_session(registration.clone()), CALL_LIMIT, end).await {
             Ok(opened) => {
                 tracing::info!(session = %opened.session_id, "opened a session");
                 return Ok(opened);
             }
-            Err(status) => tries.failed(status).await?,
+            Err(status) => failed(&mut tries, status, end).await?,
         }
     }
 }
@@ -232,10 +240,10 @@ async fn open(
 async fn once<T>(
     sent: impl Future<Output = Result<Response<T>, Status>>,
     limit: Duration,
-    shutdown: &Shutdown,
+    end: &End,
 ) -> Result<T, Status> {
     let cut = async {
-        shutdown.hard.cancelled().await;
+        end.now.cancelled().await;
         sleep(HARD_LIMIT).await;
     };
     tokio::select! {
@@ -247,48 +255,16 @@ async fn once<T>(
     }
 }
 
-/// The failures of one call in a row.
-struct Tries<'a> {
-    name: &'a str,
-    shutdown: &'a Shutdown,
-    backoff: Backoff,
-    few: u32,
-    leaving_since: Option<Instant>,
-}
-
-impl<'a> Tries<'a> {
-    fn new(name: &'a str, shutdown: &'a Shutdown) -> Self {
-        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-        Self { name, shutdown, backoff, few: 0, leaving_since: None }
-    }
-
-    /// Waits before the next try, or says that there is none.
-    async fn failed(&mut self, status: Status) -> Result<(), Error> {
-        let name = self.name;
-        let code = status.code();
-        let refused = |why: &str| {
-            Err(Error::Coordinator(format!("{name}: {why}: {} ({})", status.message(), code.description())))
-        };
-        match verdict(code) {
-            Verdict::Wait => self.few = 0,
-            Verdict::Few if self.few < FEW => self.few += 1,
-            Verdict::Few => return refused("the coordinator fails again and again"),
-            Verdict::Reopen | Verdict::GiveUp => return refused("the coordinator refuses"),
-        }
-        if self.shutdown.hard.is_cancelled() {
-            return refused("the coordinator did not answer while the worker left");
-        }
-        if self.shutdown.soft.is_cancelled() {
-            let since = *self.leaving_since.get_or_insert_with(Instant::now);
-            if since.elapsed() > LEAVING_PATIENCE {
-                return refused("the coordinator did not answer while the worker left");
-            }
-        }
-        let wait = self.backoff.wait();
-        tracing::warn!(call = name, ?code, message = status.message(), retry_in = ?wait, "call failed");
-        tokio::select! {
-            () = sleep(wait) => Ok(()),
-            () = self.shutdown.hard.cancelled() => Ok(()),
-        }
+/// Waits before the next try, or says that there is none.
+async fn failed(tries: &mut Tries<'_>, status: Status, end: &End) -> Result<(), Error> {
+    let leaving = match (end.now.is_cancelled(), end.leaving.is_cancelled()) {
+        (true, _) => Leaving::Now,
+        (false, true) => Leaving::Soon,
+        (false, false) => Leaving::No,
+    };
+    let wait = tries.failed(&status, leaving, Instant::now()).map_err(Error::Coordinator)?;
+    tokio::select! {
+        () = sleep(wait) => Ok(()),
+        () = end.now.cancelled() => Ok(()),
     }
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use sanafarm_worker::models::BUNDLED;
 
 use super::values::{Bin, Decode, Size, guidance, name};
+use crate::prompts::limits::{MAX_IMAGES_PER_PROMPT, MAX_STEPS, SEED};
 use crate::prompts::{Chosen, Format};
 
 /// A prompt list and what to make of it.
@@ -23,16 +24,16 @@ pub struct SubmissionArgs {
     #[arg(long, value_name = "WxH", allow_hyphen_values = true)]
     pub size: Option<Size>,
     /// Denoising steps
-    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_STEPS)))]
     pub steps: u32,
     /// Classifier-free guidance scale
     #[arg(long, value_name = "F", allow_hyphen_values = true, default_value_t = 4.5, value_parser = guidance)]
     pub guidance: f64,
     /// Image number i is rendered with seed N + i
-    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 0, value_parser = clap::value_parser!(u64).range(SEED))]
     pub seed: u64,
     /// Copies of each row, each with a seed of its own
-    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_IMAGES_PER_PROMPT)))]
     pub images_per_prompt: u32,
     /// What not to show
     #[arg(

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use sanafarm_proto::v1::{BinMode, DecodeMode, ImageState};
 
-use crate::prompts::{GUIDANCE, SIDE};
+use crate::prompts::limits::{GUIDANCE, SIDE};
 
 /// A picture size in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

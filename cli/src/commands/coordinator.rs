@@ -34,8 +34,8 @@ pub async fn run(args: CoordinatorArgs, printer: &Printer) -> Result<Exit, Error
         served = coordinator.serve(listener, shutdown.soft.clone()) => served.map_err(failed),
         () = shutdown.hard.cancelled() => Ok(()),
     };
+    signals.end_at_once();
     coordinator.close().await;
-    drop(signals);
     served.map(|()| Exit::Success)
 }
 

@@ -29,7 +29,7 @@ pub async fn run(args: WorkerArgs, printer: &Printer) -> Result<Exit, Error> {
     let signals =
         Signals::listen(shutdown.clone(), "finishing the image in hand; again to stop now", printer)?;
     let summary = sanafarm_worker::run(channel, options, shutdown).await;
-    drop(signals);
+    signals.end_at_once();
     let summary = summary.map_err(|error| {
         Error::failure(format!("work for coordinator {address}"))
             .caused_by(&error)

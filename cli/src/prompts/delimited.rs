@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::Error;
 use super::columns::{self, Chosen, Field};
+use super::limits::MAX_COLUMNS;
 use super::lines::{Lines, MAX_LINE};
 use super::row::{self, Given};
 
@@ -104,6 +105,10 @@ fn columns_of(header: &[String], chosen: &Chosen) -> Result<Vec<Column>, String>
     }
     if let Some(name) = chosen.all().find(|name| !columns::contains(&borrowed, name)) {
         return Err(columns::missing(name, &borrowed));
+    }
+    let passed = fields.iter().filter(|field| field.is_none()).count();
+    if passed > MAX_COLUMNS {
+        return Err(format!("{passed} columns to pass through; the limit is {MAX_COLUMNS}"));
     }
     Ok(names.into_iter().zip(fields).map(|(name, field)| Column { name, field }).collect())
 }

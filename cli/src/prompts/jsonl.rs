@@ -1,10 +1,13 @@
 //! JSON lines: one object, or one plain string, a line.
 
+use std::collections::HashSet;
+
 use sanafarm_proto::v1::PromptRow;
 use serde_json::{Map, Value};
 
 use super::Error;
 use super::columns::{self, Chosen, Field};
+use super::limits::MAX_COLUMNS;
 use super::lines::Lines;
 use super::row::{self, Given};
 
@@ -12,22 +15,30 @@ use super::row::{self, Given};
 pub struct JsonLines {
     lines: Lines,
     chosen: Chosen,
+    /// Columns that were passed through so far.
+    passed: HashSet<String>,
 }
 
 impl JsonLines {
     /// Reads from the first line.
     pub fn new(lines: Lines, chosen: Chosen) -> Self {
-        Self { lines, chosen }
+        Self { lines, chosen, passed: HashSet::new() }
     }
 
-    fn row(&self, line: &str) -> Result<PromptRow, String> {
-        let mut row = match parse(line)? {
-            Value::String(prompt) => PromptRow { prompt, ..PromptRow::default() },
+    fn row(&mut self, line: &str) -> Result<PromptRow, String> {
+        let (mut row, extra) = match parse(line)? {
+            Value::String(prompt) => (PromptRow { prompt, ..PromptRow::default() }, Map::new()),
             Value::Object(object) => row_of(&object, &self.chosen)?,
             other => return Err(format!("expected an object or a string, found {}", row::kind(&other))),
         };
         row.line = self.lines.number();
+        let fresh: Vec<String> = extra.keys().filter(|name| !self.passed.contains(*name)).cloned().collect();
+        row.extra = row::extra_text(extra);
         row::check(&row)?;
+        if self.passed.len() + fresh.len() > MAX_COLUMNS {
+            return Err(format!("more than {MAX_COLUMNS} different columns to pass through in one list"));
+        }
+        self.passed.extend(fresh);
         Ok(row)
     }
 }
@@ -37,7 +48,10 @@ impl Iterator for JsonLines {
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.lines.next_filled() {
-            Ok(line) => Some(self.row(&line?).map_err(|what| self.lines.error(what))),
+            Ok(line) => {
+                let row = self.row(&line?);
+                Some(row.map_err(|what| self.lines.error(what)))
+            }
             Err(error) => Some(Err(error)),
         }
     }
@@ -52,7 +66,8 @@ fn parse(line: &str) -> Result<Value, String> {
     })
 }
 
-fn row_of(object: &Map<String, Value>, chosen: &Chosen) -> Result<PromptRow, String> {
+/// What a line says, and what it passes through.
+fn row_of(object: &Map<String, Value>, chosen: &Chosen) -> Result<(PromptRow, Map<String, Value>), String> {
     let names: Vec<&str> = object.keys().map(String::as_str).collect();
     let fields = columns::assign(&names, chosen);
     if !fields.contains(&Some(Field::Prompt)) {
@@ -68,6 +83,5 @@ fn row_of(object: &Map<String, Value>, chosen: &Chosen) -> Result<PromptRow, Str
             }
         }
     }
-    row.extra = row::extra_text(extra);
-    Ok(row)
+    Ok((row, extra))
 }

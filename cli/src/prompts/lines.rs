@@ -70,9 +70,9 @@ impl Lines {
         self.error_at(self.number, what)
     }
 
-    /// An error of an earlier line.
+    /// An error of a row that begins in an earlier line and ends in the line read last.
     pub fn error_at(&self, line: u64, what: impl Into<String>) -> Error {
-        Error::Line { list: self.list.clone(), line, what: what.into() }
+        Error::Line { list: self.list.clone(), line, last: self.number, what: what.into() }
     }
 
     /// An error of the whole list.

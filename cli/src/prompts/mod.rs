@@ -3,6 +3,7 @@
 mod columns;
 mod delimited;
 mod jsonl;
+pub mod limits;
 mod lines;
 mod row;
 mod source;
@@ -13,7 +14,6 @@ use std::path::Path;
 use sanafarm_proto::v1::PromptRow;
 
 pub use columns::Chosen;
-pub use row::{GUIDANCE, SIDE};
 pub use source::Format;
 
 use source::Source;
@@ -25,12 +25,14 @@ pub type Rows = Box<dyn Iterator<Item = Result<PromptRow, Error>> + Send>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// One row is wrong; the others can still be read.
-    #[error("{list}:{line}: {what}")]
+    #[error("{list}:{}: {what}", line_range(*.line, *.last))]
     Line {
         /// The list as the user named it.
         list: String,
-        /// Counted from 1.
+        /// Where the row begins, counted from 1.
         line: u64,
+        /// Its last line: a quoted field may hold line ends.
+        last: u64,
         /// What is wrong with it.
         what: String,
     },
@@ -51,6 +53,10 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+}
+
+fn line_range(line: u64, last: u64) -> String {
+    if last > line { format!("{line}-{last}") } else { line.to_string() }
 }
 
 /// A prompt list that can be read more than once.

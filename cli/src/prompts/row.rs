@@ -6,17 +6,7 @@ use sanafarm_proto::v1::PromptRow;
 use serde_json::{Map, Value};
 
 use super::columns::Field;
-
-/// Longest prompt or negative prompt, in bytes.
-const MAX_PROMPT: usize = 16 * 1024;
-/// Width and height, in pixels.
-pub const SIDE: RangeInclusive<u64> = 1..=16384;
-/// Denoising steps.
-pub const STEPS: RangeInclusive<u64> = 1..=1000;
-/// Guidance scale.
-pub const GUIDANCE: RangeInclusive<f64> = 0.0..=100.0;
-/// Seeds that every database can hold.
-pub const SEED: RangeInclusive<u64> = 0..=i64::MAX as u64;
+use super::limits::{GUIDANCE, MAX_EXTRA, MAX_ID, MAX_PROMPT, SEED, SIDE, STEPS};
 
 /// A value as the list gives it.
 pub enum Given<'a> {
@@ -46,10 +36,15 @@ pub fn check(row: &PromptRow) -> Result<(), String> {
     if row.prompt.trim().is_empty() {
         return Err("empty prompt".to_owned());
     }
-    let negative = row.negative_prompt.as_deref().unwrap_or_default();
-    for (name, text) in [("prompt", row.prompt.as_str()), ("negative prompt", negative)] {
-        if text.len() > MAX_PROMPT {
-            return Err(format!("{name} longer than {} KiB", MAX_PROMPT / 1024));
+    let texts = [
+        ("prompt", row.prompt.as_str(), MAX_PROMPT),
+        ("negative prompt", row.negative_prompt.as_deref().unwrap_or_default(), MAX_PROMPT),
+        ("id", row.id.as_deref().unwrap_or_default(), MAX_ID),
+        ("pass-through columns", row.extra.as_str(), MAX_EXTRA),
+    ];
+    for (name, text, limit) in texts {
+        if text.len() > limit {
+            return Err(format!("{name} longer than {} KiB", limit / 1024));
         }
         if text.contains('\0') {
             return Err(format!("{name} holds a NUL character"));

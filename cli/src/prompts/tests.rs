@@ -169,6 +169,56 @@ fn chosen_columns_win_over_known_names() {
 }
 
 #[test]
+fn a_stray_quote_names_all_the_lines_that_it_swallows() {
+    let swallowed = "fine\n".repeat(4);
+    assert_eq!(
+        plain("a.csv", format!("prompt\na\n\"stray\n{swallowed}")),
+        ["2| a", "a.csv:3-7: a quoted field is not closed"]
+    );
+    // The limit ends it, and what follows is read again.
+    let long = format!("{}\n", "x".repeat(1 << 10)).repeat(1 << 10);
+    let rows = plain("a.csv", format!("prompt\n\"stray\n{long}last\n"));
+    assert_eq!(rows[0], "a.csv:2-1025: a quoted field is not closed within 1024 KiB");
+    assert_eq!(rows.last().unwrap(), "1027| last");
+}
+
+#[test]
+fn every_limit_of_the_coordinator_is_told_with_its_line() {
+    let row = |name: &str, value: &str| format!("{{\"prompt\":\"p\",\"{name}\":\"{value}\"}}\n");
+    let long = |bytes: usize| "x".repeat(bytes);
+    let good = [
+        row("id", &long(4096)),
+        row("note", &long((64 << 10) - 11)),
+        row("negative_prompt", &long(16 << 10)),
+    ];
+    assert!(plain("a.jsonl", good.concat()).iter().all(|row| row.contains("| p")));
+    let bad = [
+        row("id", &long(4097)),
+        row("id", "\\u0000"),
+        row("note", &long((64 << 10) - 10)),
+        row("negative_prompt", &long((16 << 10) + 1)),
+    ];
+    assert_eq!(
+        plain("a.jsonl", bad.concat()),
+        [
+            "a.jsonl:1: id longer than 4 KiB",
+            "a.jsonl:2: id holds a NUL character",
+            "a.jsonl:3: pass-through columns longer than 64 KiB",
+            "a.jsonl:4: negative prompt longer than 16 KiB",
+        ]
+    );
+    let columns: String = (0..501).map(|number| row(&format!("column {number}"), "x")).collect();
+    let rows = plain("a.jsonl", columns + &row("column 7", "y"));
+    assert_eq!(rows[500], "a.jsonl:501: more than 500 different columns to pass through in one list");
+    assert!(rows[501].starts_with("502| p"), "{}", rows[501]);
+    let header: String = (0..501).map(|number| format!(",c{number}")).collect();
+    assert_eq!(
+        plain("a.csv", format!("prompt{header}\n")),
+        ["a.csv:1: 501 columns to pass through; the limit is 500"]
+    );
+}
+
+#[test]
 fn tsv_takes_quotes_literally_unless_the_whole_field_is_quoted() {
     let text = "prompt\tnote\n\"G I G\" painted\t\"a \"\"b\"\"\tc\"\nsay \"hi\"\t\"open\n";
     assert_eq!(

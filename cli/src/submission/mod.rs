@@ -87,7 +87,7 @@ pub fn report_skipped(skipped: &Skipped, printer: &Printer) {
     for line in &skipped.first {
         printer.note(format!("  {line}"));
     }
-    let more = skipped.count - skipped.first.len() as u64;
+    let more = skipped.rows - skipped.first.len() as u64;
     if more > 0 {
         printer.note(format!("  and {more} more"));
     }

@@ -1,8 +1,11 @@
 //! Which rows of a list are taken. Both readings of a list use this, so that they see the same rows.
 
+use std::collections::HashSet;
+
 use sanafarm_proto::v1::PromptRow;
 
 use crate::args::{Bin, Size, SubmissionArgs};
+use crate::prompts::limits::MAX_GROUPS;
 use crate::prompts::{Error, PromptList, Rows};
 
 /// Sides of a picture that the model renders as asked are multiples of this.
@@ -15,6 +18,8 @@ pub struct Selection {
     skip_invalid: bool,
     size: Option<Size>,
     bin: Bin,
+    steps: u32,
+    guidance: f64,
 }
 
 /// Width and height that a row asks for; `None` for what the model's native size decides.
@@ -37,6 +42,8 @@ impl Selection {
             skip_invalid: args.skip_invalid,
             size: args.size,
             bin: args.bin,
+            steps: args.steps,
+            guidance: args.guidance,
         }
     }
 
@@ -47,6 +54,7 @@ impl Selection {
             list: list.name().to_owned(),
             left: self.limit,
             selection: self.clone(),
+            groups: HashSet::new(),
         })
     }
 
@@ -57,7 +65,13 @@ impl Selection {
         (width, height)
     }
 
-    fn check(&self, list: &str, row: &PromptRow) -> Result<(), Error> {
+    fn group(&self, row: &PromptRow) -> Group {
+        // 0.0 and -0.0 are one guidance.
+        let guidance = row.guidance.unwrap_or(self.guidance) + 0.0;
+        (self.size(row), row.steps.unwrap_or(self.steps), guidance.to_bits())
+    }
+
+    fn check(&self, row: &PromptRow) -> Result<(), String> {
         if self.bin != Bin::Never {
             return Ok(());
         }
@@ -65,8 +79,9 @@ impl Selection {
         for (name, side) in [("width", width), ("height", height)] {
             // Native sizes are such multiples.
             if let Some(side) = side.filter(|side| !side.is_multiple_of(SIDE_UNIT)) {
-                let what = format!("{name} {side} is no multiple of {SIDE_UNIT}, which --bin never asks for");
-                return Err(Error::Line { list: list.to_owned(), line: row.line, what });
+                return Err(format!(
+                    "{name} {side} is no multiple of {SIDE_UNIT}, which --bin never asks for"
+                ));
             }
         }
         Ok(())
@@ -79,6 +94,29 @@ pub struct SelectedRows {
     list: String,
     left: u64,
     selection: Selection,
+    /// Different settings seen so far.
+    groups: HashSet<Group>,
+}
+
+/// Size, steps and guidance that rows ask for: a job has only so many different ones.
+type Group = (WantedSize, u32, u64);
+
+impl SelectedRows {
+    /// Checks what depends on the command line or on the rows before.
+    fn check(&mut self, row: PromptRow) -> Result<PromptRow, Error> {
+        let checked = self.selection.check(&row).and_then(|()| {
+            let group = self.selection.group(&row);
+            if self.groups.len() == MAX_GROUPS && !self.groups.contains(&group) {
+                return Err(format!(
+                    "more than {MAX_GROUPS} different sizes, steps and guidance scales in one list"
+                ));
+            }
+            self.groups.insert(group);
+            Ok(())
+        });
+        let failed = |what| Error::Line { list: self.list.clone(), line: row.line, last: row.line, what };
+        checked.map_err(failed).map(|()| row)
+    }
 }
 
 impl Iterator for SelectedRows {
@@ -89,7 +127,7 @@ impl Iterator for SelectedRows {
             return None;
         }
         let row = self.rows.next()?;
-        match row.and_then(|row| self.selection.check(&self.list, &row).map(|()| row)) {
+        match row.and_then(|row| self.check(row)) {
             Ok(row) => {
                 self.left -= 1;
                 Some(Ok(Taken::Row(row)))

@@ -31,9 +31,11 @@ pub struct Survey {
 /// Bad lines that `--skip-invalid` left out.
 #[derive(Debug, Default)]
 pub struct Skipped {
-    /// How many.
+    /// How many lines.
     pub count: u64,
-    /// What is wrong with the first of them, each named by list and line.
+    /// How many rows they were meant to be: a quoted field may hold line ends.
+    pub rows: u64,
+    /// What is wrong with the first rows, each named by list and line.
     pub first: Vec<String>,
 }
 
@@ -52,7 +54,8 @@ impl Survey {
                     hash.add(row);
                 }
                 Taken::Skipped(error) => {
-                    skipped.count += 1;
+                    skipped.count += lines(&error);
+                    skipped.rows += 1;
                     if skipped.first.len() < MAX_SKIPPED {
                         skipped.first.push(error.to_string());
                     }
@@ -72,6 +75,14 @@ fn header_error(error: &prompts::Error) -> Error {
         prompts::Error::Line { .. } => Error::mistake(error.to_string())
             .hint("nothing was started; mend the header, or name the prompt's column with --prompt-column"),
         prompts::Error::List { .. } | prompts::Error::Read { .. } => list_error(error),
+    }
+}
+
+/// Lines that a bad row takes.
+fn lines(error: &prompts::Error) -> u64 {
+    match error {
+        prompts::Error::Line { line, last, .. } => last - line + 1,
+        prompts::Error::List { .. } | prompts::Error::Read { .. } => 1,
     }
 }
 

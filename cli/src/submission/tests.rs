@@ -118,3 +118,27 @@ fn lines_after_the_limit_are_not_judged() {
     assert!(good_list(&path, &[]).is_err());
     assert_eq!(good_list(&path, &["--limit", "1"]).unwrap().survey.rows, 1);
 }
+
+#[test]
+fn a_row_with_settings_beyond_the_limit_is_skipped_or_told_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("list.csv");
+    let row = |number: u32| format!("p,{},{}\n", number % 1000 + 1, number / 1000 + 1);
+    // The last but one is one more than a job may have, the last is known.
+    let rows: String = (0..10_001).chain([17]).map(row).collect();
+    std::fs::write(&path, format!("prompt,steps,guidance\n{rows}")).unwrap();
+    let refused = good_list(&path, &[]).unwrap_err();
+    let what = "list.csv:10002: more than 10000 different sizes, steps and guidance scales in one list";
+    assert!(refused.what.ends_with(what), "{}", refused.what);
+    let survey = good_list(&path, &["--skip-invalid"]).unwrap().survey;
+    assert_eq!((survey.rows, survey.skipped.count), (10_001, 1));
+}
+
+#[test]
+fn lines_that_a_stray_quote_swallows_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("list.csv");
+    std::fs::write(&path, "prompt\na\n\"b\nc\nd\n").unwrap();
+    let survey = good_list(&path, &["--skip-invalid"]).unwrap().survey;
+    assert_eq!((survey.rows, survey.skipped.rows, survey.skipped.count), (1, 1, 3));
+}

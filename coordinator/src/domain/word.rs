@@ -10,7 +10,7 @@ pub struct UnknownWord {
     pub word: String,
 }
 
-/// Defines an enum whose variants are stored as words, with `word()` and `FromStr`.
+/// Defines an enum whose variants are stored as words, with `ALL`, `word()` and `FromStr`.
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident, $kind:literal { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
@@ -21,7 +21,6 @@ macro_rules! words {
 
         impl $name {
             /// Every value, in the order of declaration.
-            #[cfg(test)]
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// The word that stands for it in the database.

@@ -116,6 +116,7 @@ async fn a_waiting_worker_gets_the_shard_that_comes() {
     let request = v1::LeaseShardRequest {
         session_id: session,
         wait: Some(Duration::from_secs(30).try_into().unwrap()),
+        job_id: String::new(),
     };
     let waiting = tokio::spawn(async move { workers.lease_shard(request).await });
     let job = farm.submit("a", vec![row(1)]).await;
@@ -171,8 +172,11 @@ async fn a_listener_serves_until_it_is_told_to_stop() {
     let mut worker = WorkerServiceClient::new(channel);
     let open = v1::OpenSessionRequest { worker: "far".to_owned(), ..v1::OpenSessionRequest::default() };
     let session_id = worker.open_session(open).await.unwrap().into_inner().session_id;
-    let request =
-        v1::LeaseShardRequest { session_id, wait: Some(Duration::from_secs(30).try_into().unwrap()) };
+    let request = v1::LeaseShardRequest {
+        session_id,
+        wait: Some(Duration::from_secs(30).try_into().unwrap()),
+        job_id: String::new(),
+    };
     let waiting = tokio::spawn(async move { worker.lease_shard(request).await });
     shutdown.cancel();
     let code = waiting.await.unwrap().unwrap_err().code();

@@ -100,8 +100,11 @@ impl Farm {
     }
 
     pub async fn lease(&mut self, session: &str, wait: Duration) -> Option<v1::Lease> {
-        let request =
-            v1::LeaseShardRequest { session_id: session.to_owned(), wait: Some(wait.try_into().unwrap()) };
+        let request = v1::LeaseShardRequest {
+            session_id: session.to_owned(),
+            wait: Some(wait.try_into().unwrap()),
+            job_id: String::new(),
+        };
         self.workers.lease_shard(request).await.unwrap().into_inner().lease
     }
 

@@ -1,5 +1,6 @@
 //! The encoder thread: rows in, picture files out, while the engine is at its next picture.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -7,13 +8,14 @@ use bytes::Bytes;
 use sanafarm_proto::v1::ErrorClass;
 use tokio::sync::oneshot;
 
-use super::thread::{Outcome, Rendered};
+use super::thread::{Outcome, Rendered, text};
 use crate::picture;
 use crate::recipe::{Failure, Provenance};
 
-/// Rows on their way to the encoder: at most this many chunks.
-const CHUNKS: usize = 8;
-/// Largest chunk of rows in bytes, so that a picture handed out in one piece does not wait here whole.
+/// Rows of one picture on their way to the encoder: at most this many chunks, 64 MiB. A picture of 4096x4096
+/// that the engine hands out in one piece fits, so that the engine goes on while it is encoded.
+const CHUNKS: usize = 256;
+/// Largest chunk of rows in bytes; larger pieces are cut, so that the number of chunks bounds the memory.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// A finished picture file.
@@ -100,9 +102,17 @@ impl Encoder {
 
 fn encode_all(queue: &Receiver<Encode>) {
     while let Ok(Encode { provenance, parts, reply }) = queue.recv() {
+        let rendered = guarded(move || encode(provenance, &parts));
         // Nobody listens when the worker was dropped in the middle.
-        let _ = reply.send(encode(provenance, &parts));
+        let _ = reply.send(rendered);
     }
+}
+
+/// A panic is an error of this image: without an answer it would count as skipped, and the next worker would
+/// take it, at no cost and without end.
+fn guarded(encode: impl FnOnce() -> Rendered) -> Rendered {
+    catch_unwind(AssertUnwindSafe(encode))
+        .unwrap_or_else(|panic| failed(format!("the encoder broke down: {}", text(&*panic))))
 }
 
 fn encode(provenance: Provenance, parts: &Receiver<Part>) -> Rendered {
@@ -129,4 +139,27 @@ fn encode(provenance: Provenance, parts: &Receiver<Part>) -> Rendered {
 
 fn failed(message: String) -> Rendered {
     Rendered::failed(Failure::new(ErrorClass::Encode, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_encoder_is_an_error_of_the_image() {
+        let rendered = guarded(|| panic!("as the test says"));
+        let Outcome::Failed(failure) = rendered.outcome else { panic!("{rendered:?}") };
+        assert_eq!(failure.class, ErrorClass::Encode);
+        assert!(failure.message.ends_with("broke down: as the test says"), "{failure:?}");
+    }
+
+    #[test]
+    fn the_engine_does_not_wait_for_the_encoder_of_a_whole_picture() {
+        let (parts, waiting) = sync_channel(CHUNKS);
+        let canvas = Canvas { parts };
+        // Nobody takes anything: it would wait here for ever.
+        canvas.rows(&vec![7; 4096 * 4096 * 3]).unwrap();
+        canvas.whole(1.0, 0.5);
+        assert_eq!(waiting.iter().count(), 193);
+    }
 }

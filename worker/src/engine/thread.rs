@@ -279,7 +279,8 @@ fn broken_down(panic: &(dyn Any + Send)) -> (Failure, Result<(), String>) {
     (Failure::new(ErrorClass::Internal, message.clone()), Err(message))
 }
 
-fn text(panic: &(dyn Any + Send)) -> &str {
+/// What a panic says.
+pub(super) fn text(panic: &(dyn Any + Send)) -> &str {
     if let Some(text) = panic.downcast_ref::<&str>() {
         text
     } else if let Some(text) = panic.downcast_ref::<String>() {

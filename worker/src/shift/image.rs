@@ -62,6 +62,7 @@ impl Shift {
         let Some(reports) = self.reports.clone() else { return };
         let Some(shard) = self.shards.iter_mut().find(|shard| !shard.waiting.is_empty()) else { return };
         let Some(leased) = shard.waiting.pop_front() else { return };
+        shard.untouched = false;
         shard.in_hand += 1;
         let (reply, rendered) = oneshot::channel();
         let claim = Claim::new(shard.skip.clone());

@@ -25,7 +25,8 @@ impl Shift {
     /// Asks for a shard when there is room for one and nobody asks yet.
     pub(super) fn lease_ahead(&mut self) {
         let waiting: usize = self.shards.iter().map(|shard| shard.waiting.len()).sum();
-        if self.leaving || self.leasing.is_some() || waiting > LOW_WATER {
+        let is_ahead = waiting > LOW_WATER || self.shards.iter().any(|shard| shard.untouched);
+        if self.leaving || self.leasing.is_some() || is_ahead {
             return;
         }
         let session = self.session.clone();
@@ -65,6 +66,7 @@ impl Shift {
             output,
             skip,
             waiting: lease.images.into(),
+            untouched: true,
             in_hand: 0,
             held: true,
             cut_short: false,

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use crate::engine::{self, Context, Engine, Threads};
 use crate::leases::{LeaseKey, Leases};
 use crate::report::{Acknowledged, Report, renew_leases, report_results};
-use crate::session::Session;
+use crate::session::{End, Session};
 use crate::{Error, Options, Shutdown, Summary, device};
 
 mod image;
@@ -26,8 +26,8 @@ use lease::Leased;
 /// Images in hand at most: waiting at the engine, being rendered, encoded, stored. Bounds the finished
 /// pictures in memory when the output is slow.
 const IN_HAND: usize = 6;
-/// The next shard is leased when this many images are left to start: late enough to leave work to others,
-/// early enough that the engine never waits.
+/// The next shard is leased when this many images are left to start, and none when a whole shard is: late
+/// enough to leave work to others, early enough that the engine never waits.
 const LOW_WATER: usize = 2;
 /// Results and acknowledgements under way.
 const NOTES: usize = 64;
@@ -43,6 +43,8 @@ struct Shard {
     /// Cancelled when images of it are not to be started any more.
     skip: CancellationToken,
     waiting: VecDeque<LeasedImage>,
+    /// No image of it was sent to the engine yet.
+    untouched: bool,
     /// Started, and neither acknowledged by the coordinator nor given up.
     in_hand: usize,
     /// What the coordinator said last: images are left to do.
@@ -78,8 +80,8 @@ struct Shift {
     /// Output of the last lease.
     output: Option<(String, Output)>,
     leaving: bool,
-    /// Parent of all `skip` tokens: cancelled when the worker leaves, by the soft shutdown itself so that not
-    /// one image is started after it.
+    /// Parent of all `skip` tokens, and of the session's patience: cancelled when the worker leaves, by the soft
+    /// shutdown itself so that not one image is started after it.
     skip: CancellationToken,
     /// Stops the engine at its next step.
     stop: CancellationToken,
@@ -102,7 +104,10 @@ pub(crate) async fn run(
         devices,
         labels: [].into(),
     };
-    let Some(session) = Session::open(channel, registration, shutdown.clone()).await? else {
+    // Cancelled by the soft shutdown, and by whatever else makes the worker leave.
+    let leaving = shutdown.soft.child_token();
+    let end = End { leaving: leaving.clone(), now: shutdown.hard.clone() };
+    let Some(session) = Session::open(channel, registration, end).await? else {
         return Ok(Summary::default());
     };
     let leases = Arc::new(Leases::default());
@@ -117,8 +122,7 @@ pub(crate) async fn run(
     };
     let threads = engine::start(engine, context)
         .map_err(|error| Error::Engine(format!("start the engine thread: {error}")))?;
-    let skip = shutdown.soft.child_token();
-    Shift::new(session, options.job.unwrap_or_default(), leases, skip, stop).work(threads, shutdown).await
+    Shift::new(session, options.job.unwrap_or_default(), leases, leaving, stop).work(threads, shutdown).await
 }
 
 impl Shift {

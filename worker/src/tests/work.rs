@@ -86,6 +86,26 @@ async fn the_next_shard_is_leased_while_the_last_image_is_rendered() {
 }
 
 #[tokio::test]
+async fn only_one_shard_is_held_ahead_however_small_the_shards_are() {
+    let names: Vec<String> = (0..8).map(|index| format!("s{index}")).collect();
+    let mut farm = Farm::start(|out, model| {
+        let prompt = |index| if index == 0 { "wait" } else { "x" };
+        names.iter().zip(0..).map(|(id, index)| shard(id, index, &[prompt(index)], out, model)).collect()
+    })
+    .await;
+    // One is rendered, one stands at the engine, one is ahead. Had it room for more, it would ask within moments.
+    let is_full = |held: &&Vec<HeldLease>| held.len() >= 3;
+    farm.coordinator()
+        .until("some renewals of all that is held", |state| {
+            state.renewals.iter().filter(is_full).count() >= 8
+        })
+        .await;
+    assert_eq!(farm.coordinator().state().leased.len(), 3);
+    farm.watch.open();
+    assert_eq!(farm.finish(8).await.done, 8);
+}
+
+#[tokio::test]
 async fn the_coordinator_is_told_at_once_what_is_being_rendered() {
     let mut farm = Farm::start(|out, model| vec![shard("a", 0, &["x", "wait", "y"], out, model)]).await;
     let coordinator = farm.coordinator();

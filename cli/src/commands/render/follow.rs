@@ -64,7 +64,7 @@ impl Follow<'_> {
             (Ok(Some(end)), _) | (Ok(None), Some(end)) => worker_error(end),
             (Ok(None), None) => None,
         };
-        drop(signals);
+        signals.end_at_once();
         let job = self.latest(job_id).await?;
         if !has_ended(&job) {
             return Ok((job, Some(reason(worker_error, interrupted))));
