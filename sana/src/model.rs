@@ -64,7 +64,46 @@ impl Folder {
             dir: dir.to_path_buf(),
         };
         folder.fits()?;
+        folder.has_layers()?;
         Ok(folder)
+    }
+
+    /// The first and the last layers that the configurations speak of are there in their widths, so that weights of
+    /// another configuration are told before anything is loaded. Loading checks every tensor.
+    fn has_layers(&self) -> Result<(), Error> {
+        let (config, weights) = &self.text_encoder;
+        weights.require("embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
+        let last = config.num_hidden_layers - 1;
+        weights.require(
+            &format!("layers.{last}.mlp.down_proj.weight"),
+            &[config.hidden_size, config.intermediate_size],
+        )?;
+        let (config, weights) = &self.transformer;
+        let width = config.width();
+        weights.require("patch_embed.proj.weight", &[width, config.in_channels, 1, 1])?;
+        weights.require("caption_projection.linear_1.weight", &[width, config.caption_channels])?;
+        let last = config.num_layers - 1;
+        let name = format!("transformer_blocks.{last}.ff.conv_point.weight");
+        weights.require(&name, &[width, config.hidden_width(), 1, 1])?;
+        let norm = format!("transformer_blocks.{last}.attn1.norm_q.weight");
+        if weights.contains(&norm) != config.qk_norm {
+            let place = self.dir.join("transformer/config.json");
+            return Err(Error::Model(format!(
+                "qk_norm in {} does not fit the tensor {norm}",
+                place.display()
+            )));
+        }
+        let (config, weights) = &self.autoencoder;
+        let widths = &config.decoder_block_out_channels;
+        let deepest = widths[widths.len() - 1];
+        weights.require("decoder.conv_in.weight", &[deepest, config.latent_channels, 3, 3])?;
+        for (stage, width) in widths.iter().enumerate() {
+            if let Some(below) = widths.get(stage + 1) {
+                weights
+                    .require(&format!("decoder.up_blocks.{stage}.0.conv.weight"), &[*width, *below, 3, 3])?;
+            }
+        }
+        weights.require("decoder.conv_out.weight", &[config.in_channels, widths[0], 3, 3])
     }
 
     /// The parts hand tensors to each other: their widths must fit.
@@ -151,4 +190,43 @@ fn checksum(dir: &Path, mut files: Vec<PathBuf>) -> Result<String, Error> {
         }
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy(&entry.path(), &target);
+            } else {
+                std::fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn weights_of_another_configuration_are_told_without_loading() {
+        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/sana-tiny");
+        assert_eq!(inspect(&tiny).unwrap().native_size, 512);
+        for (part, from, to, told) in [
+            ("transformer", "\"num_layers\": 6", "\"num_layers\": 7", "transformer_blocks.6"),
+            ("transformer", "\"qk_norm\": null", "\"qk_norm\": \"rms_norm_across_heads\"", "qk_norm"),
+            ("text_encoder", "\"vocab_size\": 948", "\"vocab_size\": 950", "embed_tokens.weight"),
+            ("vae", "    16,\n    32,", "    24,\n    32,", "decoder.up_blocks.0.0.conv.weight"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            copy(&tiny, folder.path());
+            let path = folder.path().join(part).join("config.json");
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.contains(from), "{part}: {from}");
+            std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+            let error = inspect(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(told), "{part}: {error}");
+        }
+    }
 }

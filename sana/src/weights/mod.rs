@@ -78,22 +78,31 @@ impl Weights {
 
     /// Reads a tensor of the given shape into memory, as f32 on the CPU whatever type it is stored in.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
+        let stored = self.find(name, shape)?;
+        let values = self.files[stored.file].read_f32(&self.paths[stored.file], name, &stored.entry)?;
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+
+    /// Checks that there is a tensor of this name and shape, without reading it.
+    pub fn require(&self, name: &str, shape: &[usize]) -> Result<(), Error> {
+        self.find(name, shape).map(drop)
+    }
+
+    fn find(&self, name: &str, shape: &[usize]) -> Result<&Stored, Error> {
         let Some(stored) = self.tensors.get(name) else {
             return Err(Error::Model(format!(
                 "tensor {name} with shape {shape:?} is missing in {}",
                 self.place()
             )));
         };
-        let path = &self.paths[stored.file];
         if stored.entry.shape != shape {
             return Err(Error::Model(format!(
                 "tensor {name} in {} has shape {:?}, the configuration asks for {shape:?}",
-                path.display(),
+                self.paths[stored.file].display(),
                 stored.entry.shape
             )));
         }
-        let values = self.files[stored.file].read_f32(path, name, &stored.entry)?;
-        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+        Ok(stored)
     }
 
     /// Whether there is a tensor of this name.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::ConnectOptions;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, Row, SqlSafeStr, SqliteConnection};
@@ -39,6 +40,8 @@ pub(super) fn reader_options(file: &Path) -> SqliteConnectOptions {
         .read_only(true)
         .pragma("query_only", "ON")
         .busy_timeout(BUSY_TIMEOUT)
+        // A slow question is its asker's, not something to log.
+        .disable_statement_logging()
 }
 
 impl SqliteStore {
