@@ -319,3 +319,37 @@ async fn read_part(source: &mut tokio::fs::File, file: &Path) -> Result<Bytes, E
 fn read_error(file: &Path, error: &io::Error) -> Error {
     Error::from_io(&format!("read {}", file.display()), error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::memory::InMemory;
+
+    #[tokio::test]
+    async fn an_object_store_keeps_the_promises_of_a_folder() {
+        let store = Store::Objects(Arc::new(InMemory::new()));
+        let output = Output { store, place: "test://bucket/".into() };
+        let small = Bytes::from_static(b"small");
+        output.check_writable().await.unwrap();
+        assert_eq!(output.put_new("a.png", small.clone()).await.unwrap(), Put::Created);
+        assert_eq!(output.put_new("a.png", Bytes::new()).await.unwrap(), Put::Exists);
+        assert_eq!(output.get("a.png", 5).await.unwrap(), Found::Object(small));
+        assert_eq!(output.get("a.png", 4).await.unwrap(), Found::Larger);
+        assert_eq!(output.get("b.png", 4).await.unwrap(), Found::Nothing);
+        output.replace("a.png", Bytes::new()).await.unwrap();
+        assert_eq!(output.get("a.png", 0).await.unwrap(), Found::Object(Bytes::new()));
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("manifest");
+        for length in [1, PART_BYTES, 2 * PART_BYTES + 1] {
+            let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            std::fs::write(&file, &content).unwrap();
+            output.replace_file("manifest", &file).await.unwrap();
+            assert!(
+                output.get("manifest", u64::MAX).await.unwrap() == Found::Object(content.into()),
+                "{length}"
+            );
+        }
+        assert_eq!((output.sweep_staging().await, output.folder()), (Ok(0), None));
+    }
+}

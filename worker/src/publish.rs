@@ -23,11 +23,17 @@ pub(crate) enum Published {
     Failed(Failure),
 }
 
-/// Opens an output and makes sure that it can be written, before hours of work for it.
+/// Opens an output, clears it of what killed processes left half-written, and makes sure that it can be
+/// written, before hours of work for it.
 pub(crate) async fn open_output(name: &str) -> Result<Output, Error> {
     let name = name.to_owned();
     let opened = tokio::task::spawn_blocking(move || Output::open(&name)).await;
     let output = opened.map_err(|error| Error::Unavailable(format!("open the output: {error}")))??;
+    match output.sweep_staging().await {
+        Ok(swept) => tracing::debug!(output = output.place(), swept, "cleared leftovers"),
+        // Leftovers take room and harm nothing.
+        Err(error) => tracing::warn!(%error, "leftovers not cleared"),
+    }
     patiently(|| output.check_writable()).await?;
     Ok(output)
 }
