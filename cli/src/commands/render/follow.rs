@@ -105,6 +105,9 @@ impl Follow<'_> {
                     if complete && complete_before {
                         let tried = try_output(self.output).await;
                         tried.map_err(|error| go_on(output_error(&job.output, &error)))?;
+                        if let Some(error) = &job.output_error {
+                            return Err(go_on(Error::failure("write the manifest").because(error.clone())));
+                        }
                     }
                     complete_before = complete;
                 }

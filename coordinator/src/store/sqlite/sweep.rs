@@ -43,6 +43,10 @@ pub(super) async fn recover(
         .bind(time_text(now))
         .execute(&mut *tx)
         .await?;
+    // What stood in the way of a manifest may be gone; the next try tells.
+    sqlx::query("UPDATE jobs SET output_error = NULL WHERE output_error IS NOT NULL")
+        .execute(&mut *tx)
+        .await?;
     recovered.abandoned = sqlx::query(
         "UPDATE jobs SET client_token = NULL WHERE sealed_at IS NULL AND client_token IS NOT NULL",
     )
