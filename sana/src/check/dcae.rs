@@ -42,7 +42,7 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Error> {
         let want = case.tensor(&full)?;
         // The activation behind the last norm is part of it here.
         let want = if name == "decoder.norm_out" { want.relu()? } else { want.clone() };
-        report.compare(&full, got, &want, case.tolerance(name))?;
+        report.compare(&full, got, &want, case.tolerance_inside(name, &want)?)?;
     }
 
     let untiled = if case.has("out.untiled") { "out.untiled" } else { "out.image" };

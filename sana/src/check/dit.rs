@@ -44,7 +44,7 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Error> {
     for name in case.names_between("mid.", "") {
         let full = format!("mid.{name}");
         let want = case.tensor(&full)?;
-        let tolerance = case.tolerance(name);
+        let tolerance = case.tolerance_inside(name, want)?;
         if name == "pos_embed_for_grid" || name == "pos_embed_base_grid" {
             // The stored table is of the trained grid.
             let base = config.sample_size;
