@@ -131,7 +131,7 @@ fn decode_modes_agree_where_they_must() {
 }
 
 #[test]
-fn a_picture_of_one_colour_and_a_cancelled_one_are_no_results() {
+fn a_cancelled_picture_is_no_result() {
     let pipeline = tiny();
     let recipe = recipe("white dots on green", 1, 64, 64);
     let text = pipeline.encode(&recipe).unwrap();

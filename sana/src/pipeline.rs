@@ -228,7 +228,7 @@ impl Pipeline {
 
     /// Bytes of weights in memory, as packed for the kernels.
     pub fn resident_bytes(&self) -> usize {
-        self.transformer.bytes() + self.decoder.bytes()
+        self.text_encoder.bytes() + self.transformer.bytes() + self.decoder.bytes()
     }
 }
 

@@ -59,6 +59,11 @@ impl Rotation {
 }
 
 impl Attention {
+    /// Bytes of weights held.
+    pub(super) fn bytes(&self) -> usize {
+        [&self.q, &self.k, &self.v, &self.out].map(Linear::bytes).iter().sum()
+    }
+
     pub(super) fn load(
         config: &TextEncoderConfig,
         weights: &Weights,

@@ -40,6 +40,11 @@ impl Layer {
         })
     }
 
+    /// Bytes of weights held.
+    pub(super) fn bytes(&self) -> usize {
+        self.attention.bytes() + self.gate.bytes() + self.up.bytes() + self.down.bytes()
+    }
+
     /// `x` is `[tokens, hidden]`.
     pub(super) fn forward(&self, x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
         let y = self.attention.forward(&self.input_norm.forward(x)?, rotation)?;

@@ -43,6 +43,11 @@ impl TextEncoder {
         })
     }
 
+    /// Bytes of weights held.
+    pub fn bytes(&self) -> usize {
+        self.table.elem_count() * 4 + self.layers.iter().map(Layer::bytes).sum::<usize>()
+    }
+
     /// Last hidden state `[ids, hidden]` of one sequence without padding.
     pub fn encode(&self, ids: &[u32]) -> Result<Tensor, Error> {
         self.encode_observed(ids, &mut |_, _| Ok(()))

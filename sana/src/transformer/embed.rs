@@ -78,3 +78,20 @@ pub fn positions(channels: usize, (height, width): (usize, usize), base: usize, 
         .flat_map(|row| columns.iter().flat_map(move |column| column.iter().chain(row).copied()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::frequency;
+
+    #[test]
+    fn frequencies_are_those_of_the_reference_library_to_the_bit() {
+        // The sum of all 128 as integers, and some that show which one it is.
+        let bits: Vec<u32> = (0..128).map(|j| frequency(j).to_bits()).collect();
+        for (j, want) in
+            [(0, 0x3f80_0000), (13, 0x3ec8_eb24), (44, 0x3d2c_ba16), (119, 0x3948_60c0), (127, 0x38e1_5c8e)]
+        {
+            assert_eq!(bits[j], want, "{j}");
+        }
+        assert_eq!(bits.iter().map(|&bits| u64::from(bits)).sum::<u64>(), 129_226_262_050);
+    }
+}
