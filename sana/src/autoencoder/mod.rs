@@ -180,7 +180,7 @@ struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     fn new(rows: Bands, decoder: &'a Decoder, observer: Option<Observer<'a>>) -> Self {
-        Self { rows, decoder, halo: Halo::new(1), delay: Delay::default(), observer }
+        Self { rows, decoder, halo: Halo::of(&decoder.conv_in), delay: Delay::default(), observer }
     }
 }
 

@@ -54,6 +54,8 @@ impl Source for Bands {
 /// The rows that a convolution keeps, and the zero rows above and below the picture.
 pub struct Halo {
     pad: usize,
+    /// Rows that are computed together.
+    step: usize,
     kept: Option<Tensor>,
     ended: bool,
 }
@@ -61,7 +63,12 @@ pub struct Halo {
 impl Halo {
     /// For a convolution that reaches `pad` rows up and down.
     pub fn new(pad: usize) -> Self {
-        Self { pad, kept: None, ended: false }
+        Self { pad, step: 1, kept: None, ended: false }
+    }
+
+    /// For a 3x3 convolution.
+    pub fn of(conv: &Conv) -> Self {
+        Self { step: conv.step(), ..Self::new(1) }
     }
 
     /// The next rows that `op` can finish with the rows of `input`.
@@ -86,9 +93,15 @@ impl Halo {
                 None => self.zeros(&rows)?,
             };
             let (above, count) = (kept.dim(0)?, rows.dim(0)?);
-            let done = (above + count).saturating_sub(2 * self.pad);
-            let result = if done > 0 { Some(kept.apply_op2_no_bwd(&rows, op)?) } else { None };
-            self.kept = Some(last_rows(&kept, &rows, (2 * self.pad).min(above + count))?);
+            let ready = (above + count).saturating_sub(2 * self.pad);
+            // Results begin at multiples of the step; the last may be shorter.
+            let wait = if self.ended { 0 } else { ready % self.step };
+            let result = match ready - wait {
+                0 => None,
+                _ => Some(kept.apply_op2_no_bwd(&rows.narrow(0, 0, count - wait)?, op)?),
+            };
+            let keep = if result.is_some() { 2 * self.pad + wait } else { above + count };
+            self.kept = Some(last_rows(&kept, &rows, keep)?);
             if result.is_some() {
                 return Ok(result);
             }
@@ -182,7 +195,7 @@ pub struct Convolved<'a> {
 impl<'a> Convolved<'a> {
     /// `conv` over `rows`.
     pub fn new(rows: Rows<'a>, conv: &'a Conv) -> Self {
-        Self { rows, halo: Halo::new(1), conv }
+        Self { rows, halo: Halo::of(conv), conv }
     }
 }
 
@@ -249,7 +262,8 @@ pub struct Residual<'a> {
 impl<'a> Residual<'a> {
     /// `block` over `rows`.
     pub fn new(rows: Rows<'a>, block: &'a ResBlock) -> Self {
-        Self { rows, block, first: Halo::new(1), second: Halo::new(1), delay: Delay::default() }
+        let (first, second) = (Halo::of(&block.conv1), Halo::of(&block.conv2));
+        Self { rows, block, first, second, delay: Delay::default() }
     }
 }
 

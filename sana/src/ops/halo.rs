@@ -6,43 +6,82 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 use super::{Activation, made, to_vec, values};
-use crate::cpu::conv::{Conv3x3, Upsample, Window};
+use crate::cpu::conv::{Conv3x3, Strip, Upsample, Window};
 use crate::cpu::depthwise::Depthwise;
 use crate::cpu::gemm::{Packed, Place, Rows, gemm};
+use crate::cpu::winograd::{TILE, Winograd};
 
-/// Rows of both inputs in one framed window, with its channels as wanted.
-fn window(
+/// Rows of both inputs, pixels in a row and channels.
+fn pieces<'a>(
     name: &str,
-    (s1, l1): (&CpuStorage, &Layout),
-    (s2, l2): (&CpuStorage, &Layout),
-    pad: usize,
-) -> Result<Window> {
+    (s1, l1): (&'a CpuStorage, &Layout),
+    (s2, l2): (&'a CpuStorage, &Layout),
+) -> Result<([&'a [f32]; 2], usize, usize)> {
     let (_, width, channels) = l2.shape().dims3()?;
     let (kept, kept_width, kept_channels) = l1.shape().dims3()?;
     if kept > 0 && (kept_width, kept_channels) != (width, channels) {
         bail!("{name}: rows of {:?} do not follow rows of {:?}", l2.dims(), l1.dims());
     }
-    let pieces = [values(name, s1, l1)?, values(name, s2, l2)?];
+    Ok(([values(name, s1, l1)?, values(name, s2, l2)?], width, channels))
+}
+
+/// Rows of both inputs in one framed window.
+fn window(
+    name: &str,
+    kept: (&CpuStorage, &Layout),
+    rows: (&CpuStorage, &Layout),
+    pad: usize,
+) -> Result<Window> {
+    let (pieces, width, channels) = pieces(name, kept, rows)?;
     Ok(Window::new(&pieces, width, channels, pad, 0, 0))
 }
 
 /// 3x3 convolution: `[a, w, in]`, `[b, w, in]` to `[a + b - 2, w, out]`.
+///
+/// The first row of every result but the picture's first must be at a multiple of [`Conv::step`].
 #[derive(Debug)]
 pub struct Conv {
-    layer: Conv3x3,
+    layer: Kernel,
     activation: Activation,
 }
+
+/// How it is computed.
+#[derive(Debug)]
+enum Kernel {
+    Direct(Conv3x3),
+    Winograd(Winograd),
+}
+
+/// Channels of input and output from which on the transforms cost less than they save.
+const WINOGRAD: usize = 16;
 
 impl Conv {
     /// `weight` is `[out, in, 3, 3]`.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Self> {
-        let input = weight.dim(1)?;
-        Ok(Self { layer: Conv3x3::new(&to_vec(weight)?, input, bias.map(to_vec).transpose()?), activation })
+        let (out, input, ..) = weight.dims4()?;
+        let (weight, bias) = (to_vec(weight)?, bias.map(to_vec).transpose()?);
+        let layer = if input.min(out) < WINOGRAD {
+            Kernel::Direct(Conv3x3::new(&weight, input, bias))
+        } else {
+            Kernel::Winograd(Winograd::new(&weight, input, bias))
+        };
+        Ok(Self { layer, activation })
+    }
+
+    /// Rows that are computed together.
+    pub fn step(&self) -> usize {
+        match self.layer {
+            Kernel::Direct(_) => 1,
+            Kernel::Winograd(_) => TILE,
+        }
     }
 
     /// Bytes of weights held.
     pub fn bytes(&self) -> usize {
-        self.layer.bytes()
+        match &self.layer {
+            Kernel::Direct(layer) => layer.bytes(),
+            Kernel::Winograd(layer) => layer.bytes(),
+        }
     }
 }
 
@@ -58,11 +97,23 @@ impl CustomOp2 for Conv {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let window = window(self.name(), (s1, l1), (s2, l2), 1)?;
-        let dims = (window.inner_rows(), window.width(), self.layer.channels());
-        let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
-        self.layer.run(&window, self.activation, &mut out);
-        made(out, dims)
+        match &self.layer {
+            Kernel::Direct(layer) => {
+                let window = window(self.name(), (s1, l1), (s2, l2), 1)?;
+                let dims = (window.inner_rows(), window.width(), layer.channels());
+                let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
+                layer.run(&window, self.activation, &mut out);
+                made(out, dims)
+            }
+            Kernel::Winograd(layer) => {
+                let (pieces, width, channels) = pieces(self.name(), (s1, l1), (s2, l2))?;
+                let strip = Strip::new(&pieces, width, channels);
+                let dims = (strip.inner_rows(1), width, layer.channels());
+                let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
+                layer.run(&strip, self.activation, &mut out);
+                made(out, dims)
+            }
+        }
     }
 }
 
