@@ -83,15 +83,16 @@ impl Winograd {
     /// Tiles that one task takes: as many as make reading all weights cheap beside the products, and a whole number of
     /// the kernels' tallest blocks.
     fn tiles(&self) -> usize {
-        (self.input * 3 / 8).next_multiple_of(24).clamp(48, 192)
+        (self.input * 3 / 8).next_multiple_of(24).clamp(48, 96)
     }
 
-    /// One pixel for each pixel of the strip's inner rows. The first of them is at a multiple of 4 in the picture.
-    pub fn run(&self, strip: &Strip<'_>, activation: Activation, out: &mut [f32]) {
+    /// One pixel for each pixel of the strip's inner rows. The first tiles begin `lead` rows above the first of them, on
+    /// rows that do not count.
+    pub fn run(&self, strip: &Strip<'_>, lead: usize, activation: Activation, out: &mut [f32]) {
         let (rows, width) = (strip.inner_rows(1), strip.width());
         assert_eq!(out.len(), rows * width * self.channels(), "the result has another size");
         let across = width.div_ceil(TILE);
-        let down = rows.div_ceil(TILE);
+        let down = (lead + rows).div_ceil(TILE);
         // Enough tasks for every thread, none of them so small that the weights are read for nothing.
         let wanted = (across * down).div_ceil(rayon::current_num_threads() * 2).next_multiple_of(6).max(24);
         let most = self.tiles().min(wanted);
@@ -100,30 +101,27 @@ impl Winograd {
         (0..blocks).into_par_iter().for_each_init(Vec::new, |scratch, block| {
             let first = block * most;
             let tiles = first..(first + most).min(across * down);
-            self.run_tiles(strip, tiles, across, activation, &target, scratch);
+            self.run_tiles(strip, Grid { tiles, across, lead }, activation, &target, scratch);
         });
     }
 
-    /// The tiles of one task; they are counted row by row.
     fn run_tiles(
         &self,
         strip: &Strip<'_>,
-        tiles: std::ops::Range<usize>,
-        across: usize,
+        grid: Grid,
         activation: Activation,
-        target: &Target,
+        target: &Target<'_>,
         scratch: &mut Vec<f32>,
     ) {
-        let count = tiles.len();
+        let count = grid.tiles.len();
         let (channels, columns) = (self.input, self.channels());
         let padded = self.products[0].padded();
         let transformed = VALUES * count * channels;
         // Every value of it is written before it is read.
         scratch.resize(transformed + VALUES * count * padded, 0.0);
         let (values, sums) = scratch.split_at_mut(transformed);
-        for (index, tile) in tiles.clone().enumerate() {
-            let (y, x) = (tile / across * TILE, tile % across * TILE);
-            let rows = std::array::from_fn(|row| strip.row(y + row));
+        for (index, (y, x)) in grid.places().enumerate() {
+            let rows = std::array::from_fn(|row| strip.row((y + row).wrapping_sub(grid.lead)));
             let place = Spread { first: index * channels, step: count * channels };
             transform_input(&rows, x, channels, values, place);
         }
@@ -134,21 +132,37 @@ impl Winograd {
         }
         let mut pixels = [0.0; TILE * TILE * MAX_PANEL];
         for (panel, first, length) in self.products[0].panels() {
-            for (index, tile) in tiles.clone().enumerate() {
-                let (y, x) = (tile / across * TILE, tile % across * TILE);
+            for (index, (y, x)) in grid.places().enumerate() {
                 let place = Spread { first: (first * count) + index * panel, step: count * padded };
                 let pixels = &mut pixels[..TILE * TILE * panel];
                 transform_output(sums, place, panel, &self.bias[first..][..length], pixels);
                 activation.apply(pixels);
-                for dy in 0..TILE.min(rows - y) {
-                    for dx in 0..TILE.min(width - x) {
-                        let pixel = &pixels[(dy * TILE + dx) * panel..][..length];
+                for row in y.max(grid.lead)..(y + TILE).min(rows + grid.lead) {
+                    for column in x..(x + TILE).min(width) {
+                        let pixel = &pixels[((row - y) * TILE + column - x) * panel..][..length];
+                        let at = ((row - grid.lead) * width + column) * columns + first;
                         // SAFETY: every tile has its own pixels, every panel its own channels.
-                        unsafe { target.write(((y + dy) * width + x + dx) * columns + first, pixel) };
+                        unsafe { target.write(at, pixel) };
                     }
                 }
             }
         }
+    }
+}
+
+/// The tiles of a task, counted row by row.
+struct Grid {
+    tiles: std::ops::Range<usize>,
+    /// Tiles in a row.
+    across: usize,
+    /// Rows between the first tiles' first row and the first that counts.
+    lead: usize,
+}
+
+impl Grid {
+    /// First row and column of each tile.
+    fn places(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.tiles.clone().map(|tile| (tile / self.across * TILE, tile % self.across * TILE))
     }
 }
 
@@ -313,7 +327,7 @@ mod tests {
     fn run(x: &[f32], (h, w, cin): (usize, usize, usize), layer: &Winograd) -> Vec<f32> {
         let zeros = vec![0.0; w * cin];
         let mut out = vec![f32::NAN; h * w * layer.channels()];
-        layer.run(&Strip::new(&[&zeros, x, &zeros], w, cin), Activation::None, &mut out);
+        layer.run(&Strip::new(&[&zeros, x, &zeros], w, cin), 0, Activation::None, &mut out);
         out
     }
 
