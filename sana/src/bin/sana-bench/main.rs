@@ -42,6 +42,7 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let load = start.elapsed().as_secs_f64();
     if let Some(path) = &options.output {
         candle_core::safetensors::save(&bench.output()?, path)?;
+        return Ok(());
     }
     let once = || -> Result<Run, sana::Error> {
         let (start, cpu) = (Instant::now(), cpu_seconds());

@@ -26,7 +26,7 @@ One part alone, from its own folder (config.json and weights):
   --tokens N                  of the text (300)
   --pair                      two sequences in a call, as with guidance
   --input FILE                safetensors with latent; latent, text, mask, timestep; or ids
-  --output FILE               write the result to a safetensors file, besides timing
+  --output FILE               write the result to a safetensors file and time nothing
 
 Both:
   --decode exact|blend|whole  how a latent is decoded (exact)
