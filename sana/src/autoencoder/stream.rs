@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use candle_core::{CustomOp2, Result, Tensor};
 
-use crate::ops::{Conv, RmsNorm, UpsampleConv, join_rows, to_vec};
+use crate::ops::{Conv, PixelNorm, RmsNorm, UpsampleConv, join_rows, to_vec};
 
 /// Bands of rows from top to bottom; `None` after the last.
 pub trait Source {
@@ -234,7 +234,7 @@ pub struct ResBlock {
     /// Without a bias.
     pub conv2: Conv,
     /// Behind both.
-    pub norm: RmsNorm,
+    pub norm: PixelNorm,
 }
 
 /// A residual block at work.

@@ -5,7 +5,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-use super::{Activation, made, to_vec, values};
+use super::{Activation, count, made, to_vec, values};
 use crate::cpu::conv::{Conv3x3, Upsample, Window};
 use crate::cpu::depthwise::Depthwise;
 use crate::cpu::gemm::{Packed, Place, Rows, gemm};
@@ -60,6 +60,7 @@ impl CustomOp2 for Conv {
     ) -> Result<(CpuStorage, Shape)> {
         let window = window(self.name(), (s1, l1), (s2, l2), 1)?;
         let dims = (window.inner_rows(), window.width(), self.layer.channels());
+        count::add(dims.0 * dims.1 * dims.2, 9 * window.channels());
         let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
         self.layer.run(&window, self.activation, &mut out);
         made(out, dims)
@@ -100,6 +101,7 @@ impl CustomOp2 for UpsampleConv {
     ) -> Result<(CpuStorage, Shape)> {
         let window = window(self.name(), (s1, l1), (s2, l2), 1)?;
         let dims = (2 * window.inner_rows(), 2 * window.width(), self.layer.channels());
+        count::add(dims.0 * dims.1 * dims.2, 4 * window.channels());
         let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
         self.layer.run(&window, &mut out);
         made(out, dims)
@@ -169,6 +171,7 @@ impl CustomOp2 for GatedDepthwise {
     ) -> Result<(CpuStorage, Shape)> {
         let window = window(self.name(), (s1, l1), (s2, l2), 1)?;
         let dims = (window.inner_rows(), window.width(), self.layer.channels() / 2);
+        count::add(dims.0 * dims.1, 9 * self.layer.channels());
         let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
         self.layer.run_gated(&window, &mut out);
         made(out, dims)
@@ -230,6 +233,8 @@ impl CustomOp2 for MultiScale {
     ) -> Result<(CpuStorage, Shape)> {
         let window = window(self.name(), (s1, l1), (s2, l2), self.pad())?;
         let (rows, width, channels) = (window.inner_rows(), window.width(), window.channels());
+        let taps = (2 * self.pad() + 1) * (2 * self.pad() + 1);
+        count::add(rows * width * channels, taps + channels / self.groups.len());
         let mut filtered = vec![0.0; rows * width * channels];
         self.depthwise.run(&window, &mut filtered);
         let mut out = vec![0.0; rows * width * 2 * channels];
