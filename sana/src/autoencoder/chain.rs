@@ -6,7 +6,7 @@ use super::layout::{Module, Shortcut};
 use super::load::Load;
 use super::resample::{DownStrided, Nearest, Shuffled, Unshuffled};
 use super::stream::{
-    Convolved, Delay, Halo, Normed, Observed, Observer, ResBlock, Residual, Rows, Source, Upsampled,
+    Convolved, Delay, Halo, Normed, Observed, Observer, ResBlock, Residual, Rows, Source, Split, Upsampled,
 };
 use super::vit::{Attended, Attention, Gated, GatedConv};
 use crate::Error;
@@ -50,11 +50,32 @@ pub enum Layer {
     Norm(RmsNorm),
 }
 
+impl Layer {
+    /// The rows that its result's bands lack, if its input's lack `lag`: a row leaves when those below it that it needs are
+    /// there.
+    fn lag_behind(&self, lag: usize) -> usize {
+        match self {
+            // The first layer's input comes whole or in bands as wanted; the last one's result goes nowhere.
+            Self::Conv(..) | Self::Norm(_) => lag,
+            Self::Upsample(_) | Self::Shuffle { .. } => 2 * (lag + 1),
+            Self::Nearest(_) => 2 * lag + 1,
+            Self::Strided(_) => lag.div_ceil(2),
+            Self::Unshuffle { .. } => (lag + 1).div_ceil(2),
+            Self::Residual(_) => lag + 2,
+            // Bands begin anew in its second pass.
+            Self::Attention(attention) => attention.pad(),
+            Self::Gated(_) => lag + 1,
+        }
+    }
+}
+
 /// All layers of the encoder or decoder.
 #[derive(Debug)]
 pub struct Chain {
     modules: Vec<Module>,
     layers: Vec<Layer>,
+    /// For each layer, the rows that its input's bands lack to a multiple of [`super::stream::ALIGN`].
+    lags: Vec<usize>,
     /// Bytes of weights held.
     pub bytes: usize,
 }
@@ -63,9 +84,14 @@ impl Chain {
     /// Loads the layers of `modules`.
     pub fn load(modules: Vec<Module>, weights: &Weights) -> std::result::Result<Self, Error> {
         let mut load = Load::new(weights);
-        let layers =
-            modules.iter().map(|module| load.layer(module)).collect::<std::result::Result<_, Error>>()?;
-        Ok(Self { modules, layers, bytes: load.bytes })
+        let (mut layers, mut lags, mut lag) = (Vec::with_capacity(modules.len()), Vec::new(), 0);
+        for module in &modules {
+            let layer = load.layer(module)?;
+            lags.push(lag);
+            lag = layer.lag_behind(lag);
+            layers.push(layer);
+        }
+        Ok(Self { modules, layers, lags, bytes: load.bytes })
     }
 
     /// The modules, in the order of the layers.
@@ -73,7 +99,7 @@ impl Chain {
         &self.modules
     }
 
-    /// Layer `index` over `rows`; attention makes its second pass in bands of `band` rows.
+    /// Layer `index` over `rows`. Its results should have `band` rows, but for the whole picture at once.
     pub fn layer<'a>(
         &'a self,
         index: usize,
@@ -81,26 +107,33 @@ impl Chain {
         band: Option<usize>,
         observer: Option<Observer<'a>>,
     ) -> Rows<'a> {
-        let name = &self.modules[index].name;
+        let (name, lag) = (&self.modules[index].name, self.lags[index]);
+        let grows =
+            matches!(self.layers[index], Layer::Upsample(_) | Layer::Nearest(_) | Layer::Shuffle { .. });
+        let rows: Rows<'a> = match band {
+            Some(band) if grows => Box::new(Split::new(rows, (band / 2).max(1))),
+            Some(_) | None => rows,
+        };
         let rows: Rows<'a> = match &self.layers[index] {
-            Layer::Conv(conv, Shortcut::None) => Box::new(Convolved::new(rows, conv)),
+            Layer::Conv(conv, Shortcut::None) => Box::new(Convolved::new(rows, lag, conv)),
             Layer::Conv(conv, shortcut) => {
                 // Observers see the convolution without its shortcut, as a hook of the library does.
                 return Box::new(WithShortcut::new(
                     rows,
+                    lag,
                     conv,
                     *shortcut,
                     observer.map(|observer| (observer, name.as_str())),
                 ));
             }
             Layer::Upsample(layer) => Box::new(Upsampled::new(rows, layer)),
-            Layer::Nearest(conv) => Box::new(Convolved::new(Box::new(Nearest { rows }), conv)),
-            Layer::Shuffle { conv, shortcut } => Box::new(Shuffled::new(rows, conv, *shortcut)),
+            Layer::Nearest(conv) => Box::new(Convolved::new(Box::new(Nearest { rows }), 2 * lag, conv)),
+            Layer::Shuffle { conv, shortcut } => Box::new(Shuffled::new(rows, lag, conv, *shortcut)),
             Layer::Strided(conv) => Box::new(DownStrided::new(rows, conv)),
             Layer::Unshuffle { conv, channels, shortcut } => {
-                Box::new(Unshuffled::new(rows, conv, *channels, *shortcut))
+                Box::new(Unshuffled::new(rows, lag, conv, (*channels, *shortcut)))
             }
-            Layer::Residual(block) => Box::new(Residual::new(rows, block)),
+            Layer::Residual(block) => Box::new(Residual::new(rows, lag, block)),
             Layer::Attention(attention) => Box::new(Attended::new(rows, attention, band)),
             Layer::Gated(gated) => Box::new(Gated::new(rows, gated)),
             Layer::Norm(norm) => Box::new(Normed { rows, norm }),
@@ -125,11 +158,12 @@ struct WithShortcut<'a> {
 impl<'a> WithShortcut<'a> {
     fn new(
         rows: Rows<'a>,
+        lag: usize,
         conv: &'a Conv,
         shortcut: Shortcut,
         observer: Option<(Observer<'a>, &'a str)>,
     ) -> Self {
-        Self { rows, conv, shortcut, halo: Halo::new(1), delay: Delay::default(), observer }
+        Self { rows, conv, shortcut, halo: Halo::new(lag), delay: Delay::default(), observer }
     }
 }
 

@@ -20,6 +20,7 @@ pub use decoder::Decoder;
 pub use encoder::Encoder;
 pub use layout::{TensorShape, decoder_tensors, encoder_tensors};
 pub use round_trip::round_trip;
+use stream::ALIGN;
 pub use stream::Observer;
 
 /// Pixels that a band should have in the deep stages: enough for the kernels to work at full speed.
@@ -55,8 +56,13 @@ impl Tiling {
             Self::Whole | Self::Blend { .. } => None,
             Self::Bands(Some(rows)) => Some((rows >> level).max(1)),
             // The same in each stage's own rows: deep stages are narrow and take more picture rows at a time.
-            Self::Bands(None) => Some(BAND_PIXELS.div_ceil(width)),
-            Self::Tiles(side) => Some((tiles::side(side) >> level).clamp(1, BAND_PIXELS.div_ceil(width))),
+            Self::Bands(None) => Some(few(width)),
+            Self::Tiles(side) => Some((tiles::side(side) >> level).clamp(1, few(width))),
         }
     }
+}
+
+/// Rows of `width` pixels in a band whose height is free.
+fn few(width: usize) -> usize {
+    BAND_PIXELS.div_ceil(width).next_multiple_of(ALIGN)
 }

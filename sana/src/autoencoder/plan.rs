@@ -121,6 +121,12 @@ fn shapes(modules: &[Module], (width, height): (usize, usize), tiling: Tiling) -
     let deepest = modules[0].level;
     let first = tiling.band(deepest, width >> deepest).unwrap_or(height >> deepest).min(height >> deepest);
     let mut band = first;
+    let rows_of = |index: usize, level: usize| match tiling {
+        Tiling::Tiles(side) if index >= local => Some((tiles::side(side) >> level).max(1)),
+        Tiling::Whole | Tiling::Bands(_) | Tiling::Tiles(_) | Tiling::Blend { .. } => {
+            tiling.band(level, width >> level)
+        }
+    };
     let mut shapes = Vec::with_capacity(modules.len());
     for (index, module) in modules.iter().enumerate() {
         let level = module.input_level();
@@ -130,9 +136,17 @@ fn shapes(modules: &[Module], (width, height): (usize, usize), tiling: Tiling) -
             // Columns of squares put bands together.
             band = (tiles::side(side) >> level).max(1).min(height >> level);
         }
-        if let Kind::Attention { .. } = module.kind {
-            // Its second pass chooses its own.
-            band = tiling.band(level, width >> level).unwrap_or(height >> level).min(height >> level);
+        let wanted = rows_of(index, module.level).unwrap_or(height >> module.level);
+        match module.kind {
+            // Its second pass chooses its own bands.
+            Kind::Attention { .. } => band = wanted.min(height >> level),
+            // Bands are split before they grow.
+            Kind::Upsample { .. } => band = band.min((wanted / 2).max(1)),
+            Kind::Conv { .. }
+            | Kind::Downsample { .. }
+            | Kind::Residual { .. }
+            | Kind::Gated { .. }
+            | Kind::Norm { .. } => {}
         }
         let all = (width >> level) as u128;
         if index < local {

@@ -28,9 +28,9 @@ pub struct Shuffled<'a> {
 }
 
 impl<'a> Shuffled<'a> {
-    /// `conv` over `rows`.
-    pub fn new(rows: Rows<'a>, conv: &'a Conv, shortcut: bool) -> Self {
-        Self { rows, conv, halo: Halo::new(1), delay: shortcut.then(Delay::default) }
+    /// `conv` over `rows`, whose bands end `lag` rows before a multiple of [`super::stream::ALIGN`].
+    pub fn new(rows: Rows<'a>, lag: usize, conv: &'a Conv, shortcut: bool) -> Self {
+        Self { rows, conv, halo: Halo::new(lag), delay: shortcut.then(Delay::default) }
     }
 }
 
@@ -61,10 +61,10 @@ pub struct Unshuffled<'a> {
 }
 
 impl<'a> Unshuffled<'a> {
-    /// `conv` over `rows`, to `channels`.
-    pub fn new(rows: Rows<'a>, conv: &'a Conv, channels: usize, shortcut: bool) -> Self {
+    /// `conv` over `rows`, as in [`Shuffled::new`], to `channels`.
+    pub fn new(rows: Rows<'a>, lag: usize, conv: &'a Conv, (channels, shortcut): (usize, bool)) -> Self {
         let (delay, done) = (shortcut.then(Delay::default), Delay::default());
-        Self { rows, conv, channels, halo: Halo::new(1), delay, done }
+        Self { rows, conv, channels, halo: Halo::new(lag), delay, done }
     }
 }
 

@@ -126,7 +126,7 @@ impl<'a> Joined<'a> {
             };
             let mut rows: Rows<'a> = Box::new(taken);
             for (offset, module) in modules.iter().enumerate() {
-                rows = chain.layer(first + offset, rows, None, None);
+                rows = chain.layer(first + offset, rows, Some((side >> module.level).max(1)), None);
                 let (there, wanted) = (computed(module, &windows[offset]), windows[offset + 1].clone());
                 if there != wanted {
                     rows = Box::new(Cropped { rows, skip: wanted.start - there.start, width: wanted.len() });

@@ -13,7 +13,7 @@ mod resample;
 use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
 
 pub use attention::{CrossText, CrossTexts, ScaleSums, TokenAttention};
-pub use halo::{Conv, GatedDepthwise, GatedPictures, MultiScale, UpsampleConv};
+pub use halo::{Conv, GatedDepthwise, GatedPictures, MultiScale, RowOp, UpsampleConv};
 pub use linear::Linear;
 pub use norm::{AddGated, LayerNormModulated, RmsNorm};
 pub use pixel_norm::{ChannelScale, PixelNorm};
