@@ -109,8 +109,10 @@ fn round_trips(model: &Path, pictures: &[PathBuf]) -> Result<(), Box<dyn std::er
     Ok(())
 }
 
-/// Size and interleaved RGB bytes.
-fn read_png(path: &Path) -> Result<((usize, usize), Vec<u8>), Box<dyn std::error::Error>> {
+/// Width, height and interleaved RGB bytes.
+type Picture = ((usize, usize), Vec<u8>);
+
+fn read_png(path: &Path) -> Result<Picture, Box<dyn std::error::Error>> {
     let mut decoder = png::Decoder::new(BufReader::new(File::open(path)?));
     decoder.set_transformations(png::Transformations::normalize_to_color8());
     let mut reader = decoder.read_info()?;
