@@ -26,7 +26,7 @@ const SEED: u64 = 1;
 #[derive(Debug)]
 pub(super) enum Alone {
     Text { encoder: TextEncoder, ids: Vec<u32> },
-    Dit { transformer: Transformer, inputs: Vec<DitInput> },
+    Dit { transformer: Box<Transformer>, inputs: Vec<DitInput> },
     Decode { decoder: Decoder, latent: Tensor, plan: Plan, tiling: Tiling },
 }
 
@@ -59,7 +59,7 @@ impl Alone {
                     None => made_up_dit_inputs(&config, work)?,
                 };
                 let weights = weights("diffusion_pytorch_model")?;
-                Ok(Self::Dit { transformer: Transformer::load(&config, &weights)?, inputs })
+                Ok(Self::Dit { transformer: Box::new(Transformer::load(&config, &weights)?), inputs })
             }
             Part::Decode => {
                 let config = AutoencoderConfig::open(&config)?;

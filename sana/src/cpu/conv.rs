@@ -39,6 +39,11 @@ impl Window {
         self.width
     }
 
+    /// Values of a pixel.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
     /// Rows that have all their neighbours.
     pub fn inner_rows(&self) -> usize {
         self.rows.saturating_sub(2 * self.pad)
