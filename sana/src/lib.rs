@@ -15,6 +15,7 @@ pub mod check;
 pub mod config;
 mod cpu;
 mod error;
+mod files;
 mod memory;
 mod model;
 pub mod noise;
