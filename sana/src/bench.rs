@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::autoencoder::Tiling;
-use crate::pipeline::{Latent, Pipeline, TextEmbedding, on_pool};
+use crate::pipeline::{Latent, Pipeline, TextEmbedding};
 use crate::size::Plan;
 use crate::{BinMode, DecodeMode, Error, Recipe};
 
@@ -41,7 +41,7 @@ impl Bench {
         };
         let plan = pipeline.plan(&recipe)?;
         let text = pipeline.encode(&recipe)?;
-        let mut noise = pipeline.noise(&plan, recipe.seed, 1)?;
+        let mut noise = pipeline.noise(&plan, recipe.seed, 1).draw()?;
         let latent = Latent { values: noise.swap_remove(0) };
         Ok(Self { pipeline, recipe, plan, tiling, text, latent })
     }
@@ -53,10 +53,10 @@ impl Bench {
 
     /// All denoising steps with guidance, with the text's keys and values.
     pub fn dit(&self) -> Result<(), Error> {
-        let latents = vec![self.latent.values.clone()];
         let go_on = &mut |_: u32, _: &[candle_core::Tensor]| ControlFlow::Continue(());
-        let Recipe { steps, guidance, .. } = self.recipe;
-        on_pool(|| self.pipeline.denoise_from(latents, &self.text, steps, guidance, go_on)).map(drop)
+        let Recipe { seed, steps, guidance, .. } = self.recipe;
+        let noise = self.pipeline.noise(&self.plan, seed, 1);
+        self.pipeline.denoise_from(noise, &self.text, steps, guidance, go_on).map(drop)
     }
 
     /// One latent to the rows of a picture.

@@ -14,6 +14,7 @@ pub mod bench;
 pub mod check;
 pub mod config;
 mod cpu;
+mod denoise;
 mod error;
 mod memory;
 mod model;
@@ -29,6 +30,7 @@ pub mod text_encoder;
 pub mod transformer;
 pub mod weights;
 
+pub use config::Family;
 pub use error::Error;
 pub use memory::keep_freed_memory;
 pub use model::{ModelInfo, inspect};

@@ -3,25 +3,24 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::autoencoder::{Decoder, Tiling};
 use crate::config::SchedulerConfig;
+use crate::denoise::{Denoiser, Noise, OnStep, takes_negative};
 use crate::model::{Folder, ModelInfo};
-use crate::noise::Generator;
 use crate::postprocess::Rows;
 use crate::prompt::{MAX_SEQUENCE_LENGTH, PromptTokenizer};
-use crate::scheduler::FlowDpmSolver;
-use crate::size::{LATENT_SCALE, Plan, plan};
+use crate::size::{Plan, plan};
 use crate::text_encoder::{Embedding, TextEncoder};
-use crate::transformer::{Sequence, Text, Transformer};
+use crate::transformer::Transformer;
 use crate::{DecodeMode, Error, Recipe};
 
 /// Text of a recipe as the transformer takes it.
 #[derive(Clone, Debug)]
 pub struct TextEmbedding {
     pub(crate) positive: Embedding,
-    /// Only with guidance.
+    /// Only with guidance by two calls.
     pub(crate) negative: Option<Embedding>,
 }
 
@@ -68,9 +67,10 @@ impl Pipeline {
         plan(recipe.width, recipe.height, recipe.bin, self.transformer.config().sample_size)
     }
 
-    /// Encodes the prompt, and the negative prompt when guidance is above 1.
+    /// Encodes the prompt, and the negative prompt when guidance is above 1 and the model is no Sprint.
     pub fn encode(&self, recipe: &Recipe) -> Result<TextEmbedding, Error> {
-        let negative = guided(recipe.guidance).then_some(recipe.negative_prompt.as_str());
+        let takes_negative = takes_negative(self.transformer.config(), recipe.guidance);
+        let negative = takes_negative.then_some(recipe.negative_prompt.as_str());
         self.encode_with(&recipe.prompt, negative, MAX_SEQUENCE_LENGTH, true)
     }
 
@@ -101,81 +101,31 @@ impl Pipeline {
         text: &TextEmbedding,
         on_step: &mut (dyn FnMut(u32) -> ControlFlow<()> + Send),
     ) -> Result<Latent, Error> {
-        let plan = self.plan(recipe)?;
-        let noise = self.noise(&plan, recipe.seed, 1)?;
+        let noise = self.noise(&self.plan(recipe)?, recipe.seed, 1);
         let mut observe = |done: u32, _: &[Tensor]| on_step(done);
-        let (steps, guidance) = (recipe.steps, recipe.guidance);
-        let latents = on_pool(|| self.denoise_from(noise, text, steps, guidance, &mut observe))?;
+        let latents = self.denoise_from(noise, text, recipe.steps, recipe.guidance, &mut observe)?;
         let Some(values) = latents.into_iter().next() else {
             return Err(Error::Setting("no latent came out of the denoising".to_owned()));
         };
-        let sum = values.sqr()?.sum_all()?.to_scalar::<f32>()?;
-        if !sum.is_finite() {
-            return Err(Error::Numeric(format!(
-                "the latent is not finite after {} steps; the weights may be of another precision or broken",
-                recipe.steps
-            )));
-        }
         Ok(Latent { values })
     }
 
-    /// Starting noise of `count` pictures from one generator, as torch draws `[count, channels, height, width]`.
-    pub(crate) fn noise(&self, plan: &Plan, seed: u64, count: usize) -> Result<Vec<Tensor>, Error> {
-        let (height, width) =
-            ((plan.compute_height / LATENT_SCALE) as usize, (plan.compute_width / LATENT_SCALE) as usize);
-        let channels = self.transformer.config().in_channels;
-        let values = Generator::new(seed).randn(count * channels * height * width);
-        let all = Tensor::from_vec(values, (count, channels, height, width), &Device::Cpu)?;
-        (0..count).map(|index| Ok(all.get(index)?.permute((1, 2, 0))?.contiguous()?)).collect()
+    /// Noise of `count` pictures from one generator.
+    pub(crate) fn noise(&self, plan: &Plan, seed: u64, count: usize) -> Noise {
+        Noise::new(self.transformer.config(), plan, seed, count)
     }
 
-    /// Denoises latents that share a text.
+    /// Denoises pictures that share a text.
     pub(crate) fn denoise_from(
         &self,
-        mut latents: Vec<Tensor>,
+        noise: Noise,
         text: &TextEmbedding,
         steps: u32,
         guidance: f64,
-        observe: &mut (dyn FnMut(u32, &[Tensor]) -> ControlFlow<()> + Send),
+        on_step: OnStep<'_>,
     ) -> Result<Vec<Tensor>, Error> {
-        let positive = self.transformer.prepare(&text.positive.rows, None)?;
-        let negative = match &text.negative {
-            Some(negative) if guided(guidance) => Some(self.transformer.prepare(&negative.rows, None)?),
-            Some(_) | None => None,
-        };
-        let mut solvers = latents
-            .iter()
-            .map(|_| FlowDpmSolver::new(&self.scheduler, steps))
-            .collect::<Result<Vec<_>, _>>()?;
-        for step in 0..steps {
-            for (latent, solver) in latents.iter_mut().zip(&mut solvers) {
-                let timestep = solver.timesteps()[step as usize] as f32;
-                let velocity = self.velocity(latent, &positive, negative.as_ref(), timestep, guidance)?;
-                *latent = solver.step(step as usize, &velocity, latent)?;
-            }
-            if observe(step + 1, &latents).is_break() {
-                return Err(Error::Cancelled);
-            }
-        }
-        Ok(latents)
-    }
-
-    fn velocity(
-        &self,
-        latent: &Tensor,
-        positive: &Text,
-        negative: Option<&Text>,
-        timestep: f32,
-        guidance: f64,
-    ) -> Result<Tensor, Error> {
-        let sequence = |text| Sequence { latent, text, timestep };
-        let sequences: Vec<_> = [Some(positive), negative].into_iter().flatten().map(sequence).collect();
-        let outputs = self.transformer.forward(&sequences, None)?;
-        match outputs.as_slice() {
-            [only] => Ok(only.clone()),
-            [positive, negative] => Ok((negative + ((positive - negative)? * guidance)?)?),
-            _ => Err(Error::Setting("the transformer gave no output".to_owned())),
-        }
+        let denoiser = Denoiser { transformer: &self.transformer, scheduler: &self.scheduler };
+        on_pool(|| denoiser.run(noise, text, steps, guidance, on_step))
     }
 
     /// Decodes into `recipe.height` rows of `recipe.width * 3` bytes RGB, handed out in order as soon as they
@@ -236,9 +186,4 @@ impl Pipeline {
 /// wait for it; on a small model that is a fifth of the time.
 pub(crate) fn on_pool<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     rayon::scope(|_| work())
-}
-
-/// Guidance of 1 and less needs no negative prompt.
-pub(crate) fn guided(guidance: f64) -> bool {
-    guidance > 1.0
 }

@@ -29,7 +29,7 @@ pub enum DecodeMode {
 pub struct Recipe {
     /// What to show.
     pub prompt: String,
-    /// What not to show; used when `guidance` is above 1.
+    /// What not to show; used when `guidance` is above 1. Sprint models take none and ignore it.
     pub negative_prompt: String,
     /// Seed of the starting noise; its low 32 bits count.
     pub seed: u64,
@@ -39,7 +39,7 @@ pub struct Recipe {
     pub height: u32,
     /// Denoising steps.
     pub steps: u32,
-    /// Classifier-free guidance scale.
+    /// Guidance scale, 0 or more: of classifier-free guidance, or as a Sprint model is told it.
     pub guidance: f64,
     /// How the size is met.
     pub bin: BinMode,

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Keys, read_json};
+use super::{Keys, known, read_json};
 use crate::Error;
 
 /// What the blocks of a stage are.
@@ -70,7 +70,7 @@ impl AutoencoderConfig {
                 return Err(keys.error(key, &other.into(), format!("only {wanted:?} is supported")));
             }
         }
-        Ok(Self {
+        let config = Self {
             in_channels: 3,
             latent_channels: keys.count("latent_channels", 32)?,
             attention_head_dim: keys.count("attention_head_dim", 32)?,
@@ -79,6 +79,8 @@ impl AutoencoderConfig {
             decoder_layers_per_block: keys.check_stages("decoder_layers_per_block", layers, stages)?,
             decoder_qkv_multiscales: keys.check_stages("decoder_qkv_multiscales", scales, stages)?,
             scaling_factor: keys.positive("scaling_factor", 1.0)?,
-        })
+        };
+        keys.finish(known::ENCODER)?;
+        Ok(config)
     }
 }
