@@ -71,7 +71,7 @@ fn an_unknown_key_is_refused_with_file_and_nearest_key() {
     refused(text(quantized), &["quantization_config", "part/config.json"]);
     let part = json!({"model_type": "gemma2", "rope_parameters": {"partial_rotary_factor": 0.5}});
     refused(text(part), &["partial_rotary_factor"]);
-    let interpolated = json!({"upsample_block_type": "interpolate", "decoder_out_shortcut": true});
+    let interpolated = json!({"upsample_block_type": "interpolate", "decoder_in_shorcut": true});
     refused(autoencoder(interpolated), &["did you mean decoder_in_shortcut?"]);
     refused(scheduler(json!({"flowshift": 3.0})), &["did you mean flow_shift?"]);
     refused(scheduler(json!({"sigma_data": 0.5})), &["sigma_data"]);
