@@ -26,7 +26,7 @@ fn decode(pipeline: &Pipeline, latent: &Tensor, tiling: Tiling) -> (Vec<u32>, us
         pieces += 1;
         Ok(())
     };
-    pipeline.decoder().decode(latent, tiling, &mut take).unwrap();
+    pipeline.decoder().unwrap().decode(latent, tiling, &mut take).unwrap();
     (bits, pieces)
 }
 
@@ -86,7 +86,7 @@ fn a_band_needs_little_memory_beside_the_whole_picture() {
         largest = largest.max(rows.dim(0)?);
         Ok(())
     };
-    pipeline.decoder().decode(&latent, Tiling::Bands(Some(32)), &mut take).unwrap();
+    pipeline.decoder().unwrap().decode(&latent, Tiling::Bands(Some(32)), &mut take).unwrap();
     assert!(largest <= 32, "{largest} rows of 512 at once");
 }
 

@@ -38,6 +38,7 @@ pub fn inspect(dir: &Path) -> Result<ModelInfo, Error> {
 }
 
 /// An opened model folder: configurations read, headers of all weights checked.
+#[derive(Debug)]
 pub(crate) struct Folder {
     dir: PathBuf,
     pub family: Family,
@@ -221,10 +222,11 @@ fn checksum(dir: &Path, mut files: Vec<PathBuf>) -> Result<String, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn copy(from: &Path, to: &Path) {
+    /// Copies a folder with all that is in it.
+    pub(crate) fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).unwrap();
         for entry in std::fs::read_dir(from).unwrap() {
             let entry = entry.unwrap();

@@ -1,5 +1,8 @@
 //! All that a picture depends on, besides the weights.
 
+use crate::ModelInfo;
+use crate::autoencoder::Tiling;
+
 /// Whether a wanted size is rendered as asked or at the nearest trained size, then resized and cropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -24,6 +27,16 @@ pub enum DecodeMode {
     Whole,
 }
 
+impl From<DecodeMode> for Tiling {
+    fn from(mode: DecodeMode) -> Self {
+        match mode {
+            DecodeMode::Exact => Self::Bands(None),
+            DecodeMode::Blend => Self::BLEND,
+            DecodeMode::Whole => Self::Whole,
+        }
+    }
+}
+
 /// All that a picture depends on, besides the weights.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Recipe {
@@ -45,4 +58,21 @@ pub struct Recipe {
     pub bin: BinMode,
     /// How the latent is decoded.
     pub decode: DecodeMode,
+}
+
+impl Recipe {
+    /// A picture of the model's native size with its default steps and guidance, seed 0, no negative prompt.
+    pub fn new(prompt: &str, model: &ModelInfo) -> Self {
+        Self {
+            prompt: prompt.to_owned(),
+            negative_prompt: String::new(),
+            seed: 0,
+            width: model.native_size,
+            height: model.native_size,
+            steps: model.family.steps(),
+            guidance: model.family.guidance(),
+            bin: BinMode::Auto,
+            decode: DecodeMode::Exact,
+        }
+    }
 }

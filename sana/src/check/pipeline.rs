@@ -68,6 +68,7 @@ fn check_call(
     let sprint = pipeline.info().family == Family::Sprint;
     let guided = call.guidance_scale > 1.0 && !sprint;
     let text = pipeline.encode_with(
+        &*pipeline.text_encoder()?,
         &call.prompt,
         guided.then_some(call.negative_prompt.as_str()),
         call.max_sequence_length,
@@ -123,10 +124,11 @@ fn check_call(
 
     let decoded = format!("mid.{name}.decoded");
     if case.has(&decoded) {
+        let decoder = pipeline.held_decoder()?;
         let mut pictures = Vec::new();
         for latent in &latents {
-            let latent = (latent / pipeline.decoder().scaling_factor())?;
-            pictures.push(pipeline.decoder().decode_whole(&latent, None)?);
+            let latent = (latent / decoder.scaling_factor())?;
+            pictures.push(decoder.decode_whole(&latent, None)?);
         }
         report.compare(
             &decoded,
