@@ -119,12 +119,13 @@ fn shapes(modules: &[Module], (width, height): (usize, usize), tiling: Tiling) -
     };
     // A band begins at the latent; a layer's bands follow from there.
     let deepest = modules[0].level;
-    let first = tiling.band(deepest, width >> deepest).unwrap_or(height >> deepest).min(height >> deepest);
+    let first = tiling.band(deepest, width >> deepest, modules[0].channels().1);
+    let first = first.unwrap_or(height >> deepest).min(height >> deepest);
     let mut band = first;
-    let rows_of = |index: usize, level: usize| match tiling {
+    let rows_of = |index: usize, level: usize, channels: usize| match tiling {
         Tiling::Tiles(side) if index >= local => Some((tiles::side(side) >> level).max(1)),
         Tiling::Whole | Tiling::Bands(_) | Tiling::Tiles(_) | Tiling::Blend { .. } => {
-            tiling.band(level, width >> level)
+            tiling.band(level, width >> level, channels)
         }
     };
     let mut shapes = Vec::with_capacity(modules.len());
@@ -136,7 +137,7 @@ fn shapes(modules: &[Module], (width, height): (usize, usize), tiling: Tiling) -
             // Columns of squares put bands together.
             band = (tiles::side(side) >> level).max(1).min(height >> level);
         }
-        let wanted = rows_of(index, module.level).unwrap_or(height >> module.level);
+        let wanted = rows_of(index, module.level, module.channels().1).unwrap_or(height >> module.level);
         match module.kind {
             // Its second pass chooses its own bands.
             Kind::Attention { .. } => band = wanted.min(height >> level),
