@@ -24,7 +24,7 @@ use stream::ALIGN;
 pub use stream::Observer;
 
 /// Pixels that a band should have in the deep stages: enough for the kernels to work at full speed.
-const BAND_PIXELS: usize = 512;
+const BAND_PIXELS: usize = 256;
 
 /// How a latent is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
