@@ -25,7 +25,7 @@ use crate::cpu::winograd::TILE;
 /// larger ones needs a larger number here, or tiles are no longer exact.
 pub const GRAIN: usize = ALIGN;
 
-const _: () = assert!(GRAIN % TILE == 0, "windows of tiles begin within a block");
+const _: () = assert!(GRAIN.is_multiple_of(TILE), "windows of tiles begin within a block");
 
 /// Stages up to this one are cut into squares, unless there is attention in them. Coarser stages run in bands of a few
 /// rows: their windows would be the widest compared with what they give.
