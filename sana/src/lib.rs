@@ -42,6 +42,7 @@ pub mod config;
 mod cpu;
 mod denoise;
 mod error;
+mod files;
 mod memory;
 mod model;
 pub mod noise;

@@ -19,7 +19,7 @@ use crate::{BinMode, Error};
 
 /// Timestep of made-up inputs: early in a run of 20 steps.
 const TIMESTEP: f32 = 963.0;
-/// Of a model that is told it.
+/// Guidance scale of a model that is told it.
 const GUIDANCE: f64 = 4.5;
 /// Of made-up inputs.
 const SEED: u64 = 1;
@@ -28,7 +28,7 @@ const SEED: u64 = 1;
 #[derive(Debug)]
 pub(super) enum Alone {
     Text { encoder: TextEncoder, ids: Vec<u32> },
-    Dit { transformer: Transformer, inputs: Vec<DitInput> },
+    Dit { transformer: Box<Transformer>, inputs: Vec<DitInput> },
     Decode { decoder: Decoder, latent: Tensor, plan: Plan, tiling: Tiling },
 }
 
@@ -61,7 +61,7 @@ impl Alone {
                     None => made_up_dit_inputs(&config, work)?,
                 };
                 let weights = weights("diffusion_pytorch_model")?;
-                Ok(Self::Dit { transformer: Transformer::load(&config, &weights)?, inputs })
+                Ok(Self::Dit { transformer: Box::new(Transformer::load(&config, &weights)?), inputs })
             }
             Part::Decode => {
                 let config = AutoencoderConfig::open(&config)?;
@@ -136,6 +136,8 @@ impl Alone {
 fn forward(transformer: &Transformer, inputs: &[DitInput]) -> Result<Vec<Tensor>, Error> {
     let texts =
         inputs.iter().map(|input| transformer.prepare(&input.text, None)).collect::<Result<Vec<_>, _>>()?;
+    // Of a model that is told its guidance, the scale that it was made for.
+    let guidance = transformer.config().guidance_scale.map(|scale| (GUIDANCE * scale) as f32);
     let sequences: Vec<_> = inputs
         .iter()
         .zip(&texts)
@@ -143,7 +145,7 @@ fn forward(transformer: &Transformer, inputs: &[DitInput]) -> Result<Vec<Tensor>
             latent,
             text,
             timestep: *timestep,
-            guidance: transformer.config().guidance_scale.map(|scale| (GUIDANCE * scale) as f32),
+            guidance,
         })
         .collect();
     Ok(transformer.forward(&sequences, None)?)

@@ -1,6 +1,6 @@
 //! Parts of the pipeline at work: what `sana-bench` times.
 //!
-//! A part is taken from a whole model, on inputs that the pipeline made, or [alone](alone) from its own folder, on
+//! A part is taken from a whole model, on inputs that the pipeline made, or [alone] from its own folder, on
 //! made-up inputs or those of a file. The second way needs no other part and is how full-size configurations are
 //! measured and compared with the reference libraries.
 
@@ -128,7 +128,7 @@ struct Whole {
 #[derive(Debug)]
 enum WholeInput {
     Text,
-    Dit { text: Box<TextEmbedding>, noise: Box<Noise> },
+    Dit(Box<(TextEmbedding, Noise)>),
     Decode(Latent),
     Picture,
 }
@@ -151,10 +151,10 @@ impl Whole {
         let plan = pipeline.plan(&recipe)?;
         let input = match work.part {
             Part::Text => WholeInput::Text,
-            Part::Dit => WholeInput::Dit {
-                text: Box::new(pipeline.encode(&recipe)?),
-                noise: Box::new(pipeline.noise(&plan, recipe.seed, 1)),
-            },
+            Part::Dit => {
+                let noise = pipeline.noise(&plan, recipe.seed, 1);
+                WholeInput::Dit(Box::new((pipeline.encode(&recipe)?, noise)))
+            }
             Part::Decode => {
                 let values = pipeline.noise(&plan, recipe.seed, 1).draw()?.swap_remove(0);
                 WholeInput::Decode(Latent { values })
@@ -168,10 +168,11 @@ impl Whole {
         let Self { pipeline, recipe, plan, tiling, .. } = self;
         match &self.input {
             WholeInput::Text => pipeline.encode(recipe).map(drop),
-            WholeInput::Dit { text, noise } => {
+            WholeInput::Dit(inputs) => {
+                let (text, noise) = &**inputs;
                 let go_on = &mut |_: u32, _: &[Tensor]| ControlFlow::Continue(());
                 let (steps, guidance) = (recipe.steps, recipe.guidance);
-                pipeline.denoise_from((**noise).clone(), text, steps, guidance, go_on).map(drop)
+                pipeline.denoise_from(noise.clone(), text, steps, guidance, go_on).map(drop)
             }
             WholeInput::Decode(latent) => pipeline.decode_tiled(plan, latent, *tiling, &mut |_| Ok(())),
             WholeInput::Picture => {

@@ -38,12 +38,10 @@ enum Kind {
     Text,
     /// Transformer.
     Dit,
-    /// Autoencoder, decoding.
+    /// Autoencoder, decoding or encoding.
     Dcae,
     /// From prompt to picture.
     Pipeline,
-    /// Known, but of a part that is not there yet.
-    NotYet(&'static str),
     Unknown,
 }
 
@@ -66,7 +64,6 @@ fn check(case: &Case, report: &mut Report) -> Result<State, Error> {
         Kind::Dit => dit::check(case, report)?,
         Kind::Dcae => dcae::check(case, report)?,
         Kind::Pipeline => pipeline::check(case, report)?,
-        Kind::NotYet(part) => return Ok(State::NotYet(part)),
         Kind::Unknown => return Ok(State::Unknown),
     }
     Ok(State::Checked)
@@ -80,12 +77,8 @@ fn kind(case: &Case) -> Kind {
     if config("transformer").is_some() {
         return Kind::Dit;
     }
-    if let Some(autoencoder) = config("vae") {
-        if case.has("in.image") {
-            return Kind::NotYet("encoder");
-        }
-        let shuffle = autoencoder.get("upsample_block_type").is_some_and(|kind| kind == "pixel_shuffle");
-        return if shuffle { Kind::NotYet("pixel shuffle autoencoder") } else { Kind::Dcae };
+    if config("vae").is_some() {
+        return Kind::Dcae;
     }
     [
         ("scheduler", Kind::Sched),

@@ -1,15 +1,5 @@
 //! Keys of configurations that do not change what is computed here.
 
-/// Of the autoencoder's encoder, which a pipeline does not use.
-pub(super) const ENCODER: &[&str] = &[
-    "downsample_block_type",
-    "encoder_block_out_channels",
-    "encoder_block_types",
-    "encoder_layers_per_block",
-    "encoder_out_shortcut",
-    "encoder_qkv_multiscales",
-];
-
 /// Of `DPMSolverMultistepScheduler`: noise levels of models that are no flow models, which flow levels replace, and
 /// settings of parts that are refused when they are on.
 pub(super) const FLOW_DPM: &[&str] = &[

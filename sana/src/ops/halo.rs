@@ -5,7 +5,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::{Activation, made, to_vec, values};
+use super::{Activation, count, made, to_vec, values};
 use crate::cpu::conv::{Conv3x3, Strip, Upsample, Window};
 use crate::cpu::depthwise::Depthwise;
 use crate::cpu::gemm::{Packed, Place, Rows, gemm};
@@ -26,11 +26,11 @@ pub trait RowOp {
     fn run(&self, pieces: &[Tensor], lead: usize) -> Result<Tensor>;
 }
 
-/// Calls `work` with the rows of all pieces, pixels in a row and channels.
-fn with_rows<T>(
+/// Calls `work` with the rows of all pieces, and their channels.
+fn with_strip<T>(
     name: &str,
     pieces: &[Tensor],
-    work: impl FnOnce(&[&[f32]], usize, usize) -> Result<T>,
+    work: impl FnOnce(&Strip<'_>, usize) -> Result<T>,
 ) -> Result<T> {
     let [first, ..] = pieces else { bail!("{name}: no rows") };
     let (_, width, channels) = first.dims3()?;
@@ -44,17 +44,12 @@ fn with_rows<T>(
         let Storage::Cpu(storage) = &**storage else { bail!("{name}: the rows are not on the CPU") };
         slices.push(values(name, storage, layout)?);
     }
-    work(&slices, width, channels)
+    work(&Strip::new(&slices, width, channels), channels)
 }
 
-/// Calls `work` with the rows of all pieces in one framed window.
-fn with_window<T>(
-    name: &str,
-    pieces: &[Tensor],
-    pad: usize,
-    work: impl FnOnce(&Window) -> Result<T>,
-) -> Result<T> {
-    with_rows(name, pieces, |rows, width, channels| work(&Window::new(rows, width, channels, pad, 0, 0)))
+/// Calls `work` with the rows of all pieces in one window with a frame of 1.
+fn with_window<T>(name: &str, pieces: &[Tensor], work: impl FnOnce(&Window) -> Result<T>) -> Result<T> {
+    with_strip(name, pieces, |strip, channels| work(&Window::new(strip, channels, 1)))
 }
 
 fn rows_made(values: Vec<f32>, dims: (usize, usize, usize)) -> Result<Tensor> {
@@ -114,17 +109,18 @@ impl RowOp for Conv {
 
     fn run(&self, pieces: &[Tensor], lead: usize) -> Result<Tensor> {
         match &self.layer {
-            Kernel::Direct(layer) => with_window("conv3x3", pieces, 1, |window| {
+            Kernel::Direct(layer) => with_window("conv3x3", pieces, |window| {
                 let dims = (window.inner_rows(), window.width(), layer.channels());
+                count::add(dims.0 * dims.1 * dims.2, 9 * window.channels());
                 let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
                 layer.run(window, self.activation, &mut out);
                 rows_made(out, dims)
             }),
-            Kernel::Winograd(layer) => with_rows("conv3x3", pieces, |rows, width, channels| {
-                let strip = Strip::new(rows, width, channels);
-                let dims = (strip.inner_rows(1), width, layer.channels());
+            Kernel::Winograd(layer) => with_strip("conv3x3", pieces, |strip, channels| {
+                let dims = (strip.inner_rows(1), strip.width(), layer.channels());
+                count::add(dims.0 * dims.1 * dims.2, 9 * channels);
                 let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
-                layer.run(&strip, lead, self.activation, &mut out);
+                layer.run(strip, lead, self.activation, &mut out);
                 rows_made(out, dims)
             }),
         }
@@ -157,8 +153,9 @@ impl RowOp for UpsampleConv {
     }
 
     fn run(&self, pieces: &[Tensor], _lead: usize) -> Result<Tensor> {
-        with_window("upsample2x-conv3x3", pieces, 1, |window| {
+        with_window("upsample2x-conv3x3", pieces, |window| {
             let dims = (2 * window.inner_rows(), 2 * window.width(), self.layer.channels());
+            count::add(dims.0 * dims.1 * dims.2, 4 * window.channels());
             let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
             self.layer.run(window, &mut out);
             rows_made(out, dims)
@@ -209,7 +206,7 @@ impl CustomOp1 for GatedPictures<'_> {
         }
         let mut out = vec![0.0; tokens * channels / 2];
         for (x, out) in x.chunks_exact(picture * channels).zip(out.chunks_exact_mut(picture * channels / 2)) {
-            self.layer.layer.run_gated(&Window::new(&[x], self.width, channels, 1, 1, 1), out);
+            self.layer.layer.run_gated(&Strip::new(&[x], self.width, channels).framed(1), out);
         }
         made(out, (tokens, channels / 2))
     }
@@ -221,10 +218,11 @@ impl RowOp for GatedDepthwise {
     }
 
     fn run(&self, pieces: &[Tensor], _lead: usize) -> Result<Tensor> {
-        with_window("depthwise3x3-gate", pieces, 1, |window| {
-            let dims = (window.inner_rows(), window.width(), self.layer.channels() / 2);
+        with_strip("depthwise3x3-gate", pieces, |strip, _| {
+            let dims = (strip.inner_rows(1), strip.width(), self.layer.channels() / 2);
+            count::add(dims.0 * dims.1, 9 * self.layer.channels());
             let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
-            self.layer.run_gated(window, &mut out);
+            self.layer.run_gated(strip, &mut out);
             rows_made(out, dims)
         })
     }
@@ -272,18 +270,20 @@ impl RowOp for MultiScale {
     }
 
     fn run(&self, pieces: &[Tensor], _lead: usize) -> Result<Tensor> {
-        with_window("multi-scale", pieces, self.pad(), |window| self.filter(window))
+        with_strip("multi-scale", pieces, |strip, channels| self.filter(strip, channels))
     }
 }
 
 impl MultiScale {
-    fn filter(&self, window: &Window) -> Result<Tensor> {
-        let (rows, width, channels) = (window.inner_rows(), window.width(), window.channels());
+    fn filter(&self, strip: &Strip<'_>, channels: usize) -> Result<Tensor> {
+        let (rows, width) = (strip.inner_rows(self.pad()), strip.width());
+        let taps = (2 * self.pad() + 1) * (2 * self.pad() + 1);
+        count::add(rows * width * channels, taps + channels / self.groups.len());
         let mut filtered = vec![0.0; rows * width * channels];
-        self.depthwise.run(window, &mut filtered);
+        self.depthwise.run(strip, &mut filtered);
         let mut out = vec![0.0; rows * width * 2 * channels];
         for (y, target) in out.chunks_exact_mut(width * 2 * channels).enumerate() {
-            let source = &window.row(y + self.pad())[self.pad() * channels..][..width * channels];
+            let source = strip.row(y + self.pad());
             for (target, source) in target.chunks_exact_mut(2 * channels).zip(source.chunks_exact(channels)) {
                 target[..channels].copy_from_slice(source);
             }
