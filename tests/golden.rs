@@ -24,8 +24,10 @@ fn noise_is_that_of_torch_to_the_bit() {
 }
 
 #[test]
-fn scheduler() {
-    check("sched_dpm_flow");
+fn schedulers() {
+    for name in ["sched_dpm_flow", "sched_flow_euler", "sched_scm"] {
+        assert!(check(name).rows.iter().any(|row| row.name.ends_with(".samples")));
+    }
 }
 
 #[test]
@@ -70,7 +72,9 @@ fn a_fixture_that_says_nothing_is_unknown() {
 
 #[test]
 fn transformer() {
-    for name in ["dit_10", "dit_10_bf16", "dit_pos_embed", "dit_pos_embed_base_grid", "dit_15_qk_norm"] {
+    for name in
+        ["dit_10", "dit_10_bf16", "dit_pos_embed", "dit_pos_embed_base_grid", "dit_15_qk_norm", "dit_sprint"]
+    {
         assert!(check(name).rows.iter().any(|row| row.name == "out.sample"));
     }
 }
@@ -108,7 +112,7 @@ fn blended_tiles_are_those_of_the_library() {
 
 #[test]
 fn pipelines_end_in_the_same_picture() {
-    for name in ["pipeline_sana", "pipeline_sana_bf16"] {
+    for name in ["pipeline_sana", "pipeline_sana_bf16", "pipeline_sprint"] {
         let report = check(name);
         let images = report.rows.iter().filter(|row| row.name.ends_with(".image"));
         assert!(images.clone().count() >= 2 && images.clone().all(|row| row.difference <= 1.0));

@@ -19,6 +19,8 @@ use crate::{BinMode, Error};
 
 /// Timestep of made-up inputs: early in a run of 20 steps.
 const TIMESTEP: f32 = 963.0;
+/// Guidance scale of a model that is told it.
+const GUIDANCE: f64 = 4.5;
 /// Of made-up inputs.
 const SEED: u64 = 1;
 
@@ -134,10 +136,17 @@ impl Alone {
 fn forward(transformer: &Transformer, inputs: &[DitInput]) -> Result<Vec<Tensor>, Error> {
     let texts =
         inputs.iter().map(|input| transformer.prepare(&input.text, None)).collect::<Result<Vec<_>, _>>()?;
+    // Of a model that is told its guidance, the scale that it was made for.
+    let guidance = transformer.config().guidance_scale.map(|scale| (GUIDANCE * scale) as f32);
     let sequences: Vec<_> = inputs
         .iter()
         .zip(&texts)
-        .map(|(DitInput { latent, timestep, .. }, text)| Sequence { latent, text, timestep: *timestep })
+        .map(|(DitInput { latent, timestep, .. }, text)| Sequence {
+            latent,
+            text,
+            timestep: *timestep,
+            guidance,
+        })
         .collect();
     Ok(transformer.forward(&sequences, None)?)
 }

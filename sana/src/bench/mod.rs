@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 
 use crate::autoencoder::Tiling;
-use crate::pipeline::{Latent, Pipeline, TextEmbedding, on_pool};
+use crate::denoise::Noise;
+use crate::pipeline::{Latent, Pipeline, TextEmbedding};
 use crate::size::Plan;
 use crate::{BinMode, DecodeMode, Error, Recipe};
 use alone::Alone;
@@ -127,7 +128,7 @@ struct Whole {
 #[derive(Debug)]
 enum WholeInput {
     Text,
-    Dit { text: Box<TextEmbedding>, noise: Vec<Tensor> },
+    Dit(Box<(TextEmbedding, Noise)>),
     Decode(Latent),
     Picture,
 }
@@ -150,12 +151,12 @@ impl Whole {
         let plan = pipeline.plan(&recipe)?;
         let input = match work.part {
             Part::Text => WholeInput::Text,
-            Part::Dit => WholeInput::Dit {
-                text: Box::new(pipeline.encode(&recipe)?),
-                noise: pipeline.noise(&plan, recipe.seed, 1)?,
-            },
+            Part::Dit => {
+                let noise = pipeline.noise(&plan, recipe.seed, 1);
+                WholeInput::Dit(Box::new((pipeline.encode(&recipe)?, noise)))
+            }
             Part::Decode => {
-                let values = pipeline.noise(&plan, recipe.seed, 1)?.swap_remove(0);
+                let values = pipeline.noise(&plan, recipe.seed, 1).draw()?.swap_remove(0);
                 WholeInput::Decode(Latent { values })
             }
             Part::Picture => WholeInput::Picture,
@@ -167,10 +168,11 @@ impl Whole {
         let Self { pipeline, recipe, plan, tiling, .. } = self;
         match &self.input {
             WholeInput::Text => pipeline.encode(recipe).map(drop),
-            WholeInput::Dit { text, noise } => {
+            WholeInput::Dit(inputs) => {
+                let (text, noise) = &**inputs;
                 let go_on = &mut |_: u32, _: &[Tensor]| ControlFlow::Continue(());
                 let (steps, guidance) = (recipe.steps, recipe.guidance);
-                on_pool(|| pipeline.denoise_from(noise.clone(), text, steps, guidance, go_on)).map(drop)
+                pipeline.denoise_from(noise.clone(), text, steps, guidance, go_on).map(drop)
             }
             WholeInput::Decode(latent) => pipeline.decode_tiled(plan, latent, *tiling, &mut |_| Ok(())),
             WholeInput::Picture => {

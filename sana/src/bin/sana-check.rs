@@ -12,7 +12,7 @@ use sana::config::AutoencoderConfig;
 use sana::weights::Weights;
 
 const USAGE: &str = "\
-usage: sana-check [--only-supported] DIR...
+usage: sana-check DIR...
        sana-check --round-trip --model DIR PNG...
 
 Compares this crate with fixtures of the reference library. A DIR is a fixture folder, or a folder
@@ -21,20 +21,18 @@ of fixture folders. Prints a row for each tensor and exits 1 if one is off or a 
 With --round-trip, encodes and decodes pictures with a model's autoencoder and prints the peak
 signal-to-noise ratio of each result, in decibels.
 
-  --only-supported  skip cases of parts that are not supported yet
   --round-trip      measure the autoencoder
   --model DIR       model folder, or its vae folder
   -h, --help        print this
 ";
 
 fn main() -> ExitCode {
-    let (mut dirs, mut only_supported) = (Vec::new(), false);
+    let mut dirs = Vec::new();
     let (mut measure, mut model) = (false, None);
     let mut arguments = std::env::args_os().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("-h" | "--help") => return write(USAGE).map_or(ExitCode::from(2), |()| ExitCode::SUCCESS),
-            Some("--only-supported") => only_supported = true,
             Some("--round-trip") => measure = true,
             Some("--model") => match arguments.next() {
                 Some(dir) => model = Some(PathBuf::from(dir)),
@@ -51,7 +49,7 @@ fn main() -> ExitCode {
         (true, Some(model)) => round_trips(&model, &dirs).map(|()| true),
         (true, None) => return usage("--round-trip needs --model"),
         (false, Some(_)) => return usage("--model needs --round-trip"),
-        (false, None) => run(&dirs, only_supported),
+        (false, None) => run(&dirs),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -73,7 +71,7 @@ fn write(text: &str) -> io::Result<()> {
 }
 
 /// Whether all is well.
-fn run(dirs: &[PathBuf], only_supported: bool) -> Result<bool, Box<dyn std::error::Error>> {
+fn run(dirs: &[PathBuf]) -> Result<bool, Box<dyn std::error::Error>> {
     let (mut rows, mut off, mut cases, mut failed, mut unknown) = (0, 0, 0, 0, 0);
     for dir in dirs {
         for fixture in check::fixtures(dir)? {
@@ -85,8 +83,7 @@ fn run(dirs: &[PathBuf], only_supported: bool) -> Result<bool, Box<dyn std::erro
             match report.state {
                 State::Checked if report.passed() => {}
                 State::Checked | State::Failed(_) => failed += 1,
-                State::NotYet(_) if only_supported => {}
-                State::NotYet(_) | State::Unknown => unknown += 1,
+                State::Unknown => unknown += 1,
             }
         }
     }
@@ -145,7 +142,6 @@ fn print(report: &Report) -> io::Result<()> {
     match &report.state {
         State::Checked if report.rows.is_empty() => text += &format!("{case:<28} FAIL: nothing to compare\n"),
         State::Checked => {}
-        State::NotYet(part) => text += &format!("{case:<28} not supported yet: {part}\n"),
         State::Unknown => {
             text += &format!("{case:<28} unknown: nothing in config.json says what it checks\n")
         }

@@ -7,12 +7,15 @@ use candle_core::{Device, Tensor};
 
 use crate::Error;
 use crate::config::TextEncoderConfig;
+use crate::denoise::finite;
 use crate::prompt::PromptTokens;
 use crate::weights::{RowTable, Weights};
 use layer::{Layer, RmsNorm};
+pub use tensors::tensors;
 
 mod attention;
 mod layer;
+mod tensors;
 
 /// A loaded text encoder.
 #[derive(Debug)]
@@ -82,7 +85,27 @@ impl TextEncoder {
         let selected: Vec<u32> =
             tokens.selected.iter().filter(|at| **at < real.len()).map(|at| *at as u32).collect();
         let rows = self.encode(real)?.index_select(&Tensor::new(selected, &Device::Cpu)?, 0)?;
+        if !finite(&rows)? {
+            return Err(Error::NotFinite { step: None, group: self.culprit(real)? });
+        }
         Ok(Embedding { rows })
+    }
+
+    /// Encodes again to find the first part whose result is not finite.
+    fn culprit(&self, ids: &[u32]) -> Result<String, Error> {
+        let mut first = None;
+        self.encode_observed(ids, &mut |number, input| {
+            if first.is_none() && !finite(input)? {
+                first = Some(number);
+            }
+            Ok(())
+        })?;
+        Ok(match first {
+            Some(0) => "the text encoder's embed_tokens".to_owned(),
+            Some(number) => format!("the text encoder's layers.{}", number - 1),
+            // The last layer, which nobody sees alone, or the norm after it.
+            None => format!("the text encoder's layers.{}", self.layers.len() - 1),
+        })
     }
 }
 
