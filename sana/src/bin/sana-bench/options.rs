@@ -29,8 +29,8 @@ One part alone, from its own folder (config.json and weights):
   --output FILE               write the result to a safetensors file and time nothing
 
 Both:
-  --decode exact|blend|whole  how a latent is decoded (exact)
-  --tile N                    rows of a band (exact), side of a tile (blend)
+  --decode HOW                exact, tiles, blend or whole (exact)
+  --tile N                    rows of a band (exact), side of a tile (tiles, blend)
   --threads N                 threads (all)
   --repeat N                  runs that are timed after the first one (5); 0 times the first one
   --turns                     time a run for each line of standard input instead
@@ -98,7 +98,9 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Optio
         ("blend", None) => Tiling::BLEND,
         // The overlap is that of the library's defaults, an eighth.
         ("blend", Some(tile)) => Tiling::Blend { tile, stride: tile / 8 * 7 },
-        (other, _) => return Err(format!("--decode {other}: choose exact, blend or whole")),
+        ("tiles", Some(side)) => Tiling::Tiles(side),
+        ("tiles", None) => return Err("--decode tiles needs --tile".to_owned()),
+        (other, _) => return Err(format!("--decode {other}: choose exact, tiles, blend or whole")),
     };
     let work = Work { part, source, size, steps, tiling, tokens, pair, input };
     Ok(Some(Options { work, name, output, threads, repeat, turns, json }))
