@@ -56,7 +56,6 @@ impl Folder {
         let part = |name: &str| dir.join(name).join("config.json");
         let folder = Self {
             family: index.family,
-            tokenizer: PromptTokenizer::open(&dir.join("tokenizer"))?,
             scheduler: SchedulerConfig::open(&dir.join("scheduler/scheduler_config.json"))?,
             text_encoder: (
                 TextEncoderConfig::open(&part("text_encoder"))?,
@@ -70,6 +69,8 @@ impl Folder {
                 AutoencoderConfig::open(&part("vae"))?,
                 Weights::open(&dir.join("vae"), "diffusion_pytorch_model", None)?,
             ),
+            // Late, since a large one takes a second: what else is wrong is told at once.
+            tokenizer: PromptTokenizer::open(&dir.join("tokenizer"))?,
             dir: dir.to_path_buf(),
         };
         folder.is_of_family(&index)?;

@@ -1,6 +1,6 @@
 //! Parts of the pipeline at work: what `sana-bench` times.
 //!
-//! A part is taken from a whole model, on inputs that the pipeline made, or [alone] from its own folder, on
+//! A part is taken from a whole model, on inputs that the pipeline made, or alone from its own folder, on
 //! made-up inputs or those of a file. The second way needs no other part and is how full-size configurations are
 //! measured and compared with the reference libraries.
 
