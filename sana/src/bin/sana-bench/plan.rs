@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use sana::autoencoder::Tiling;
 use sana::Memory;
+use sana::autoencoder::Tiling;
 use sana::plan::{Model, Phase, Plan, Precision, Request, names};
 use serde_json::{Value, json};
 
