@@ -87,16 +87,18 @@ impl Decoder {
                 self.latent_channels
             );
         }
-        let band = |level: usize| tiling.band(level, width << (self.deepest - level));
+        let band =
+            |level: usize, channels: usize| tiling.band(level, width << (self.deepest - level), channels);
         let modules = self.chain.modules();
         let tiled = match tiling {
             Tiling::Tiles(_) => tiles::first(modules),
             Tiling::Whole | Tiling::Bands(_) | Tiling::Blend { .. } => modules.len(),
         };
-        let first = Bands::new(latent.contiguous()?, band(self.deepest).unwrap_or(height));
+        let first =
+            Bands::new(latent.contiguous()?, band(self.deepest, modules[0].channels().1).unwrap_or(height));
         let mut rows: Rows<'a> = Box::new(first);
         for (index, module) in modules[..tiled].iter().enumerate() {
-            rows = self.chain.layer(index, rows, band(module.level), observer);
+            rows = self.chain.layer(index, rows, band(module.level, module.channels().1), observer);
         }
         match tiling {
             Tiling::Tiles(side) => {

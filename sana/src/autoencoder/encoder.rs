@@ -85,7 +85,8 @@ impl Encoder {
             Given { rows, channels: self.channels, scale: self.scale(), width: Some(width), count: 0 };
         let mut rows: Rows<'_> = Box::new(given);
         for (index, module) in self.chain.modules().iter().enumerate() {
-            rows = self.chain.layer(index, rows, tiling.band(module.level, width >> module.level), observer);
+            let band = tiling.band(module.level, width >> module.level, module.channels().1);
+            rows = self.chain.layer(index, rows, band, observer);
         }
         let mut bands = Vec::new();
         while let Some(band) = rows.next()? {
@@ -102,8 +103,9 @@ impl Encoder {
         observer: Option<Observer<'_>>,
     ) -> Result<Tensor> {
         let (height, width, _) = picture.dims3()?;
-        let mut bands =
-            Bands::new(picture.contiguous()?, tiling.band(0, width.max(1)).unwrap_or(height).max(1));
+        let channels = self.chain.modules()[0].channels().1;
+        let band = tiling.band(0, width.max(1), channels).unwrap_or(height);
+        let mut bands = Bands::new(picture.contiguous()?, band.max(1));
         self.encode(width, tiling, observer, &mut || bands.next())
     }
 }

@@ -23,8 +23,9 @@ pub use round_trip::round_trip;
 use stream::ALIGN;
 pub use stream::Observer;
 
-/// Pixels that a band should have in the deep stages: enough for the kernels to work at full speed.
-const BAND_PIXELS: usize = 256;
+/// Values that a band whose height is free should have: enough for the kernels to work at full speed, and few enough for
+/// the second-level caches.
+const BAND_VALUES: usize = 1 << 18;
 
 /// How a latent is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,19 +51,19 @@ impl Tiling {
     /// diffusers' defaults.
     pub const BLEND: Self = Self::Blend { tile: 512, stride: 448 };
 
-    /// Rows in a band of the stage `level`, whose rows have `width` pixels; `None` for all at once.
-    fn band(self, level: usize, width: usize) -> Option<usize> {
+    /// Rows in a band of the stage `level`, whose rows have `width` pixels of `channels` values; `None` for all at once.
+    fn band(self, level: usize, width: usize, channels: usize) -> Option<usize> {
         match self {
             Self::Whole | Self::Blend { .. } => None,
             Self::Bands(Some(rows)) => Some((rows >> level).max(1)),
             // The same in each stage's own rows: deep stages are narrow and take more picture rows at a time.
-            Self::Bands(None) => Some(few(width)),
-            Self::Tiles(side) => Some((tiles::side(side) >> level).clamp(1, few(width))),
+            Self::Bands(None) => Some(few(width * channels)),
+            Self::Tiles(side) => Some((tiles::side(side) >> level).clamp(1, few(width * channels))),
         }
     }
 }
 
-/// Rows of `width` pixels in a band whose height is free.
-fn few(width: usize) -> usize {
-    BAND_PIXELS.div_ceil(width).next_multiple_of(ALIGN)
+/// Rows of `values` in a band whose height is free.
+fn few(values: usize) -> usize {
+    BAND_VALUES.div_ceil(values).next_multiple_of(ALIGN)
 }

@@ -35,9 +35,9 @@ impl Plan {
     /// The cost of a picture of `width` x `height` pixels.
     ///
     /// Memory follows this formula, in f32 values: the largest over all layers of what exists while a layer works on a
-    /// band (its input, a framed copy of it, what is between its parts, its result), plus the rows that all layers keep
-    /// (two of each 3x3 convolution's input, four of the 5x5's, two for the shortcut of a block), plus the input of the
-    /// largest attention, which waits whole for its second pass; with blended tiles one row of decoded tiles twice.
+    /// band (its input, what is between its parts, its result), plus the rows that all layers keep between bands (the last
+    /// ones of every convolution's input, at most 6), plus the input of the largest attention, which waits whole for its
+    /// second pass; with blended tiles one row of decoded tiles twice. Buffers of the kernels are not in it.
     /// The caller's own copy of the picture and the weights are not in it.
     ///
     /// Errors: sides that are 0 or no multiples of the latent pixel, or a blend whose stride does not fit its tile.
@@ -96,6 +96,9 @@ impl Plan {
     }
 }
 
+/// Rows that a convolution keeps at most, those that wait for a block of rows to be complete with them.
+const KEPT: u128 = 6;
+
 fn each(module: &Module) -> u128 {
     u128::from(module.multiply_adds())
 }
@@ -119,12 +122,13 @@ fn shapes(modules: &[Module], (width, height): (usize, usize), tiling: Tiling) -
     };
     // A band begins at the latent; a layer's bands follow from there.
     let deepest = modules[0].level;
-    let first = tiling.band(deepest, width >> deepest).unwrap_or(height >> deepest).min(height >> deepest);
+    let first = tiling.band(deepest, width >> deepest, modules[0].channels().1);
+    let first = first.unwrap_or(height >> deepest).min(height >> deepest);
     let mut band = first;
-    let rows_of = |index: usize, level: usize| match tiling {
+    let rows_of = |index: usize, level: usize, channels: usize| match tiling {
         Tiling::Tiles(side) if index >= local => Some((tiles::side(side) >> level).max(1)),
         Tiling::Whole | Tiling::Bands(_) | Tiling::Tiles(_) | Tiling::Blend { .. } => {
-            tiling.band(level, width >> level)
+            tiling.band(level, width >> level, channels)
         }
     };
     let mut shapes = Vec::with_capacity(modules.len());
@@ -136,7 +140,7 @@ fn shapes(modules: &[Module], (width, height): (usize, usize), tiling: Tiling) -
             // Columns of squares put bands together.
             band = (tiles::side(side) >> level).max(1).min(height >> level);
         }
-        let wanted = rows_of(index, module.level).unwrap_or(height >> module.level);
+        let wanted = rows_of(index, module.level, module.channels().1).unwrap_or(height >> module.level);
         match module.kind {
             // Its second pass chooses its own bands.
             Kind::Attention { .. } => band = wanted.min(height >> level),
@@ -181,17 +185,24 @@ fn values(modules: &[Module], shapes: &[Shape], (width, height): (usize, usize))
         let level = module.input_level();
         let (taken, pixels) = (shape.taken, shape.band * shape.widest);
         let whole = shape.band >= (height >> level) as u128;
-        // Of one pixel of the input: values at work; of one of its columns: values kept between bands.
+        // Of one pixel of the input: values at work; of one of its columns: values kept between bands. A convolution keeps
+        // two rows, and views of a small band keep the band.
+        let rows = shape.band.min(KEPT);
         let (at_work, held) = match module.kind {
-            Kind::Conv { .. } => (2 * input + 2 * output, 3 * input),
-            Kind::Upsample { .. } => (2 * input + 8 * output, 3 * input),
-            Kind::Downsample { .. } => (2 * input + output, 3 * input),
-            Kind::Residual { .. } => (4 * input, 6 * input),
-            Kind::Attention { scale, .. } => {
-                let rows = scale.map_or(0, |size| size as u128 - 1);
-                (if scale.is_some() { 11 * input } else { 5 * input }, (rows * 2 + rows / 2) * input)
+            Kind::Conv { .. } => (2 * input + output, rows * input),
+            // With a framed copy of the input, or with the result before its shuffle.
+            Kind::Upsample { shuffle, .. } => {
+                (if shuffle { input + 8 * output } else { 2 * input + 4 * output }, rows * input)
             }
-            Kind::Gated { .. } => (21 * input, 17 * input),
+            Kind::Downsample { .. } => (2 * input + output, rows * input),
+            // Input, first result, second result, norm.
+            Kind::Residual { .. } => (4 * input, 2 * rows * input),
+            // Input, keys and values, the same filtered, both side by side; or input, queries, attended, projected, norm.
+            Kind::Attention { scale, .. } => {
+                (if scale.is_some() { 9 * input } else { 5 * input }, 2 * rows * input)
+            }
+            // Input, inverted, gated, projected, norm.
+            Kind::Gated { .. } => (15 * input, 9 * rows * input),
             Kind::Norm { .. } => (2 * input, 0),
         };
         working = working.max(at_work * pixels);

@@ -162,12 +162,20 @@ impl Halo {
             let Some(piece) = self.kept.pop_front() else { return Ok(()) };
             let rows = piece.dim(0)?;
             if rows > count {
-                self.kept.push_front(piece.narrow(0, count, rows - count)?);
+                self.kept.push_front(rest(&piece, count)?);
             }
             count = count.saturating_sub(rows);
         }
         Ok(())
     }
+}
+
+/// All rows but the first `count`: a view, for which the whole band stays, unless little of the band is left. Tiles have
+/// bands of many rows, of which each column would keep one for every convolution.
+fn rest(rows: &Tensor, count: usize) -> Result<Tensor> {
+    let all = rows.dim(0)?;
+    let rest = rows.narrow(0, count, all - count)?;
+    if 4 * (all - count) > all { Ok(rest) } else { rest.force_contiguous() }
 }
 
 /// Rows outside the picture.
@@ -199,8 +207,7 @@ impl Delay {
             let there = rows.dim(0)?;
             if there > missing {
                 parts.push(rows.narrow(0, 0, missing)?);
-                // A view: the band stays until its last row is taken.
-                self.rows.push_front(rows.narrow(0, missing, there - missing)?);
+                self.rows.push_front(rest(&rows, missing)?);
                 break;
             }
             missing -= there;

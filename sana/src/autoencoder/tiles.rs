@@ -18,11 +18,14 @@ use candle_core::{Result, Tensor};
 
 use super::chain::Chain;
 use super::layout::{Kind, Module};
-use super::stream::{Delay, Rows, Source};
+use super::stream::{ALIGN, Delay, Rows, Source};
+use crate::cpu::winograd::TILE;
 
 /// Side of the largest block of pixels that a 3x3 convolution may compute together. A convolution that computes
 /// larger ones needs a larger number here, or tiles are no longer exact.
-pub const GRAIN: usize = 4;
+pub const GRAIN: usize = ALIGN;
+
+const _: () = assert!(GRAIN.is_multiple_of(TILE), "windows of tiles begin within a block");
 
 /// Stages up to this one are cut into squares, unless there is attention in them. Coarser stages run in bands of a few
 /// rows: their windows would be the widest compared with what they give.
@@ -320,7 +323,7 @@ mod tests {
             let (there, wanted) = (computed(module, window), &inner[index + 1]);
             assert!(there.start <= wanted.start && wanted.end <= there.end, "{}: {there:?}", module.name);
         }
-        // At half the size, three blocks of two convolutions and the last one: 4 pixels each, 1 for the last.
+        // The last convolution needs a pixel on each side, so its window has a block more.
         assert_eq!(inner[inner.len() - 1], 512..640);
         assert_eq!(inner[inner.len() - 2], 508..644);
     }

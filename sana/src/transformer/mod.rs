@@ -8,6 +8,7 @@ mod embed;
 mod tensors;
 
 use candle_core::{Result, Tensor};
+use rayon::prelude::*;
 
 use crate::Error;
 use crate::config::TransformerConfig;
@@ -111,6 +112,17 @@ impl Transformer {
 
     /// The model's output for each sequence, `[height, width, out_channels]`.
     pub fn forward(&self, sequences: &[Sequence<'_>], observer: Option<Observer<'_>>) -> Result<Vec<Tensor>> {
+        if observer.is_none() && rayon::current_num_threads() > 1 {
+            // Threads that share a sequence wait for each other in every layer, those with one each never.
+            let each = |sequence| self.forward_all(std::slice::from_ref(sequence), None);
+            let outputs = sequences.par_iter().map(each).collect::<Result<Vec<_>>>()?;
+            return Ok(outputs.into_iter().flatten().collect());
+        }
+        self.forward_all(sequences, observer)
+    }
+
+    /// All sequences through each layer together.
+    fn forward_all(&self, sequences: &[Sequence<'_>], observer: Option<Observer<'_>>) -> Result<Vec<Tensor>> {
         let Some(first) = sequences.first() else { return Ok(Vec::new()) };
         let (height, width, _) = first.latent.dims3()?;
         let tokens = height * width;
