@@ -48,6 +48,7 @@ mod model;
 pub mod noise;
 pub mod ops;
 mod pipeline;
+pub mod plan;
 pub mod postprocess;
 mod progress;
 pub mod prompt;

@@ -106,6 +106,14 @@ impl Bench {
         }
     }
 
+    /// Of a part alone: its parameters, and the bytes of values at work that [`crate::plan`] plans for it.
+    pub fn planned(&self) -> Result<Option<(u64, u64)>, Error> {
+        match &self.0 {
+            Loaded::Whole(_) => Ok(None),
+            Loaded::Alone(alone) => alone.planned().map(Some),
+        }
+    }
+
     /// Bytes of weights in memory, as packed for the kernels.
     pub fn weights_bytes(&self) -> usize {
         match &self.0 {

@@ -47,6 +47,11 @@ impl TextEncoder {
         })
     }
 
+    /// Its configuration.
+    pub fn config(&self) -> &TextEncoderConfig {
+        &self.config
+    }
+
     /// Bytes of weights held; the table of embeddings stays in its file.
     pub fn bytes(&self) -> usize {
         self.layers.iter().map(Layer::bytes).sum::<usize>()

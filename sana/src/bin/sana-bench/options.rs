@@ -9,6 +9,7 @@ use sana::bench::{Part, Source, Work};
 pub const USAGE: &str = "\
 usage: sana-bench text|dit|decode|picture --model DIR --size WxH [options]
        sana-bench text|dit|decode --part DIR [--size WxH] [options]
+       sana-bench plan --help
 
 Parts of a model:
   text     one prompt and the empty negative prompt through the text encoder
@@ -29,8 +30,9 @@ One part alone, from its own folder (config.json and weights):
   --output FILE               write the result to a safetensors file and time nothing
 
 Both:
-  --decode HOW                exact, tiles, blend or whole (exact)
-  --tile N                    rows of a band (exact), side of a tile (tiles, blend)
+  --decode exact|tiles|blend|whole
+                              how a latent is decoded (exact: in bands)
+  --tile N                    rows of a band (exact), side of a tile (tiles 1024, blend 512)
   --threads N                 threads (all)
   --repeat N                  runs that are timed after the first one (5); 0 times the first one
   --turns                     time a run for each line of standard input instead
@@ -94,12 +96,11 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Optio
     }
     let tiling = match (decode.as_str(), tile) {
         ("exact", band) => Tiling::Bands(band),
+        ("tiles", side) => Tiling::Tiles(side.unwrap_or(1024)),
         ("whole", _) => Tiling::Whole,
         ("blend", None) => Tiling::BLEND,
         // The overlap is that of the library's defaults, an eighth.
         ("blend", Some(tile)) => Tiling::Blend { tile, stride: tile / 8 * 7 },
-        ("tiles", Some(side)) => Tiling::Tiles(side),
-        ("tiles", None) => return Err("--decode tiles needs --tile".to_owned()),
         (other, _) => return Err(format!("--decode {other}: choose exact, tiles, blend or whole")),
     };
     let work = Work { part, source, size, steps, tiling, tokens, pair, input };
