@@ -14,6 +14,7 @@ pub mod bench;
 pub mod check;
 pub mod config;
 mod cpu;
+mod cuda;
 mod error;
 mod memory;
 mod model;
