@@ -12,7 +12,10 @@ use candle_core::{Result, Tensor};
 pub use stream::Observer;
 
 use crate::ops::{Conv, RmsNorm, UpsampleConv};
-use stream::{Bands, Convolved, Delay, Halo, Normed, Observed, ResBlock, Residual, Rows, Source, Upsampled};
+use stream::{
+    ALIGN, Bands, Convolved, Delay, Halo, Normed, Observed, ResBlock, Residual, Rows, Source, Split,
+    Upsampled,
+};
 use vit::{Attended, Attention, Gated, GatedConv};
 
 /// Pixels that a band should have in the deep stages: enough for the kernels to work at full speed.
@@ -136,8 +139,10 @@ impl Decoder {
         let band_at = |stage: usize| match tiling {
             Tiling::Whole | Tiling::Blend { .. } => None,
             Tiling::Bands(Some(rows)) => Some((rows >> (self.stages.len() - 1 - stage)).max(1)),
-            Tiling::Bands(None) => Some(BAND_PIXELS.div_ceil(width << stage)),
+            Tiling::Bands(None) => Some(BAND_PIXELS.div_ceil(width << stage).next_multiple_of(ALIGN)),
         };
+        // Rows that are missing to a multiple of ALIGN where bands end.
+        let mut lag = 0;
         let first = Bands::new(latent.contiguous()?, band_at(0).unwrap_or(height));
         let mut rows: Rows<'a> = Box::new(Entry::new(first, self, observer));
         for (depth, stage) in self.stages.iter().enumerate() {
@@ -149,14 +154,24 @@ impl Decoder {
                 format!("up_blocks.{number}.{}", module - 1)
             };
             if let Some(upsample) = &stage.upsample {
+                if let Some(band) = band_at(depth) {
+                    rows = Box::new(Split::new(rows, (band / 2).max(1)));
+                }
                 rows = observed(Box::new(Upsampled::new(rows, upsample)), name());
+                lag = 2 * (lag + 1);
             }
             for block in &stage.blocks {
                 let name = name();
                 rows = match block {
-                    Block::Residual(block) => observed(Box::new(Residual::new(rows, block)), name),
+                    Block::Residual(block) => {
+                        let residual = Residual::new(rows, lag, block);
+                        lag += 2;
+                        observed(Box::new(residual), name)
+                    }
                     Block::Vit(block) => {
                         let (attention, gated) = &**block;
+                        // Bands begin anew in the second pass.
+                        lag = attention.pad() + 1;
                         let attended = Attended::new(rows, attention, band_at(depth));
                         let attended = observed(Box::new(attended), format!("{name}.attn"));
                         observed(Box::new(Gated::new(attended, gated)), name)
@@ -165,7 +180,7 @@ impl Decoder {
             }
         }
         rows = observed(Box::new(Normed { rows, norm: &self.norm_out }), "norm_out".into());
-        Ok(observed(Box::new(Convolved::new(rows, &self.conv_out)), "conv_out".into()))
+        Ok(observed(Box::new(Convolved::new(rows, lag, &self.conv_out)), "conv_out".into()))
     }
 }
 
@@ -180,7 +195,7 @@ struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     fn new(rows: Bands, decoder: &'a Decoder, observer: Option<Observer<'a>>) -> Self {
-        Self { rows, decoder, halo: Halo::new(1), delay: Delay::default(), observer }
+        Self { rows, decoder, halo: Halo::new(0), delay: Delay::default(), observer }
     }
 }
 

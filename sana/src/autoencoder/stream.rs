@@ -8,9 +8,9 @@
 
 use std::collections::VecDeque;
 
-use candle_core::{CustomOp2, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use crate::ops::{Conv, RmsNorm, UpsampleConv, join_rows, to_vec};
+use crate::ops::{Conv, RmsNorm, RowOp, UpsampleConv, join_rows};
 
 /// Bands of rows from top to bottom; `None` after the last.
 pub trait Source {
@@ -51,66 +51,129 @@ impl Source for Bands {
     }
 }
 
+/// Rows that convolutions work on together at most: bands that end in step with it leave the fewest rows waiting.
+pub const ALIGN: usize = 4;
+
+/// The same rows in smaller bands: what comes out of an upsampling is four times as large as what went in.
+pub struct Split<'a> {
+    rows: Rows<'a>,
+    most: usize,
+    rest: Option<Tensor>,
+}
+
+impl<'a> Split<'a> {
+    /// Bands of at most `most` rows.
+    pub fn new(rows: Rows<'a>, most: usize) -> Self {
+        Self { rows, most, rest: None }
+    }
+}
+
+impl Source for Split<'_> {
+    fn next(&mut self) -> Result<Option<Tensor>> {
+        let rest = match self.rest.take() {
+            Some(rest) => Some(rest),
+            None => self.rows.next()?,
+        };
+        let Some(rows) = rest else { return Ok(None) };
+        let count = rows.dim(0)?;
+        if count > self.most {
+            self.rest = Some(rows.narrow(0, self.most, count - self.most)?);
+            return rows.narrow(0, 0, self.most).map(Some);
+        }
+        Ok(Some(rows))
+    }
+}
+
 /// The rows that a convolution keeps, and the zero rows above and below the picture.
 pub struct Halo {
-    pad: usize,
-    kept: Option<Tensor>,
+    /// Rows that are missing to a multiple of the operation's step where its results end.
+    lag: usize,
+    /// Pieces of the input, from the first row on that is still needed.
+    kept: VecDeque<Tensor>,
+    /// Rows of results that have left.
+    done: usize,
     ended: bool,
 }
 
 impl Halo {
-    /// For a convolution that reaches `pad` rows up and down.
-    pub fn new(pad: usize) -> Self {
-        Self { pad, kept: None, ended: false }
+    /// For an operation whose input comes in bands that end `lag` rows before a multiple of its step. A true lag saves
+    /// memory; any other gives a picture as good, with other roundings.
+    pub fn new(lag: usize) -> Self {
+        Self { lag, kept: VecDeque::new(), done: 0, ended: false }
     }
 
     /// The next rows that `op` can finish with the rows of `input`.
     pub fn next(
         &mut self,
-        op: &impl CustomOp2,
+        op: &impl RowOp,
         mut input: impl FnMut() -> Result<Option<Tensor>>,
     ) -> Result<Option<Tensor>> {
+        let (pad, step) = (op.pad(), op.step());
+        // The results lag behind the input by the rows below that they need.
+        let lag = (self.lag + pad) % step;
         loop {
-            let rows = match input()? {
-                Some(rows) => rows.contiguous()?,
-                None => match &self.kept {
-                    Some(kept) if !self.ended => {
-                        self.ended = true;
-                        self.zeros(kept)?
-                    }
-                    _ => return Ok(None),
-                },
-            };
-            let kept = match self.kept.take() {
-                Some(kept) => kept,
-                None => self.zeros(&rows)?,
-            };
-            let (above, count) = (kept.dim(0)?, rows.dim(0)?);
-            let done = (above + count).saturating_sub(2 * self.pad);
-            let result = if done > 0 { Some(kept.apply_op2_no_bwd(&rows, op)?) } else { None };
-            self.kept = Some(last_rows(&kept, &rows, (2 * self.pad).min(above + count))?);
-            if result.is_some() {
-                return Ok(result);
+            if self.ended {
+                return Ok(None);
             }
+            match input()? {
+                Some(rows) => {
+                    if self.kept.is_empty() {
+                        self.kept.extend(zeros(&rows, pad)?);
+                    }
+                    self.kept.push_back(rows.contiguous()?);
+                }
+                None => {
+                    self.ended = true;
+                    let Some(last) = self.kept.back() else { return Ok(None) };
+                    self.kept.extend(zeros(last, pad)?);
+                }
+            }
+            let rows = self.kept.iter().map(|piece| piece.dim(0)).sum::<Result<usize>>()?;
+            let ready = rows.saturating_sub(2 * pad);
+            // Results end `lag` rows before a multiple of the step; the last may end anywhere.
+            let wait = if self.ended { 0 } else { (self.done + ready + lag) % step };
+            if ready <= wait {
+                continue;
+            }
+            let result = op.run(&self.pieces(rows - wait)?, (self.done + lag) % step)?;
+            self.done += ready - wait;
+            self.forget(ready - wait)?;
+            return Ok(Some(result));
         }
     }
 
-    fn zeros(&self, like: &Tensor) -> Result<Tensor> {
-        let (_, width, channels) = like.dims3()?;
-        Tensor::zeros((self.pad, width, channels), like.dtype(), like.device())
+    /// Views of the first `count` rows.
+    fn pieces(&self, count: usize) -> Result<Vec<Tensor>> {
+        let mut left = count;
+        let mut pieces = Vec::with_capacity(self.kept.len());
+        for piece in &self.kept {
+            let rows = piece.dim(0)?.min(left);
+            if rows > 0 {
+                pieces.push(piece.narrow(0, 0, rows)?);
+            }
+            left -= rows;
+        }
+        Ok(pieces)
+    }
+
+    /// Drops the first `count` rows.
+    fn forget(&mut self, mut count: usize) -> Result<()> {
+        while count > 0 {
+            let Some(piece) = self.kept.pop_front() else { return Ok(()) };
+            let rows = piece.dim(0)?;
+            if rows > count {
+                self.kept.push_front(piece.narrow(0, count, rows - count)?);
+            }
+            count = count.saturating_sub(rows);
+        }
+        Ok(())
     }
 }
 
-/// The last `count` rows of `first` and `second`, in memory of their own.
-fn last_rows(first: &Tensor, second: &Tensor, count: usize) -> Result<Tensor> {
-    let below = second.dim(0)?;
-    if count <= below {
-        let last = second.narrow(0, below - count, count)?;
-        // A copy: a view would keep the whole band.
-        return Tensor::from_vec(to_vec(&last)?, last.shape(), last.device());
-    }
-    let above = count - below;
-    join_rows(&[first.narrow(0, first.dim(0)? - above, above)?, second.clone()])
+/// Rows outside the picture.
+fn zeros(like: &Tensor, count: usize) -> Result<Option<Tensor>> {
+    let (_, width, channels) = like.dims3()?;
+    (count > 0).then(|| Tensor::zeros((count, width, channels), like.dtype(), like.device())).transpose()
 }
 
 /// Rows that wait for the slower of two branches.
@@ -180,9 +243,9 @@ pub struct Convolved<'a> {
 }
 
 impl<'a> Convolved<'a> {
-    /// `conv` over `rows`.
-    pub fn new(rows: Rows<'a>, conv: &'a Conv) -> Self {
-        Self { rows, halo: Halo::new(1), conv }
+    /// `conv` over `rows`, whose bands end `lag` rows before a multiple of [`ALIGN`].
+    pub fn new(rows: Rows<'a>, lag: usize, conv: &'a Conv) -> Self {
+        Self { rows, halo: Halo::new(lag), conv }
     }
 }
 
@@ -202,7 +265,7 @@ pub struct Upsampled<'a> {
 impl<'a> Upsampled<'a> {
     /// `layer` over `rows`.
     pub fn new(rows: Rows<'a>, layer: &'a UpsampleConv) -> Self {
-        Self { rows, halo: Halo::new(1), layer }
+        Self { rows, halo: Halo::new(0), layer }
     }
 }
 
@@ -247,9 +310,10 @@ pub struct Residual<'a> {
 }
 
 impl<'a> Residual<'a> {
-    /// `block` over `rows`.
-    pub fn new(rows: Rows<'a>, block: &'a ResBlock) -> Self {
-        Self { rows, block, first: Halo::new(1), second: Halo::new(1), delay: Delay::default() }
+    /// `block` over `rows`, whose bands end `lag` rows before a multiple of [`ALIGN`].
+    pub fn new(rows: Rows<'a>, lag: usize, block: &'a ResBlock) -> Self {
+        let (first, second) = (Halo::new(lag), Halo::new(lag + 1));
+        Self { rows, block, first, second, delay: Delay::default() }
     }
 }
 

@@ -8,7 +8,7 @@
 use candle_core::{Result, Tensor};
 
 use super::stream::{Delay, Halo, Rows, Source};
-use crate::ops::{GatedDepthwise, Linear, MultiScale, RmsNorm, ScaleSums};
+use crate::ops::{GatedDepthwise, Linear, MultiScale, RmsNorm, RowOp, ScaleSums};
 
 /// Weights of the attention.
 #[derive(Debug)]
@@ -30,6 +30,11 @@ pub struct Attention {
 }
 
 impl Attention {
+    /// Rows above and below that a row needs.
+    pub fn pad(&self) -> usize {
+        self.second_scale.as_ref().map_or(0, |(queries, _)| queries.pad())
+    }
+
     fn scales(&self) -> usize {
         1 + usize::from(self.second_scale.is_some())
     }
@@ -53,9 +58,8 @@ pub struct Attended<'a> {
 impl<'a> Attended<'a> {
     /// `layer` over `rows`.
     pub fn new(rows: Rows<'a>, layer: &'a Attention, band: Option<usize>) -> Self {
-        let pad = layer.second_scale.as_ref().map_or(0, |(queries, _)| queries.pad());
         let (input, begun) = (Delay::default(), Delay::default());
-        Self { rows, layer, band, sums: None, input, begun, halo: Halo::new(pad) }
+        Self { rows, layer, band, sums: None, input, begun, halo: Halo::new(0) }
     }
 
     /// First pass: keeps the input and adds up keys and values.
@@ -75,7 +79,7 @@ impl<'a> Attended<'a> {
                 }
             }
             Some((_, scale)) => {
-                let mut halo = Halo::new(scale.pad());
+                let mut halo = Halo::new(0);
                 while let Some(rows) = halo.next(scale, &mut keys_values)? {
                     sums.add(&rows)?;
                 }
@@ -143,7 +147,7 @@ pub struct Gated<'a> {
 impl<'a> Gated<'a> {
     /// `layer` over `rows`.
     pub fn new(rows: Rows<'a>, layer: &'a GatedConv) -> Self {
-        Self { rows, layer, halo: Halo::new(1), delay: Delay::default() }
+        Self { rows, layer, halo: Halo::new(0), delay: Delay::default() }
     }
 }
 

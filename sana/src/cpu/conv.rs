@@ -66,6 +66,35 @@ impl Window {
     }
 }
 
+/// Rows of a picture where they lie.
+#[derive(Debug)]
+pub struct Strip<'a> {
+    rows: Vec<&'a [f32]>,
+    width: usize,
+}
+
+impl<'a> Strip<'a> {
+    /// `pieces` are rows of `width * channels` values from top to bottom.
+    pub fn new(pieces: &[&'a [f32]], width: usize, channels: usize) -> Self {
+        Self { rows: pieces.iter().flat_map(|piece| piece.chunks_exact(width * channels)).collect(), width }
+    }
+
+    /// Pixels in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows that have `pad` neighbours above and below.
+    pub fn inner_rows(&self, pad: usize) -> usize {
+        self.rows.len().saturating_sub(2 * pad)
+    }
+
+    /// A row, counted from the strip's top; empty behind the last.
+    pub fn row(&self, index: usize) -> &'a [f32] {
+        self.rows.get(index).copied().unwrap_or_default()
+    }
+}
+
 /// Weights of a 3x3 convolution.
 #[derive(Debug)]
 pub struct Conv3x3 {

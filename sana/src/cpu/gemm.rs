@@ -4,6 +4,8 @@
 //! on and in the order of the weights. The chain does not depend on how the rows are cut into
 //! blocks, tiles, batches or threads, so a picture's bytes do not either.
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 
 use super::Isa;
@@ -64,6 +66,33 @@ impl Packed {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.data.len() * 4
+    }
+
+    /// Columns with those that fill up the last vector.
+    pub fn padded(&self) -> usize {
+        self.n.div_ceil(self.isa.lanes()) * self.isa.lanes()
+    }
+
+    /// The panels: width with filling, first column, columns that count.
+    pub fn panels(&self) -> impl Iterator<Item = (usize, usize, usize)> {
+        let (panel, padded, n) = (self.isa.panel(), self.padded(), self.n);
+        (0..padded).step_by(panel).map(move |first| (panel.min(padded - first), first, panel.min(n - first)))
+    }
+
+    /// `left` (`count` rows of `inner` values) times the matrix, without its bias, on this thread. The result comes
+    /// panel by panel: `[panel][row][width of the panel]`.
+    pub fn multiply(&self, left: &[f32], count: usize, sums: &mut [f32]) {
+        assert_eq!(sums.len(), count * self.padded(), "the result has another size");
+        sums.fill(0.0);
+        for (width, first, _) in self.panels() {
+            let sums = &mut sums[first * count..][..width * count];
+            let weights = &self.data[first * self.k..][..width * self.k];
+            for start in (0..self.k).step_by(BLOCK_K) {
+                let depth = BLOCK_K.min(self.k - start);
+                let left = tile::Left { data: &left[start..], stride: self.k, count, depth };
+                tile::accumulate(self.isa, left, &weights[start * width..][..depth * width], width, sums);
+            }
+        }
     }
 }
 
@@ -126,7 +155,7 @@ pub fn gemm(rows: Rows<'_>, packed: &Packed, activation: Activation, place: Plac
     let groups = if rayon::current_num_threads() == 1 { 1 } else { wanted.div_ceil(blocks).clamp(1, panels) };
     let group = panels.div_ceil(groups);
 
-    let target = Target { out: out.as_mut_ptr(), len: out.len() };
+    let target = Target::new(out);
     (0..blocks * groups).into_par_iter().for_each_init(Vec::new, |scratch, task| {
         let (first_row, first_panel) = ((task % blocks) * block, (task / blocks) * group);
         let task = Task {
@@ -145,13 +174,31 @@ pub fn gemm(rows: Rows<'_>, packed: &Packed, activation: Activation, place: Plac
 }
 
 /// The output, shared by tasks that write disjoint ranges of it.
-struct Target {
+pub(super) struct Target<'a> {
     out: *mut f32,
     len: usize,
+    _borrowed: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: each task writes its own rows and columns only; the pointer outlives the parallel loop.
-unsafe impl Sync for Target {}
+impl<'a> Target<'a> {
+    pub fn new(out: &'a mut [f32]) -> Self {
+        Self { out: out.as_mut_ptr(), len: out.len(), _borrowed: PhantomData }
+    }
+
+    /// Writes `values` from `offset` on.
+    ///
+    /// # Safety
+    ///
+    /// No other task may write or read this range as long as the target lives.
+    pub unsafe fn write(&self, offset: usize, values: &[f32]) {
+        assert!(offset + values.len() <= self.len, "the range lies outside the output");
+        // SAFETY: in bounds by the assertion, and the caller's alone.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.out.add(offset), values.len()) };
+    }
+}
+
+// SAFETY: the pointer is used by `write` alone, whose callers write disjoint ranges.
+unsafe impl Sync for Target<'_> {}
 
 /// A block of left rows.
 struct Task<'a> {
@@ -161,7 +208,7 @@ struct Task<'a> {
     packed: &'a Packed,
     activation: Activation,
     place: Place,
-    target: &'a Target,
+    target: &'a Target<'a>,
 }
 
 impl Task<'_> {
@@ -220,10 +267,9 @@ impl Task<'_> {
                 continue;
             }
             let offset = place.offset + y * place.line + x * place.step + first_column;
-            assert!(offset + columns <= self.target.len, "result row lies outside the output");
-            // SAFETY: in bounds by the assertion; `place` gives each row its own range, each panel its own
-            // columns, and each (row, panel) is visited by one task.
-            unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), self.target.out.add(offset), columns) };
+            // SAFETY: `place` gives each row its own range, each panel its own columns, and each (row, panel) is
+            // visited by one task.
+            unsafe { self.target.write(offset, sums) };
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod gemm;
 pub mod math;
 pub mod norm;
 mod tile;
+pub mod winograd;
 
 /// The vector instructions that a kernel may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

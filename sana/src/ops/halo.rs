@@ -1,73 +1,138 @@
 //! Convolutions over rows that arrive piece by piece.
 //!
-//! Each takes the rows kept from before and the new ones, and gives the rows that have all their neighbours:
-//! `pad` rows at each end do not. Left and right the picture is framed with zeros.
+//! Each takes the rows kept from before and the new ones, in pieces, and gives the rows that have all their
+//! neighbours: `pad` rows at each end do not. Left and right the picture is framed with zeros.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
 use super::{Activation, made, to_vec, values};
-use crate::cpu::conv::{Conv3x3, Upsample, Window};
+use crate::cpu::conv::{Conv3x3, Strip, Upsample, Window};
 use crate::cpu::depthwise::Depthwise;
 use crate::cpu::gemm::{Packed, Place, Rows, gemm};
+use crate::cpu::winograd::{TILE, Winograd};
 
-/// Rows of both inputs in one framed window, with its channels as wanted.
-fn window(
-    name: &str,
-    (s1, l1): (&CpuStorage, &Layout),
-    (s2, l2): (&CpuStorage, &Layout),
-    pad: usize,
-) -> Result<Window> {
-    let (_, width, channels) = l2.shape().dims3()?;
-    let (kept, kept_width, kept_channels) = l1.shape().dims3()?;
-    if kept > 0 && (kept_width, kept_channels) != (width, channels) {
-        bail!("{name}: rows of {:?} do not follow rows of {:?}", l2.dims(), l1.dims());
+/// An operation on rows that needs their neighbours above and below.
+pub trait RowOp {
+    /// Rows at each end of the input that the result lacks.
+    fn pad(&self) -> usize;
+
+    /// Rows of the input that are worked on together: a result may begin `lead` rows before a multiple of it.
+    fn step(&self) -> usize {
+        1
     }
-    let pieces = [values(name, s1, l1)?, values(name, s2, l2)?];
-    Ok(Window::new(&pieces, width, channels, pad, 0, 0))
+
+    /// `pieces` are `[rows, w, in]` one below the other. The result begins with the row of the picture that is `lead`
+    /// rows short of a multiple of [`Self::step`].
+    fn run(&self, pieces: &[Tensor], lead: usize) -> Result<Tensor>;
 }
 
-/// 3x3 convolution: `[a, w, in]`, `[b, w, in]` to `[a + b - 2, w, out]`.
+/// Calls `work` with the rows of all pieces, pixels in a row and channels.
+fn with_rows<T>(
+    name: &str,
+    pieces: &[Tensor],
+    work: impl FnOnce(&[&[f32]], usize, usize) -> Result<T>,
+) -> Result<T> {
+    let [first, ..] = pieces else { bail!("{name}: no rows") };
+    let (_, width, channels) = first.dims3()?;
+    let guards: Vec<_> = pieces.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices = Vec::with_capacity(pieces.len());
+    for (storage, layout) in &guards {
+        let (_, other_width, other_channels) = layout.shape().dims3()?;
+        if (other_width, other_channels) != (width, channels) {
+            bail!("{name}: rows of {:?} do not follow rows of {:?}", layout.dims(), first.dims());
+        }
+        let Storage::Cpu(storage) = &**storage else { bail!("{name}: the rows are not on the CPU") };
+        slices.push(values(name, storage, layout)?);
+    }
+    work(&slices, width, channels)
+}
+
+/// Calls `work` with the rows of all pieces in one framed window.
+fn with_window<T>(
+    name: &str,
+    pieces: &[Tensor],
+    pad: usize,
+    work: impl FnOnce(&Window) -> Result<T>,
+) -> Result<T> {
+    with_rows(name, pieces, |rows, width, channels| work(&Window::new(rows, width, channels, pad, 0, 0)))
+}
+
+fn rows_made(values: Vec<f32>, dims: (usize, usize, usize)) -> Result<Tensor> {
+    Tensor::from_vec(values, dims, &Device::Cpu)
+}
+
+/// 3x3 convolution: `[n, w, in]` to `[n - 2, w, out]`.
 #[derive(Debug)]
 pub struct Conv {
-    layer: Conv3x3,
+    layer: Kernel,
     activation: Activation,
 }
+
+/// How it is computed.
+#[derive(Debug)]
+enum Kernel {
+    Direct(Conv3x3),
+    Winograd(Winograd),
+}
+
+/// Channels of input and output from which on the transforms cost less than they save.
+const WINOGRAD: usize = 16;
 
 impl Conv {
     /// `weight` is `[out, in, 3, 3]`.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Self> {
-        let input = weight.dim(1)?;
-        Ok(Self { layer: Conv3x3::new(&to_vec(weight)?, input, bias.map(to_vec).transpose()?), activation })
+        let (out, input, ..) = weight.dims4()?;
+        let (weight, bias) = (to_vec(weight)?, bias.map(to_vec).transpose()?);
+        let layer = if input.min(out) < WINOGRAD {
+            Kernel::Direct(Conv3x3::new(&weight, input, bias))
+        } else {
+            Kernel::Winograd(Winograd::new(&weight, input, bias))
+        };
+        Ok(Self { layer, activation })
     }
 
     /// Bytes of weights held.
     pub fn bytes(&self) -> usize {
-        self.layer.bytes()
+        match &self.layer {
+            Kernel::Direct(layer) => layer.bytes(),
+            Kernel::Winograd(layer) => layer.bytes(),
+        }
     }
 }
 
-impl CustomOp2 for Conv {
-    fn name(&self) -> &'static str {
-        "conv3x3"
+impl RowOp for Conv {
+    fn pad(&self) -> usize {
+        1
     }
 
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let window = window(self.name(), (s1, l1), (s2, l2), 1)?;
-        let dims = (window.inner_rows(), window.width(), self.layer.channels());
-        let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
-        self.layer.run(&window, self.activation, &mut out);
-        made(out, dims)
+    fn step(&self) -> usize {
+        match self.layer {
+            Kernel::Direct(_) => 1,
+            Kernel::Winograd(_) => TILE,
+        }
+    }
+
+    fn run(&self, pieces: &[Tensor], lead: usize) -> Result<Tensor> {
+        match &self.layer {
+            Kernel::Direct(layer) => with_window("conv3x3", pieces, 1, |window| {
+                let dims = (window.inner_rows(), window.width(), layer.channels());
+                let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
+                layer.run(window, self.activation, &mut out);
+                rows_made(out, dims)
+            }),
+            Kernel::Winograd(layer) => with_rows("conv3x3", pieces, |rows, width, channels| {
+                let strip = Strip::new(rows, width, channels);
+                let dims = (strip.inner_rows(1), width, layer.channels());
+                let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
+                layer.run(&strip, lead, self.activation, &mut out);
+                rows_made(out, dims)
+            }),
+        }
     }
 }
 
-/// Nearest upsampling by 2, 3x3 convolution and DC-AE's shortcut: `[a, w, in]`, `[b, w, in]` to
-/// `[2 (a + b - 2), 2 w, out]`.
+/// Nearest upsampling by 2, 3x3 convolution and DC-AE's shortcut: `[n, w, in]` to
+/// `[2 (n - 2), 2 w, out]`.
 #[derive(Debug)]
 pub struct UpsampleConv {
     layer: Upsample,
@@ -86,27 +151,22 @@ impl UpsampleConv {
     }
 }
 
-impl CustomOp2 for UpsampleConv {
-    fn name(&self) -> &'static str {
-        "upsample2x-conv3x3"
+impl RowOp for UpsampleConv {
+    fn pad(&self) -> usize {
+        1
     }
 
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let window = window(self.name(), (s1, l1), (s2, l2), 1)?;
-        let dims = (2 * window.inner_rows(), 2 * window.width(), self.layer.channels());
-        let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
-        self.layer.run(&window, &mut out);
-        made(out, dims)
+    fn run(&self, pieces: &[Tensor], _lead: usize) -> Result<Tensor> {
+        with_window("upsample2x-conv3x3", pieces, 1, |window| {
+            let dims = (2 * window.inner_rows(), 2 * window.width(), self.layer.channels());
+            let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
+            self.layer.run(window, &mut out);
+            rows_made(out, dims)
+        })
     }
 }
 
-/// Depthwise 3x3 convolution and gate of a GLUMBConv: `[a, w, 2 f]`, `[b, w, 2 f]` to `[a + b - 2, w, f]`.
+/// Depthwise 3x3 convolution and gate of a GLUMBConv: `[n, w, 2 f]` to `[n - 2, w, f]`.
 #[derive(Debug)]
 pub struct GatedDepthwise {
     layer: Depthwise,
@@ -155,28 +215,23 @@ impl CustomOp1 for GatedPictures<'_> {
     }
 }
 
-impl CustomOp2 for GatedDepthwise {
-    fn name(&self) -> &'static str {
-        "depthwise3x3-gate"
+impl RowOp for GatedDepthwise {
+    fn pad(&self) -> usize {
+        1
     }
 
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let window = window(self.name(), (s1, l1), (s2, l2), 1)?;
-        let dims = (window.inner_rows(), window.width(), self.layer.channels() / 2);
-        let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
-        self.layer.run_gated(&window, &mut out);
-        made(out, dims)
+    fn run(&self, pieces: &[Tensor], _lead: usize) -> Result<Tensor> {
+        with_window("depthwise3x3-gate", pieces, 1, |window| {
+            let dims = (window.inner_rows(), window.width(), self.layer.channels() / 2);
+            let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
+            self.layer.run_gated(window, &mut out);
+            rows_made(out, dims)
+        })
     }
 }
 
 /// DC-AE's second scale: depthwise `size` x `size`, then a 1x1 convolution in groups. The result is the input
-/// with it behind: `[a, w, c]`, `[b, w, c]` to `[a + b - 2 pad, w, 2 c]`.
+/// with it behind: `[n, w, c]` to `[n - 2 pad, w, 2 c]`.
 #[derive(Debug)]
 pub struct MultiScale {
     depthwise: Depthwise,
@@ -205,33 +260,27 @@ impl MultiScale {
         Ok(Self { depthwise: Depthwise::new(&kernels, size, None), groups })
     }
 
-    /// Rows at each end of the input that the result lacks.
-    pub fn pad(&self) -> usize {
-        self.depthwise.pad()
-    }
-
     /// Bytes of weights held.
     pub fn bytes(&self) -> usize {
         self.depthwise.bytes() + self.groups.iter().map(Packed::bytes).sum::<usize>()
     }
 }
 
-impl CustomOp2 for MultiScale {
-    fn name(&self) -> &'static str {
-        "multi-scale"
+impl RowOp for MultiScale {
+    fn pad(&self) -> usize {
+        self.depthwise.pad()
     }
 
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let window = window(self.name(), (s1, l1), (s2, l2), self.pad())?;
+    fn run(&self, pieces: &[Tensor], _lead: usize) -> Result<Tensor> {
+        with_window("multi-scale", pieces, self.pad(), |window| self.filter(window))
+    }
+}
+
+impl MultiScale {
+    fn filter(&self, window: &Window) -> Result<Tensor> {
         let (rows, width, channels) = (window.inner_rows(), window.width(), window.channels());
         let mut filtered = vec![0.0; rows * width * channels];
-        self.depthwise.run(&window, &mut filtered);
+        self.depthwise.run(window, &mut filtered);
         let mut out = vec![0.0; rows * width * 2 * channels];
         for (y, target) in out.chunks_exact_mut(width * 2 * channels).enumerate() {
             let source = &window.row(y + self.pad())[self.pad() * channels..][..width * channels];
@@ -250,6 +299,6 @@ impl CustomOp2 for MultiScale {
             };
             gemm(rows, packed, Activation::None, Place::rows(2 * channels, channels + first), &mut out);
         }
-        made(out, (rows, width, 2 * channels))
+        rows_made(out, (rows, width, 2 * channels))
     }
 }
