@@ -5,8 +5,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use sana::autoencoder::Tiling;
+use sana::autoencoder::{Encoder, Tiling, round_trip};
+use sana::config::AutoencoderConfig;
 use sana::noise::Generator;
+use sana::weights::Weights;
 use sana::{BinMode, DecodeMode, Error, Pipeline, Recipe};
 
 fn tiny() -> Pipeline {
@@ -74,6 +76,90 @@ fn every_band_gives_the_bits_of_the_whole_decode() {
         assert!(most > height, "{height} latent rows came in {most} pieces");
         assert!(decode(&pipeline, &latent, Tiling::Bands(None)).0 == whole);
     }
+}
+
+#[test]
+fn tiles_of_any_size_have_the_same_bits() {
+    let pipeline = tiny();
+    for (height, width) in [(1, 1), (3, 7), (5, 4)] {
+        let latent = latent(height, width);
+        let (whole, _) = decode(&pipeline, &latent, Tiling::Whole);
+        for side in [1, 8, 16, 24, 32, 56, 64, 96, 104, 1000, usize::MAX] {
+            let (bits, _) = decode(&pipeline, &latent, Tiling::Tiles(side));
+            assert!(bits == whole, "{height}x{width} in tiles of {side}");
+        }
+    }
+}
+
+#[test]
+fn tiles_leave_in_rows_of_tiles() {
+    let pipeline = tiny();
+    let (_, pieces) = decode(&pipeline, &latent(8, 3), Tiling::Tiles(64));
+    assert!(pieces >= 4, "256 rows in {pieces} pieces");
+    let mut seen = 0;
+    let mut take = |rows: &Tensor| -> Result<(), Error> {
+        assert_eq!(rows.dims()[1..], [96, 3]);
+        assert!(rows.dim(0)? <= 64, "{:?}", rows.dims());
+        seen += rows.dim(0)?;
+        Ok(())
+    };
+    pipeline.decoder().decode(&latent(8, 3), Tiling::Tiles(64), &mut take).unwrap();
+    assert_eq!(seen, 256);
+}
+
+#[test]
+fn a_picture_is_encoded_to_the_same_bits_in_any_pieces() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/sana-tiny/vae");
+    let config = AutoencoderConfig::open(&dir.join("config.json")).unwrap();
+    let weights = Weights::open(&dir, "diffusion_pytorch_model", None).unwrap();
+    let encoder = Encoder::load(&config, &weights).unwrap();
+    let (height, width) = (160, 96);
+    let values = Generator::new(3).randn(height * width * 3);
+    let picture = Tensor::from_vec(values, (height, width, 3), &Device::Cpu).unwrap();
+    let bits = |latent: Tensor| -> Vec<u32> {
+        assert_eq!(latent.dims(), [5, 3, 32]);
+        latent.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+    };
+    let whole = bits(encoder.encode_picture(&picture, Tiling::Whole, None).unwrap());
+    for band in [None, Some(1), Some(7), Some(32), Some(64)] {
+        let latent = encoder.encode_picture(&picture, Tiling::Bands(band), None).unwrap();
+        assert!(bits(latent) == whole, "in bands of {band:?}");
+    }
+    // Pieces of any height.
+    let (mut y, mut heights) = (0, [1, 2, 3, 50, 5].into_iter().cycle());
+    let mut rows = || {
+        let count = heights.next().unwrap_or(1).min(height - y);
+        y += count;
+        (count > 0).then(|| picture.narrow(0, y - count, count)).transpose()
+    };
+    assert!(bits(encoder.encode(width, Tiling::Bands(None), None, &mut rows).unwrap()) == whole);
+
+    for (height, width) in [(160, 95), (159, 96), (0, 96)] {
+        let picture = Tensor::zeros((height, width, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let error = encoder.encode_picture(&picture, Tiling::Whole, None).unwrap_err().to_string();
+        assert!(error.contains("multiple of 32"), "{error}");
+    }
+}
+
+#[test]
+fn a_rendered_picture_survives_a_round_trip() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/sana-tiny/vae");
+    let config = AutoencoderConfig::open(&dir.join("config.json")).unwrap();
+    let weights = Weights::open(&dir, "diffusion_pytorch_model", None).unwrap();
+    let encoder = Encoder::load(&config, &weights).unwrap();
+    let pipeline = tiny();
+    let mut recipe = recipe("yellow waves on black", 1, 96, 64);
+    recipe.steps = 20;
+    let picture = render(&pipeline, &recipe);
+    let psnr = round_trip(&encoder, pipeline.decoder(), (96, 64), &picture).unwrap();
+    println!("{psnr:.2} dB");
+    assert!(psnr > 18.0, "{psnr} dB");
+    // What is no picture of the model's kind comes back worse, and sides need not be multiples of 32.
+    let noise: Vec<u8> =
+        Generator::new(1).randn(70 * 50 * 3).iter().map(|x| (x * 60.0 + 128.0) as u8).collect();
+    let noise = round_trip(&encoder, pipeline.decoder(), (70, 50), &noise).unwrap();
+    assert!(noise.is_finite() && noise < psnr, "{noise} dB");
+    assert!(round_trip(&encoder, pipeline.decoder(), (96, 65), &picture).is_err());
 }
 
 #[test]

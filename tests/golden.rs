@@ -77,12 +77,23 @@ fn transformer() {
 
 #[test]
 fn decoder() {
-    for name in ["square", "rect", "batch", "quadratic", "bf16"] {
+    for name in ["square", "rect", "batch", "quadratic", "bf16", "mix_style", "lite_style"] {
         let report = check(&format!("dcae_decode_{name}"));
         assert!(report.rows.iter().any(|row| row.name == "out.image"));
         let bands: Vec<_> = report.rows.iter().filter(|row| row.name.contains("in bands of")).collect();
         assert!(bands.len() == 3 && bands.iter().all(|row| row.difference == 0.0), "{bands:#?}");
+        let tiles: Vec<_> = report.rows.iter().filter(|row| row.name.contains("in tiles of")).collect();
+        assert!(tiles.len() == 2 && tiles.iter().all(|row| row.difference == 0.0), "{tiles:#?}");
     }
+}
+
+#[test]
+fn encoder() {
+    let report = check("dcae_encode");
+    assert!(report.rows.iter().any(|row| row.name == "out.latent"));
+    assert!(report.rows.iter().filter(|row| row.name.starts_with("mid.encoder.")).count() == 17);
+    let bands: Vec<_> = report.rows.iter().filter(|row| row.name.contains("in bands of")).collect();
+    assert!(bands.len() == 3 && bands.iter().all(|row| row.difference == 0.0), "{bands:#?}");
 }
 
 #[test]

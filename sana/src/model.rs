@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::Error;
+use crate::autoencoder::decoder_tensors;
 use crate::config::{AutoencoderConfig, ModelIndex, SchedulerConfig, TextEncoderConfig, TransformerConfig};
 use crate::prompt::PromptTokenizer;
 use crate::size::LATENT_SCALE;
@@ -94,16 +95,10 @@ impl Folder {
             )));
         }
         let (config, weights) = &self.autoencoder;
-        let widths = &config.decoder_block_out_channels;
-        let deepest = widths[widths.len() - 1];
-        weights.require("decoder.conv_in.weight", &[deepest, config.latent_channels, 3, 3])?;
-        for (stage, width) in widths.iter().enumerate() {
-            if let Some(below) = widths.get(stage + 1) {
-                weights
-                    .require(&format!("decoder.up_blocks.{stage}.0.conv.weight"), &[*width, *below, 3, 3])?;
-            }
+        for (name, shape) in decoder_tensors(config) {
+            weights.require(&name, &shape)?;
         }
-        weights.require("decoder.conv_out.weight", &[config.in_channels, widths[0], 3, 3])
+        Ok(())
     }
 
     /// The parts hand tensors to each other: their widths must fit.
@@ -128,7 +123,7 @@ impl Folder {
             ),
             (
                 "the autoencoder's scale and the size of a latent pixel",
-                1 << (autoencoder.decoder_block_out_channels.len() - 1),
+                autoencoder.scale(),
                 LATENT_SCALE as usize,
             ),
         ] {
@@ -217,7 +212,7 @@ mod tests {
             ("transformer", "\"num_layers\": 6", "\"num_layers\": 7", "transformer_blocks.6"),
             ("transformer", "\"qk_norm\": null", "\"qk_norm\": \"rms_norm_across_heads\"", "qk_norm"),
             ("text_encoder", "\"vocab_size\": 948", "\"vocab_size\": 950", "embed_tokens.weight"),
-            ("vae", "    16,\n    32,", "    24,\n    32,", "decoder.up_blocks.0.0.conv.weight"),
+            ("vae", "    16,\n    32,", "    32,\n    32,", "decoder.up_blocks.1.0.conv.weight"),
         ] {
             let folder = tempfile::tempdir().unwrap();
             copy(&tiny, folder.path());

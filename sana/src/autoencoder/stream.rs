@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use candle_core::{Result, Tensor};
 
-use crate::ops::{Conv, RmsNorm, RowOp, UpsampleConv, join_rows};
+use crate::ops::{Conv, PixelNorm, RmsNorm, RowOp, UpsampleConv, join_rows};
 
 /// Bands of rows from top to bottom; `None` after the last.
 pub trait Source {
@@ -297,7 +297,7 @@ pub struct ResBlock {
     /// Without a bias.
     pub conv2: Conv,
     /// Behind both.
-    pub norm: RmsNorm,
+    pub norm: PixelNorm,
 }
 
 /// A residual block at work.

@@ -8,7 +8,7 @@
 use candle_core::{Result, Tensor};
 
 use super::stream::{Delay, Halo, Rows, Source};
-use crate::ops::{GatedDepthwise, Linear, MultiScale, RmsNorm, RowOp, ScaleSums};
+use crate::ops::{GatedDepthwise, Linear, MultiScale, PixelNorm, RowOp, ScaleSums};
 
 /// Weights of the attention.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Attention {
     /// `[scales * c] -> [c]`.
     pub to_out: Linear,
     /// Behind it.
-    pub norm: RmsNorm,
+    pub norm: PixelNorm,
 }
 
 impl Attention {
@@ -133,7 +133,7 @@ pub struct GatedConv {
     /// `[4 c] -> [c]`.
     pub point: Linear,
     /// Behind it.
-    pub norm: RmsNorm,
+    pub norm: PixelNorm,
 }
 
 /// A gated convolution at work.

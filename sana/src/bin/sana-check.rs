@@ -1,35 +1,59 @@
-//! Compares this crate with fixtures of the reference library: one row for each tensor.
+//! Compares this crate with fixtures of the reference library: one row for each tensor. Also measures how much of a
+//! picture an autoencoder keeps.
 
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use sana::autoencoder::{Decoder, Encoder, round_trip};
 use sana::check::{self, Report, State};
+use sana::config::AutoencoderConfig;
+use sana::weights::Weights;
 
 const USAGE: &str = "\
 usage: sana-check [--only-supported] DIR...
+       sana-check --round-trip --model DIR PNG...
 
 Compares this crate with fixtures of the reference library. A DIR is a fixture folder, or a folder
 of fixture folders. Prints a row for each tensor and exits 1 if one is off or a case is not known.
 
+With --round-trip, encodes and decodes pictures with a model's autoencoder and prints the peak
+signal-to-noise ratio of each result, in decibels.
+
   --only-supported  skip cases of parts that are not supported yet
+  --round-trip      measure the autoencoder
+  --model DIR       model folder, or its vae folder
   -h, --help        print this
 ";
 
 fn main() -> ExitCode {
     let (mut dirs, mut only_supported) = (Vec::new(), false);
-    for argument in std::env::args_os().skip(1) {
+    let (mut measure, mut model) = (false, None);
+    let mut arguments = std::env::args_os().skip(1);
+    while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("-h" | "--help") => return write(USAGE).map_or(ExitCode::from(2), |()| ExitCode::SUCCESS),
             Some("--only-supported") => only_supported = true,
+            Some("--round-trip") => measure = true,
+            Some("--model") => match arguments.next() {
+                Some(dir) => model = Some(PathBuf::from(dir)),
+                None => return usage("--model needs a folder"),
+            },
             Some(option) if option.starts_with('-') => return usage(&format!("unknown option {option}")),
             Some(_) | None => dirs.push(PathBuf::from(argument)),
         }
     }
     if dirs.is_empty() {
-        return usage("name at least one folder");
+        return usage("name at least one folder or picture");
     }
-    match run(&dirs, only_supported) {
+    let outcome = match (measure, model) {
+        (true, Some(model)) => round_trips(&model, &dirs).map(|()| true),
+        (true, None) => return usage("--round-trip needs --model"),
+        (false, Some(_)) => return usage("--model needs --round-trip"),
+        (false, None) => run(&dirs, only_supported),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -68,6 +92,41 @@ fn run(dirs: &[PathBuf], only_supported: bool) -> Result<bool, Box<dyn std::erro
     }
     write(&format!("{rows} rows of {cases} cases: {off} off, {failed} cases failed, {unknown} unknown\n"))?;
     Ok(failed == 0 && unknown == 0)
+}
+
+/// Prints the quality of each picture after the autoencoder.
+fn round_trips(model: &Path, pictures: &[PathBuf]) -> Result<(), Box<dyn std::error::Error>> {
+    let inner = model.join("vae");
+    let dir = if inner.is_dir() { inner.as_path() } else { model };
+    let config = AutoencoderConfig::open(&dir.join("config.json"))?;
+    let weights = Weights::open(dir, "diffusion_pytorch_model", None)?;
+    let (encoder, decoder) = (Encoder::load(&config, &weights)?, Decoder::load(&config, &weights)?);
+    for path in pictures {
+        let (size, bytes) = read_png(path).map_err(|e| format!("read {}: {e}", path.display()))?;
+        let psnr = round_trip(&encoder, &decoder, size, &bytes)?;
+        write(&format!("{:<44} {:>5}x{:<5} {psnr:>7.2} dB\n", path.display(), size.0, size.1))?;
+    }
+    Ok(())
+}
+
+/// Size and interleaved RGB bytes.
+fn read_png(path: &Path) -> Result<((usize, usize), Vec<u8>), Box<dyn std::error::Error>> {
+    let mut decoder = png::Decoder::new(BufReader::new(File::open(path)?));
+    decoder.set_transformations(png::Transformations::normalize_to_color8());
+    let mut reader = decoder.read_info()?;
+    let mut bytes = vec![0; reader.output_buffer_size().ok_or("the picture is too large")?];
+    let info = reader.next_frame(&mut bytes)?;
+    bytes.truncate(info.buffer_size());
+    let rgb = match info.color_type {
+        png::ColorType::Rgb => bytes,
+        png::ColorType::Rgba => bytes.as_chunks::<4>().0.iter().flat_map(|&[r, g, b, _]| [r, g, b]).collect(),
+        png::ColorType::Grayscale => bytes.iter().flat_map(|&value| [value; 3]).collect(),
+        png::ColorType::GrayscaleAlpha => {
+            bytes.as_chunks::<2>().0.iter().flat_map(|&[value, _]| [value; 3]).collect()
+        }
+        png::ColorType::Indexed => return Err("its palette was not applied".into()),
+    };
+    Ok(((info.width as usize, info.height as usize), rgb))
 }
 
 fn print(report: &Report) -> io::Result<()> {

@@ -38,7 +38,7 @@ enum Kind {
     Text,
     /// Transformer.
     Dit,
-    /// Autoencoder, decoding.
+    /// Autoencoder, decoding or encoding.
     Dcae,
     /// From prompt to picture.
     Pipeline,
@@ -85,12 +85,8 @@ fn kind(case: &Case) -> Kind {
         let sprint = transformer.get("guidance_embeds").is_some_and(|embeds| embeds == true);
         return if sprint { Kind::NotYet("Sprint transformer") } else { Kind::Dit };
     }
-    if let Some(autoencoder) = config("vae") {
-        if case.has("in.image") {
-            return Kind::NotYet("encoder");
-        }
-        let shuffle = autoencoder.get("upsample_block_type").is_some_and(|kind| kind == "pixel_shuffle");
-        return if shuffle { Kind::NotYet("pixel shuffle autoencoder") } else { Kind::Dcae };
+    if config("vae").is_some() {
+        return Kind::Dcae;
     }
     if let Some(scheduler) = config("scheduler") {
         return match scheduler.get("prediction_type").and_then(|kind| kind.as_str()) {

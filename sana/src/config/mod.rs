@@ -18,7 +18,7 @@ mod scheduler;
 mod text_encoder;
 mod transformer;
 
-pub use autoencoder::{AutoencoderConfig, BlockKind};
+pub use autoencoder::{ActivationKind, AutoencoderConfig, BlockKind, NormKind, StageConfig};
 pub use model_index::ModelIndex;
 pub use scheduler::SchedulerConfig;
 pub use text_encoder::TextEncoderConfig;

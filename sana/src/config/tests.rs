@@ -133,40 +133,84 @@ fn text_encoder_keys_have_two_spellings() {
     }
 }
 
-#[test]
-fn autoencoder_stages_may_be_one_value_or_a_list() {
-    let open = |value| AutoencoderConfig::from_value(value, origin());
+fn autoencoder(change: Value) -> Result<AutoencoderConfig, Error> {
     let mut config = json!({
+        "latent_channels": 4,
+        "attention_head_dim": 4,
         "upsample_block_type": "interpolate",
         "decoder_block_types": "ResBlock",
-        "decoder_norm_types": ["rms_norm", "rms_norm"],
+        "decoder_norm_types": ["rms_norm", "batch_norm"],
         "decoder_act_fns": "silu",
         "decoder_block_out_channels": [4, 8],
         "decoder_layers_per_block": [1, 2],
         "decoder_qkv_multiscales": [[], [5]],
+        "encoder_block_types": ["ResBlock", "EfficientViTBlock"],
+        "encoder_block_out_channels": [4, 8],
+        "encoder_layers_per_block": [0, 1],
+        "encoder_qkv_multiscales": [[], []],
         "scaling_factor": 0.5,
     });
-    let parsed = open(config.clone()).unwrap();
-    assert_eq!(parsed.decoder_block_types, [BlockKind::ResBlock; 2]);
-    config["decoder_block_types"] = json!(["ResBlock", "EfficientViTBlock"]);
-    assert_eq!(open(config.clone()).unwrap().decoder_block_types[1], BlockKind::EfficientViTBlock);
+    let (Value::Object(map), Value::Object(change)) = (&mut config, change) else { panic!("no objects") };
+    map.extend(change);
+    AutoencoderConfig::from_value(config, origin())
+}
 
+#[test]
+fn autoencoder_stages_may_be_one_value_or_a_list() {
+    let parsed = autoencoder(json!({})).unwrap();
+    assert_eq!(parsed.decoder.iter().map(|stage| stage.block).collect::<Vec<_>>(), [BlockKind::ResBlock; 2]);
+    assert_eq!((parsed.decoder[0].norm, parsed.decoder[1].norm), (NormKind::RmsNorm, NormKind::BatchNorm));
+    assert_eq!((parsed.decoder[1].scale, parsed.encoder[1].block), (Some(5), BlockKind::EfficientViTBlock));
+    let other = autoencoder(json!({
+        "decoder_block_types": ["ResBlock", "EfficientViTBlock"],
+        "decoder_act_fns": ["relu", "swish"],
+        "decoder_layers_per_block": [0, 2],
+        "upsample_block_type": "pixel_shuffle",
+    }));
+    let other = other.unwrap();
+    assert_eq!((other.decoder[1].block, other.decoder[0].layers), (BlockKind::EfficientViTBlock, 0));
+    assert_eq!(other.decoder[0].activation, ActivationKind::Relu);
+    assert!(other.pixel_shuffle && !parsed.pixel_shuffle && parsed.pixel_unshuffle);
+}
+
+#[test]
+fn an_autoencoder_that_would_compute_otherwise_or_be_absurd_is_refused() {
     for (key, value) in [
         ("decoder_block_types", json!(["ResBlock"])),
         ("decoder_block_types", json!("Transformer")),
+        ("encoder_block_types", json!("Transformer")),
         ("decoder_layers_per_block", json!([1, 2, 3])),
-        ("decoder_layers_per_block", json!([0, 2])),
-        ("decoder_norm_types", json!(["batch_norm", "rms_norm"])),
-        ("decoder_act_fns", json!("relu")),
-        ("decoder_conv_act_fn", json!("silu")),
-        ("decoder_in_shortcut", json!(false)),
-        ("upsample_block_type", json!("pixel_shuffle")),
+        ("decoder_layers_per_block", json!([1, 1_u64 << 60])),
+        ("decoder_norm_types", json!(["layer_norm", "rms_norm"])),
+        ("decoder_act_fns", json!("gelu")),
+        ("decoder_conv_act_fn", json!("tanh")),
+        ("decoder_qkv_multiscales", json!([[], [3, 5]])),
+        ("decoder_qkv_multiscales", json!([[], [4]])),
+        ("encoder_qkv_multiscales", json!([[], [1_u64 << 40]])),
+        ("upsample_block_type", json!("bicubic")),
+        ("downsample_block_type", json!("pool")),
         ("scaling_factor", json!(0)),
+        ("in_channels", json!(4)),
+        ("attention_head_dim", json!(0)),
+        ("attention_head_dim", json!(1_u64 << 40)),
+        ("latent_channels", json!(0)),
+        ("latent_channels", json!(-1)),
+        ("decoder_block_out_channels", json!([])),
+        ("decoder_block_out_channels", json!([4, 0])),
+        ("decoder_block_out_channels", json!([4, 1_u64 << 40])),
+        ("decoder_block_out_channels", json!([4, 24])),
+        ("encoder_block_out_channels", json!([4, 6])),
+        ("encoder_block_out_channels", json!(vec![4; 64])),
     ] {
-        let mut changed = config.clone();
-        changed[key] = value;
-        refused(open(changed), &[key, "part/config.json"]);
+        refused(autoencoder(json!({ key: value })), &[key, "part/config.json"]);
     }
+    let empty = json!({"decoder_block_out_channels": [4, 4, 4], "decoder_layers_per_block": [1, 0, 1]});
+    refused(autoencoder(empty), &["decoder_layers_per_block", "without blocks"]);
+    refused(autoencoder(json!({"latent_channels": 3})), &["block_out_channels", "latent's 3"]);
+    autoencoder(json!({"latent_channels": 3, "decoder_in_shortcut": false, "encoder_out_shortcut": false}))
+        .unwrap();
+    let heads = autoencoder(json!({"attention_head_dim": 3}));
+    refused(heads, &["encoder_block_out_channels", "attention_head_dim"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::{made, to_vec, values};
+use super::{count, made, to_vec, values};
 use crate::cpu::attention::{CrossAttention, Heads, KeyValueSum};
 
 /// Tokens in one chunk of the transformer's sums.
@@ -118,7 +118,7 @@ impl ScaleSums {
 
     /// Adds rows of keys and values.
     pub fn add(&mut self, rows: &Tensor) -> Result<()> {
-        let (count, width, channels) = rows.dims3()?;
+        let (height, width, channels) = rows.dims3()?;
         if channels != self.scales.len() * 2 * self.channels {
             bail!("linear-attention: {channels} channels of keys and values do not fit");
         }
@@ -127,12 +127,13 @@ impl ScaleSums {
             bail!("linear-attention: the tensor is not on the CPU")
         };
         let data = values("linear-attention", storage, layout)?;
+        count::add(height * width * self.scales.len() * self.channels, self.width + 1);
         for (scale, sums) in self.scales.iter_mut().enumerate() {
             let keys =
                 Heads { data, stride: channels, group: 2 * self.width, offset: scale * 2 * self.channels };
             let vals = Heads { offset: keys.offset + self.width, ..keys };
             // One chunk for each row of the picture: the same sums in bands of any height.
-            sums.add(count * width, width, keys, vals);
+            sums.add(height * width, width, keys, vals);
         }
         Ok(())
     }
@@ -149,6 +150,7 @@ impl CustomOp1 for ScaleSums {
         if channels != self.scales.len() * self.channels {
             bail!("linear-attention: {channels} channels of queries do not fit");
         }
+        count::add(rows * width * channels, self.width + 1);
         let mut out = vec![0.0; data.len()];
         for (scale, sums) in self.scales.iter().enumerate() {
             let queries = Heads { data, stride: channels, group: self.width, offset: scale * self.channels };

@@ -5,7 +5,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::{Activation, made, to_vec, values};
+use super::{Activation, count, made, to_vec, values};
 use crate::cpu::conv::{Conv3x3, Strip, Upsample, Window};
 use crate::cpu::depthwise::Depthwise;
 use crate::cpu::gemm::{Packed, Place, Rows, gemm};
@@ -116,6 +116,7 @@ impl RowOp for Conv {
         match &self.layer {
             Kernel::Direct(layer) => with_window("conv3x3", pieces, 1, |window| {
                 let dims = (window.inner_rows(), window.width(), layer.channels());
+                count::add(dims.0 * dims.1 * dims.2, 9 * window.channels());
                 let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
                 layer.run(window, self.activation, &mut out);
                 rows_made(out, dims)
@@ -123,6 +124,7 @@ impl RowOp for Conv {
             Kernel::Winograd(layer) => with_rows("conv3x3", pieces, |rows, width, channels| {
                 let strip = Strip::new(rows, width, channels);
                 let dims = (strip.inner_rows(1), width, layer.channels());
+                count::add(dims.0 * dims.1 * dims.2, 9 * channels);
                 let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
                 layer.run(&strip, lead, self.activation, &mut out);
                 rows_made(out, dims)
@@ -159,6 +161,7 @@ impl RowOp for UpsampleConv {
     fn run(&self, pieces: &[Tensor], _lead: usize) -> Result<Tensor> {
         with_window("upsample2x-conv3x3", pieces, 1, |window| {
             let dims = (2 * window.inner_rows(), 2 * window.width(), self.layer.channels());
+            count::add(dims.0 * dims.1 * dims.2, 4 * window.channels());
             let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
             self.layer.run(window, &mut out);
             rows_made(out, dims)
@@ -223,6 +226,7 @@ impl RowOp for GatedDepthwise {
     fn run(&self, pieces: &[Tensor], _lead: usize) -> Result<Tensor> {
         with_window("depthwise3x3-gate", pieces, 1, |window| {
             let dims = (window.inner_rows(), window.width(), self.layer.channels() / 2);
+            count::add(dims.0 * dims.1, 9 * self.layer.channels());
             let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
             self.layer.run_gated(window, &mut out);
             rows_made(out, dims)
@@ -279,6 +283,8 @@ impl RowOp for MultiScale {
 impl MultiScale {
     fn filter(&self, window: &Window) -> Result<Tensor> {
         let (rows, width, channels) = (window.inner_rows(), window.width(), window.channels());
+        let taps = (2 * self.pad() + 1) * (2 * self.pad() + 1);
+        count::add(rows * width * channels, taps + channels / self.groups.len());
         let mut filtered = vec![0.0; rows * width * channels];
         self.depthwise.run(window, &mut filtered);
         let mut out = vec![0.0; rows * width * 2 * channels];

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{Activation, made, to_vec, values};
+use super::{Activation, count, made, to_vec, values};
 use crate::cpu::gemm::{Packed, Place, Rows, gemm};
 
 /// `activation(x W^T + b)`. A row of the result depends on its own row of `x` alone.
@@ -69,9 +69,10 @@ impl CustomOp1 for Linear {
                 layout.dims()
             ),
         }
-        let count = x.len() / k;
-        let mut out = vec![0.0; count * n];
-        let rows = Rows { data: x, count, stride: k, segments: &[0], length: k };
+        let pixels = x.len() / k;
+        count::add(pixels * n, k);
+        let mut out = vec![0.0; pixels * n];
+        let rows = Rows { data: x, count: pixels, stride: k, segments: &[0], length: k };
         gemm(rows, &self.packed, self.activation, Place::rows(n, 0), &mut out);
         made(out, dims)
     }

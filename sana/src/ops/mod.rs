@@ -3,9 +3,12 @@
 //! Tensors are contiguous f32 with the channels last: `[tokens, channels]` or `[rows, width, channels]`.
 
 mod attention;
+pub(crate) mod count;
 mod halo;
 mod linear;
 mod norm;
+mod pixel_norm;
+mod resample;
 
 use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
 
@@ -13,6 +16,8 @@ pub use attention::{CrossText, CrossTexts, ScaleSums, TokenAttention};
 pub use halo::{Conv, GatedDepthwise, GatedPictures, MultiScale, RowOp, UpsampleConv};
 pub use linear::Linear;
 pub use norm::{AddGated, LayerNormModulated, RmsNorm};
+pub use pixel_norm::{ChannelScale, PixelNorm};
+pub use resample::{NearestPixels, Shuffle, ShuffleAdd, StridedConv, Unshuffle, UnshuffleAdd};
 
 pub use crate::cpu::math::Activation;
 
