@@ -32,3 +32,16 @@ pub enum Error {
     #[error("{0}")]
     Tensor(#[from] candle_core::Error),
 }
+
+/// What a text of an error may take of a value from a file, which can be of any length.
+const SHOWN: usize = 200;
+
+/// The value, cut when it is long.
+pub(crate) fn short(value: impl std::fmt::Display) -> String {
+    let mut text = value.to_string();
+    if let Some((end, _)) = text.char_indices().nth(SHOWN) {
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
+}

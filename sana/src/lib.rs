@@ -16,6 +16,7 @@ pub mod config;
 mod cpu;
 mod cuda;
 mod error;
+mod files;
 mod memory;
 mod model;
 pub mod noise;

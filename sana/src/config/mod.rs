@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::Error;
+use crate::error::short;
 
 mod autoencoder;
 mod model_index;
@@ -24,10 +25,13 @@ pub use scheduler::SchedulerConfig;
 pub use text_encoder::TextEncoderConfig;
 pub use transformer::TransformerConfig;
 
+/// Real ones have a few thousand.
+const MAX_BYTES: u64 = 1 << 20;
+
 /// Reads a JSON file, also one with the bare `-Infinity`, `Infinity` and `NaN` that Python writes (read as
 /// null).
 pub(crate) fn read_json(path: &Path) -> Result<Value, Error> {
-    let text = std::fs::read_to_string(path)
+    let text = crate::files::read_text(path, MAX_BYTES)
         .map_err(|e| Error::Model(format!("read configuration {}: {e}", path.display())))?;
     serde_json::from_str(&without_bare_numbers(&text))
         .map_err(|e| Error::Model(format!("configuration {} is no JSON: {e}", path.display())))
@@ -69,6 +73,7 @@ impl Keys {
             Value::Object(map) => Ok(Self { origin: origin.to_path_buf(), map }),
             other
             @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+                let other = short(other);
                 Err(Error::Model(format!("configuration {} is {other} and not an object", origin.display())))
             }
         }
@@ -137,6 +142,7 @@ impl Keys {
     }
 
     fn error(&self, key: &str, value: &Value, why: impl Display) -> Error {
+        let value = short(value);
         Error::Model(format!("{key} is {value} in {}: {why}", self.origin.display()))
     }
 }

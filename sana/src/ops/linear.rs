@@ -3,7 +3,9 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::{Activation, count, made, to_vec, values};
+use crate::Error;
 use crate::cpu::gemm::{Packed, Place, Rows, gemm};
+use crate::weights::TensorView;
 
 /// `activation(x W^T + b)`. A row of the result depends on its own row of `x` alone.
 #[derive(Debug)]
@@ -16,6 +18,18 @@ impl Linear {
     /// `weight` is `[out, in]` (trailing dimensions of 1 are allowed), `bias` is `[out]`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         Self::of_rows(&weight, bias.as_ref(), None)
+    }
+
+    /// Like [`Self::new`], packed straight from the type that the weight is stored in.
+    pub fn stored(weight: &TensorView<'_>, bias: Option<&Tensor>) -> std::result::Result<Self, Error> {
+        let [out, inputs @ ..] = weight.shape() else {
+            return Err(candle_core::Error::msg("a linear layer needs a weight of two dimensions").into());
+        };
+        let (input, values) = (inputs.iter().product(), weight.values());
+        let bias = bias.map(to_vec).transpose()?;
+        let packed = Packed::new(input, *out, bias, |k, n| values.get(n * input + k));
+        weight.check()?;
+        Ok(Self { packed, activation: Activation::None })
     }
 
     /// The layer that computes only the given outputs, in the given order.

@@ -5,9 +5,22 @@ use std::path::Path;
 use tokenizers::Tokenizer;
 
 use crate::Error;
+use crate::error::short;
+
+mod kind;
 
 /// Text rows that reach the transformer at most, as in the library's default.
 pub const MAX_SEQUENCE_LENGTH: usize = 300;
+
+/// Bytes of a prompt at most. Long before that nothing more reaches the transformer, yet all of it has to be cut
+/// into tokens to know where.
+pub const MAX_PROMPT_BYTES: usize = 1 << 20;
+
+/// Rows of a text at most: the positions that Gemma-2 was trained for.
+const MAX_ROWS: usize = 8192;
+
+/// Bytes of a `tokenizer.json` at most; Gemma's has 34 MB.
+const MAX_FILE: u64 = 1 << 28;
 
 /// Fills up to the full length.
 const PADDING_ID: u32 = 0;
@@ -51,7 +64,9 @@ impl PromptTokenizer {
         if !path.is_file() {
             return Err(failed("no such file; the model folder needs it".to_owned()));
         }
-        let mut tokenizer = Tokenizer::from_file(&path).map_err(|e| failed(e.to_string()))?;
+        let text = crate::files::read_text(&path, MAX_FILE).map_err(|e| failed(e.to_string()))?;
+        kind::check(&text).map_err(failed)?;
+        let mut tokenizer: Tokenizer = text.parse().map_err(|e| failed(short(e)))?;
         // Length and padding are ours, whatever the file asks for.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| failed(e.to_string()))?;
@@ -60,6 +75,9 @@ impl PromptTokenizer {
             return Err(failed("it does not start a text with a <bos> token".to_owned()));
         }
         prompts.instruction_tokens = prompts.encode(&prompts.instruction)?.len();
+        if prompts.instruction_tokens < 2 {
+            return Err(failed("it knows no word of the instruction".to_owned()));
+        }
         Ok(prompts)
     }
 
@@ -70,21 +88,20 @@ impl PromptTokenizer {
 
     /// Tokens of a prompt with the instruction in front; `rows` of them are selected.
     pub fn with_instruction(&self, prompt: &str, rows: usize) -> Result<PromptTokens, Error> {
+        check(prompt, rows)?;
         let text = format!("{}{}", self.instruction, prepare(prompt));
         // The last space of the instruction joins the first word, so one token less is the prompt's; the
         // library counts the <bos> off as well.
-        self.tokens(&text, (self.instruction_tokens + rows).saturating_sub(2), rows)
+        self.tokens(&text, self.instruction_tokens + rows - 2, rows)
     }
 
     /// Tokens of a prompt alone, as a negative prompt is taken; all `rows` are selected.
     pub fn plain(&self, prompt: &str, rows: usize) -> Result<PromptTokens, Error> {
+        check(prompt, rows)?;
         self.tokens(&prepare(prompt), rows, rows)
     }
 
     fn tokens(&self, text: &str, length: usize, rows: usize) -> Result<PromptTokens, Error> {
-        if rows == 0 {
-            return Err(Error::Setting("a text needs at least 1 row".to_owned()));
-        }
         let mut ids = self.encode(text)?;
         ids.truncate(length);
         let mut mask = vec![1; ids.len()];
@@ -103,6 +120,20 @@ impl PromptTokenizer {
     }
 }
 
+fn check(prompt: &str, rows: usize) -> Result<(), Error> {
+    if !(1..=MAX_ROWS).contains(&rows) {
+        return Err(Error::Setting(format!("a text has {rows} rows; choose 1 to {MAX_ROWS}")));
+    }
+    if prompt.len() > MAX_PROMPT_BYTES {
+        return Err(Error::Prompt(format!(
+            "the prompt has {} bytes, at most {MAX_PROMPT_BYTES} are taken; only its first \
+             {MAX_SEQUENCE_LENGTH} tokens or so reach the picture",
+            prompt.len()
+        )));
+    }
+    Ok(())
+}
+
 /// Lowercase without space around it, both as Python has them.
 pub fn prepare(prompt: &str) -> String {
     // Python takes the four separators U+001C to U+001F as white space, Unicode does not.
@@ -118,44 +149,4 @@ pub fn instruction() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn space_is_what_python_takes_for_space() {
-        assert_eq!(prepare("\u{1c}\u{1d}\u{1e}\u{1f} a\u{1c}b \u{a0}\u{3000}\u{85}\n"), "a\u{1c}b");
-        assert_eq!(prepare(" \t "), "");
-        // Neither takes the zero-width space or the byte order mark.
-        assert_eq!(prepare("\u{200b}a\u{feff}"), "\u{200b}a\u{feff}");
-    }
-
-    #[test]
-    fn lowercase_is_what_python_makes() {
-        assert_eq!(prepare("ΑΣ ΣΟΦΟΣ"), "ας σοφος");
-        assert_eq!(prepare("Σ"), "σ");
-        assert_eq!(prepare("İSTANBUL"), "i\u{307}stanbul");
-        assert_eq!(prepare("STRAẞE ÄÖ Ǆ"), "straße äö ǆ");
-    }
-
-    #[test]
-    fn a_missing_tokenizer_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = PromptTokenizer::open(dir.path()).unwrap_err();
-        assert!(matches!(&error, Error::Model(text) if text.contains("tokenizer.json")), "{error}");
-        std::fs::write(dir.path().join("tokenizer.json"), "{").unwrap();
-        assert!(matches!(PromptTokenizer::open(dir.path()), Err(Error::Model(_))));
-    }
-
-    #[test]
-    fn the_bundled_model_starts_every_text_with_bos() {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/sana-tiny/tokenizer");
-        let tokenizer = PromptTokenizer::open(&dir).unwrap();
-        let empty = tokenizer.plain("", 8).unwrap();
-        assert_eq!((empty.ids[0], empty.real().len(), empty.selected.len()), (2, 1, 8));
-        let long = tokenizer.with_instruction(&"a red circle ".repeat(500), MAX_SEQUENCE_LENGTH).unwrap();
-        assert_eq!(long.ids.len(), tokenizer.instruction_tokens() + 298);
-        assert_eq!(long.real().len(), long.ids.len());
-        assert_eq!(long.selected.len(), MAX_SEQUENCE_LENGTH);
-        assert_eq!(long.selected[..2], [0, tokenizer.instruction_tokens() - 1]);
-    }
-}
+mod tests;

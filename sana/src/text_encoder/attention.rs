@@ -159,6 +159,5 @@ pub(super) fn linear(
     inputs: usize,
     outputs: usize,
 ) -> std::result::Result<Linear, Error> {
-    let weight = weights.get(&format!("{name}.weight"), &[outputs, inputs])?;
-    Ok(Linear::new(weight, None)?)
+    Linear::stored(&weights.view(&format!("{name}.weight"), &[outputs, inputs])?, None)
 }

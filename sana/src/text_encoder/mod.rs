@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use crate::Error;
 use crate::config::TextEncoderConfig;
 use crate::prompt::PromptTokens;
-use crate::weights::Weights;
+use crate::weights::{RowTable, Weights};
 use layer::{Layer, RmsNorm};
 
 mod attention;
@@ -18,7 +18,8 @@ mod layer;
 #[derive(Debug)]
 pub struct TextEncoder {
     config: TextEncoderConfig,
-    table: Tensor,
+    /// Hundreds of thousands of rows, of which a prompt needs a few hundred.
+    table: RowTable,
     layers: Vec<Layer>,
     norm: RmsNorm,
 }
@@ -34,7 +35,7 @@ impl TextEncoder {
     /// Takes the weights of the `text_encoder` folder.
     pub fn load(config: &TextEncoderConfig, weights: &Weights) -> Result<Self, Error> {
         Ok(Self {
-            table: weights.get("embed_tokens.weight", &[config.vocab_size, config.hidden_size])?,
+            table: weights.table("embed_tokens.weight", config.vocab_size, config.hidden_size)?,
             layers: (0..config.num_hidden_layers)
                 .map(|layer| Layer::load(config, weights, layer))
                 .collect::<Result<_, _>>()?,
@@ -43,9 +44,9 @@ impl TextEncoder {
         })
     }
 
-    /// Bytes of weights held.
+    /// Bytes of weights held; the table of embeddings stays in its file.
     pub fn bytes(&self) -> usize {
-        self.table.elem_count() * 4 + self.layers.iter().map(Layer::bytes).sum::<usize>()
+        self.layers.iter().map(Layer::bytes).sum::<usize>()
     }
 
     /// Last hidden state `[ids, hidden]` of one sequence without padding.
@@ -66,9 +67,8 @@ impl TextEncoder {
                  the tokenizer is of another model"
             )));
         }
-        let ids = Tensor::new(ids, &Device::Cpu)?;
-        let rotation = attention::Rotation::new(&self.config, ids.elem_count());
-        let mut x = (self.table.index_select(&ids, 0)? * (self.config.hidden_size as f64).sqrt())?;
+        let rotation = attention::Rotation::new(&self.config, ids.len());
+        let mut x = (self.table.gather(ids)? * (self.config.hidden_size as f64).sqrt())?;
         for (number, layer) in self.layers.iter().enumerate() {
             observe(number, &x)?;
             x = layer.forward(&x, &rotation)?;

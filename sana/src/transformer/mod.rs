@@ -177,9 +177,9 @@ struct Load<'a> {
 
 impl Load<'_> {
     fn linear(&mut self, name: &str, shape: &[usize], bias: bool) -> std::result::Result<Linear, Error> {
-        let weight = self.weights.get(&format!("{name}.weight"), shape)?;
+        let weight = self.weights.view(&format!("{name}.weight"), shape)?;
         let bias = if bias { Some(self.weights.get(&format!("{name}.bias"), &shape[..1])?) } else { None };
-        let linear = Linear::new(weight, bias)?;
+        let linear = Linear::stored(&weight, bias.as_ref())?;
         self.bytes += linear.bytes();
         Ok(linear)
     }

@@ -1,25 +1,32 @@
 //! Tensors of one part of a model: its safetensors files, checked at once and read one tensor at a time.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
 use crate::Error;
-use file::{Entry, WeightFile};
+use crate::error::short;
+use file::WeightFile;
+use header::Entry;
+pub use view::{RowTable, TensorView, Values};
 
 mod file;
+mod header;
 mod select;
+mod view;
 
 /// The tensors of one part's folder.
 ///
-/// Opening reads and checks every header against the length of its file; the values stay on disk until
-/// [`Weights::get`]. Plain reads are used, not a memory map: a file that shrinks under us is an error and
-/// not a fatal signal, and pages of the file do not count as memory of the process.
+/// Opening reads and checks every header against the length of its file and maps the file into memory; values are
+/// read when they are asked for. [`Weights::get`] converts a tensor, [`Weights::view`] shows it as it is stored,
+/// [`Weights::table`] reads single rows of a matrix. Whatever was used is given back to the system at once, so that the
+/// map does not count as memory of the process. A file that was cut short since it was opened is an error; only
+/// while its bytes are being converted, or a view of it is in use, is it a fatal signal.
 #[derive(Debug)]
 pub struct Weights {
-    files: Vec<WeightFile>,
+    files: Vec<Arc<WeightFile>>,
     paths: Vec<PathBuf>,
     tensors: BTreeMap<String, Stored>,
 }
@@ -42,7 +49,8 @@ impl Weights {
             let at = weights.tensors.get(tensor).map(|stored| weights.paths[stored.file].as_path());
             if at != Some(file.as_path()) {
                 return Err(Error::Model(format!(
-                    "tensor {tensor} is not in {}, where the index puts it; download the folder again",
+                    "tensor {} is not in {}, where the index puts it; download the folder again",
+                    short(tensor),
                     file.display()
                 )));
             }
@@ -60,12 +68,13 @@ impl Weights {
         let mut tensors = BTreeMap::new();
         for (index, path) in paths.iter().enumerate() {
             let (file, entries) = WeightFile::open(path)?;
-            files.push(file);
+            files.push(Arc::new(file));
             for (name, entry) in entries {
                 if let Some(Stored { file, .. }) = tensors.get(&name) {
                     let first: &PathBuf = &paths[*file];
                     return Err(Error::Model(format!(
-                        "tensor {name} is in both {} and {}",
+                        "tensor {} is in both {} and {}",
+                        short(&name),
                         first.display(),
                         path.display()
                     )));
@@ -79,8 +88,20 @@ impl Weights {
     /// Reads a tensor of the given shape into memory, as f32 on the CPU whatever type it is stored in.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
         let stored = self.find(name, shape)?;
-        let values = self.files[stored.file].read_f32(&self.paths[stored.file], name, &stored.entry)?;
+        let values = self.files[stored.file].read(name, &stored.entry)?;
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+
+    /// Shows a tensor of the given shape as it is stored, without a copy.
+    pub fn view(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>, Error> {
+        let stored = self.find(name, shape)?;
+        TensorView::new(&self.files[stored.file], name, &stored.entry)
+    }
+
+    /// A matrix `[rows, width]` whose rows are read on demand.
+    pub fn table(&self, name: &str, rows: usize, width: usize) -> Result<RowTable, Error> {
+        let stored = self.find(name, &[rows, width])?;
+        RowTable::new(self.files[stored.file].clone(), name, &stored.entry, [rows, width])
     }
 
     /// Checks that there is a tensor of this name and shape, without reading it.
@@ -97,9 +118,9 @@ impl Weights {
         };
         if stored.entry.shape != shape {
             return Err(Error::Model(format!(
-                "tensor {name} in {} has shape {:?}, the configuration asks for {shape:?}",
+                "tensor {name} in {} has shape {}, the configuration asks for {shape:?}",
                 self.paths[stored.file].display(),
-                stored.entry.shape
+                short(format!("{:?}", stored.entry.shape))
             )));
         }
         Ok(stored)
@@ -110,6 +131,11 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
+    /// Dimensions of a tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|stored| stored.entry.shape.as_slice())
+    }
+
     /// All names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
@@ -117,7 +143,7 @@ impl Weights {
 
     /// Bytes of all files on disk.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(WeightFile::bytes).sum()
+        self.files.iter().map(|file| file.bytes()).sum()
     }
 
     /// The files, in the order of their names.
@@ -136,11 +162,6 @@ impl Weights {
 
 fn parent(path: &Path) -> String {
     path.parent().unwrap_or(path).display().to_string()
-}
-
-/// Opens a file for reading; the error names it.
-fn open_file(path: &Path) -> Result<File, Error> {
-    File::open(path).map_err(|e| Error::Model(format!("open weights file {}: {e}", path.display())))
 }
 
 #[cfg(test)]

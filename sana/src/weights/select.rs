@@ -4,6 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::Error;
+use crate::error::short;
+
+/// Bytes of an index; those of real checkpoints have about 100,000.
+const MAX_INDEX: u64 = 1 << 24;
 
 /// The chosen files.
 pub(super) struct Selected {
@@ -70,7 +74,7 @@ fn files_of(
 
 fn shards(dir: &Path, index: &Path) -> Result<Selected, Error> {
     let broken = |what: String| Error::Model(format!("weights index {}: {what}", index.display()));
-    let text = std::fs::read_to_string(index).map_err(|e| broken(e.to_string()))?;
+    let text = crate::files::read_text(index, MAX_INDEX).map_err(|e| broken(e.to_string()))?;
     let map = serde_json::from_str::<Index>(&text).map_err(|e| broken(e.to_string()))?.weight_map;
     if map.is_empty() {
         return Err(broken("names no tensor".to_owned()));
@@ -80,7 +84,7 @@ fn shards(dir: &Path, index: &Path) -> Result<Selected, Error> {
     for (tensor, file) in map {
         // An index may come from anywhere; it must not lead out of its folder.
         if Path::new(&file).file_name() != Some(file.as_ref()) {
-            return Err(broken(format!("{file:?} is no plain file name")));
+            return Err(broken(format!("{} is no plain file name", short(format!("{file:?}")))));
         }
         let path = dir.join(file);
         if !files.contains(&path) {
