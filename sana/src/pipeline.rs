@@ -15,7 +15,7 @@ use crate::scheduler::FlowDpmSolver;
 use crate::size::{LATENT_SCALE, Plan, plan};
 use crate::text_encoder::{Embedding, TextEncoder};
 use crate::transformer::{Sequence, Text, Transformer};
-use crate::{DecodeMode, Error, Recipe};
+use crate::{DecodeMode, Error, Placement, Recipe};
 
 /// Text of a recipe as the transformer takes it.
 #[derive(Clone, Debug)]
@@ -45,7 +45,12 @@ pub struct Pipeline {
 impl Pipeline {
     /// Loads a folder in the diffusers layout, on the CPU in f32.
     pub fn load(dir: &Path) -> Result<Self, Error> {
-        let folder = Folder::open(dir)?;
+        Self::load_on(dir, &Placement::cpu())
+    }
+
+    /// Loads a folder in the diffusers layout to a device.
+    pub fn load_on(dir: &Path, placement: &Placement) -> Result<Self, Error> {
+        let folder = Folder::open(dir)?.placed(placement);
         let info = folder.info()?;
         let Folder { tokenizer, text_encoder, transformer, autoencoder, scheduler, .. } = folder;
         Ok(Self {
@@ -206,11 +211,7 @@ impl Pipeline {
         let mut picture = Rows::new(plan);
         on_pool(|| {
             self.decoder.decode(&latent, tiling, &mut |band: &Tensor| -> Result<(), Error> {
-                let values = crate::ops::to_vec(band)?;
-                for row in values.chunks_exact(band.dim(1)? * 3) {
-                    picture.push(row, rows)?;
-                }
-                Ok(())
+                picture.push_band(band, rows)
             })
         })?;
         picture.finish()

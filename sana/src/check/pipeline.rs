@@ -44,7 +44,7 @@ fn yes() -> bool {
 }
 
 pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Error> {
-    let pipeline = Pipeline::load(&case.dir.join("model"))?;
+    let pipeline = Pipeline::load_on(&case.dir.join("model"), &case.placement)?;
     let calls: serde_json::Map<String, Value> = case.config("calls")?;
     let seeds: serde_json::Map<String, Value> = case.config("seeds")?;
     for (name, call) in &calls {

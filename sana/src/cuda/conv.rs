@@ -8,34 +8,37 @@ use super::{Launch, ROWS, WARP, f32_of};
 use crate::ops::Activation;
 
 /// Bytes of windows at a time: 9 times the input if they were all there at once.
-const WINDOW_BYTES: usize = 256 << 20;
+pub(super) const WINDOW_BYTES: usize = 256 << 20;
 
-/// Rows kept from before and new ones below them.
+/// Rows of a picture in at most two pieces, those kept from before above the new ones.
 #[derive(Debug)]
-pub(super) struct Pieces<'a> {
-    pub kept: Option<&'a Tensor>,
-    pub rows: &'a Tensor,
+pub(super) struct Pieces {
+    pub kept: Option<Tensor>,
+    pub rows: Tensor,
     pub kept_rows: usize,
     pub count: usize,
     pub width: usize,
     pub channels: usize,
 }
 
-impl<'a> Pieces<'a> {
-    /// `[a, w, c]` and `[b, w, c]`.
-    pub fn new(kept: &'a Tensor, rows: &'a Tensor) -> Result<Self> {
-        let (kept_rows, kept_width, kept_channels) = kept.dims3()?;
-        let pieces = Self::whole(rows)?;
-        if (kept_width, kept_channels, kept.dtype()) != (pieces.width, pieces.channels, rows.dtype()) {
-            bail!("rows of {:?} do not follow rows of {:?}", rows.dims(), kept.dims());
+impl Pieces {
+    /// `[rows, w, c]` one below the other, in any number.
+    pub fn new(pieces: &[Tensor]) -> Result<Self> {
+        let Some((last, above)) = pieces.split_last() else { bail!("no rows") };
+        let (count, width, channels) = last.dims3()?;
+        for piece in above {
+            let (_, other_width, other_channels) = piece.dims3()?;
+            if (other_width, other_channels, piece.dtype()) != (width, channels, last.dtype()) {
+                bail!("rows of {:?} do not follow rows of {:?}", last.dims(), piece.dims());
+            }
         }
-        Ok(Self { kept: Some(kept), kept_rows, ..pieces })
-    }
-
-    /// New rows alone, `[b, w, c]`.
-    pub fn whole(rows: &'a Tensor) -> Result<Self> {
-        let (count, width, channels) = rows.dims3()?;
-        Ok(Self { kept: None, rows, kept_rows: 0, count, width, channels })
+        let kept = match above {
+            [] => None,
+            [one] => Some(one.contiguous()?),
+            several => Some(Tensor::cat(several, 0)?),
+        };
+        let kept_rows = kept.as_ref().map_or(Ok(0), |kept| kept.dim(0))?;
+        Ok(Self { kept, rows: last.contiguous()?, kept_rows, count, width, channels })
     }
 
     /// Rows that have `pad` neighbours above and below.
@@ -61,21 +64,23 @@ pub(crate) struct ConvShape {
 impl ConvShape {
     /// 3x3 over pieces whose first row has no window of its own.
     pub const FRAMED_3X3: Self = Self { taps: (3, 3), first: (0, -1), stride: 1 };
+    /// The same for every second pixel of every second row.
+    pub const STRIDED_3X3: Self = Self { taps: (3, 3), first: (0, -1), stride: 2 };
 }
 
 /// The windows of `count` rows of the result from `first_row` on, which has `width` pixels in a row:
 /// `[count * width, taps * channels]`.
 fn windows(
-    pieces: &Pieces<'_>,
+    pieces: &Pieces,
     shape: ConvShape,
     (first_row, count): (usize, usize),
     width: usize,
 ) -> Result<Tensor> {
-    let Pieces { rows, channels, .. } = *pieces;
+    let (rows, channels) = (&pieces.rows, pieces.channels);
     let (dtype, pixels, taps) = (rows.dtype(), count * width, shape.taps.0 * shape.taps.1);
     let wide = (channels * dtype.size_in_bytes()).is_multiple_of(16) && aligned(pieces);
     Launch::new(&IM2COL, dtype, [pixels.div_ceil(ROWS), 1, 1], [WARP, ROWS])
-        .optional(pieces.kept)
+        .optional(pieces.kept.as_ref())
         .tensor(rows)
         .target()
         .ints([pieces.kept_rows, pieces.count, pieces.width, channels])
@@ -87,15 +92,15 @@ fn windows(
 }
 
 /// Whether both pieces begin at whole 16-byte words; memory itself does.
-fn aligned(pieces: &Pieces<'_>) -> bool {
+fn aligned(pieces: &Pieces) -> bool {
     let begins = |tensor: &Tensor| {
         (tensor.layout().start_offset() * tensor.dtype().size_in_bytes()).is_multiple_of(16)
     };
-    begins(pieces.rows) && pieces.kept.is_none_or(begins)
+    begins(&pieces.rows) && pieces.kept.as_ref().is_none_or(begins)
 }
 
 /// Cuts `rows` rows of the result so that their windows stay within [`WINDOW_BYTES`]; `work` gets first row and count.
-fn in_parts(
+pub(super) fn in_parts(
     rows: usize,
     bytes_of_row: usize,
     mut work: impl FnMut(usize, usize) -> Result<Tensor>,
@@ -146,14 +151,15 @@ impl Conv {
         self.weight.elem_count() * self.weight.dtype().size_in_bytes()
     }
 
-    /// 3x3: `[a, w, in]`, `[b, w, in]` to `[a + b - 2, w, out]`.
-    pub fn forward(&self, kept: &Tensor, rows: &Tensor) -> Result<Tensor> {
-        let pieces = Pieces::new(kept, rows)?;
-        self.run(&pieces, pieces.inner_rows(1)?, pieces.width)
+    /// `[n, w, in]` in pieces to `[(n - 2) / stride, w / stride, out]`, halves rounded up.
+    pub fn forward(&self, pieces: &[Tensor]) -> Result<Tensor> {
+        let pieces = Pieces::new(pieces)?;
+        let stride = self.shape.stride;
+        self.run(&pieces, pieces.inner_rows(1)?.div_ceil(stride), pieces.width.div_ceil(stride))
     }
 
     /// `out_rows` rows of `width` pixels.
-    fn run(&self, pieces: &Pieces<'_>, out_rows: usize, width: usize) -> Result<Tensor> {
+    fn run(&self, pieces: &Pieces, out_rows: usize, width: usize) -> Result<Tensor> {
         if pieces.channels != self.input {
             bail!("conv: {} channels of input, {} of weights", pieces.channels, self.input);
         }
@@ -166,71 +172,79 @@ impl Conv {
     }
 }
 
-/// Puts values of low-resolution pixels at the corners of 2x2 pixels, with DC-AE's shortcut.
-#[derive(Debug)]
-pub(crate) struct Shuffle<'a> {
-    /// Added to each channel, f32.
-    pub bias: Option<&'a Tensor>,
-    /// Channels of the result.
-    pub channels: usize,
-    /// Whether the input is added, its channels repeated and shuffled.
-    pub shortcut: bool,
+/// `[r, w, 4 c]`, sorted by the four pixels and then by the channel, to `[2 r, 2 w, c]`; an `input` `[r, w, i]` is added,
+/// its channels repeated to `4 c` and shuffled in the library's order.
+pub(crate) fn shuffle(values: &Tensor, input: Option<&Tensor>) -> Result<Tensor> {
+    let (rows, width, wide) = values.dims3()?;
+    if !wide.is_multiple_of(4) || input.is_some_and(|input| input.dims()[..2] != [rows, width]) {
+        bail!("shuffle: {:?} and {:?} do not fit", values.dims(), input.map(Tensor::dims));
+    }
+    let channels = wide / 4;
+    let out = Tensor::zeros((2 * rows, 2 * width, channels), values.dtype(), values.device())?;
+    let corners = Corners { first: 0, count: 4, strides: [wide, 1, channels] };
+    let values = values.contiguous()?.reshape((rows * width, wide))?;
+    match input {
+        // Its row for the first row of the result is its first, not one further down as in a window.
+        Some(input) => {
+            let pieces = Pieces::new(std::slice::from_ref(input))?;
+            corners.place(&out, &values, None, &pieces, (-1, pieces.channels))?;
+        }
+        None => corners.place(
+            &out,
+            &values,
+            None,
+            &Pieces::new(&[values.reshape((rows, width, wide))?])?,
+            (0, 0),
+        )?,
+    }
+    Ok(out)
 }
 
-impl Shuffle<'_> {
-    /// Writes one corner (`dy`, `dx`) of `count` rows, from `values` `[count * w, channels]`, into `out`
-    /// `[2 count, 2 w, channels]`.
-    fn corner(
-        &self,
-        out: &Tensor,
-        values: &Tensor,
-        pieces: &Pieces<'_>,
-        first_row: usize,
-        corner: usize,
-    ) -> Result<()> {
-        self.place(out, values, pieces, first_row, (corner, 1), [self.channels, 1, 0])
-    }
+/// Which corners of 2x2 pixels are written, and where a value stands: by pixel, channel and corner.
+struct Corners {
+    first: usize,
+    count: usize,
+    strides: [usize; 3],
+}
 
-    /// The same from `values` `[count * w, 4 * channels]`, in which a channel's four corners stand together: torch's pixel
-    /// shuffle.
-    pub(super) fn all(
-        &self,
-        out: &Tensor,
-        values: &Tensor,
-        pieces: &Pieces<'_>,
-        first_row: usize,
-    ) -> Result<()> {
-        self.place(out, values, pieces, first_row, (0, 4), [4 * self.channels, 4, 1])
-    }
-
+impl Corners {
+    /// Writes values of low-resolution pixels `[rows * w, ..]` into `out` `[2 rows, 2 w, channels]`. Of `inputs` channels of the
+    /// pieces, unless there are none, the shortcut is added: for the row `y` of the values, their row `first_row + y + 1`.
     fn place(
         &self,
         out: &Tensor,
         values: &Tensor,
-        pieces: &Pieces<'_>,
-        first_row: usize,
-        (corner, corners): (usize, usize),
-        strides: [usize; 3],
+        bias: Option<&Tensor>,
+        pieces: &Pieces,
+        (first_row, inputs): (i64, usize),
     ) -> Result<()> {
         let (pixels, wide) = values.dims2()?;
         let (rows, width) = (pixels / pieces.width, pieces.width);
-        if wide != strides[0] || out.dims() != [2 * rows, 2 * width, self.channels] {
+        let (_, _, channels) = out.dims3()?;
+        if wide != self.strides[0]
+            || wide != self.count * channels
+            || out.dims() != [2 * rows, 2 * width, channels]
+        {
             bail!("shuffle: values of {:?} do not fit {:?}", values.dims(), out.dims());
         }
-        let inputs = if self.shortcut { pieces.channels } else { 0 };
-        if self.shortcut
-            && (!(4 * self.channels).is_multiple_of(inputs) || first_row + rows > pieces.inner_rows(1)?)
+        let there = (pieces.kept_rows + pieces.count) as i64;
+        if inputs > 0
+            && (inputs != pieces.channels
+                || !(4 * channels).is_multiple_of(inputs)
+                || first_row + rows as i64 + 1 > there)
         {
-            bail!("shuffle: {inputs} channels cannot become {}", self.channels);
+            bail!("shuffle: {inputs} channels of {there} rows cannot become {channels} of {rows}");
         }
-        Launch::new(&SHUFFLE, values.dtype(), [pixels.div_ceil(ROWS), corners, 1], [WARP, ROWS])
+        Launch::new(&SHUFFLE, values.dtype(), [pixels.div_ceil(ROWS), self.count, 1], [WARP, ROWS])
             .target()
             .tensor(values)
-            .optional(self.bias)
-            .optional(pieces.kept)
-            .tensor(pieces.rows)
-            .ints([pieces.kept_rows, pieces.count, width, inputs, self.channels, first_row, pixels, corner])
-            .ints(strides)
+            .optional(bias)
+            .optional(pieces.kept.as_ref())
+            .tensor(&pieces.rows)
+            .ints([pieces.kept_rows, pieces.count, width, inputs, channels])
+            .signed(first_row)
+            .ints([pixels, self.first])
+            .ints(self.strides)
             .change(out)
     }
 }
@@ -241,12 +255,11 @@ pub(crate) struct UpsampleConv {
     phases: [Tensor; 4],
     bias: Option<Tensor>,
     input: usize,
-    shortcut: bool,
 }
 
 impl UpsampleConv {
     /// `weight` is `[out, in, 3, 3]`. The taps that fall on one pixel are summed in f32, then rounded to the weights' type.
-    pub fn new(weight: &Tensor, bias: Option<&Tensor>, shortcut: bool) -> Result<Self> {
+    pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         let (out, input, rows, columns) = weight.dims4()?;
         if (rows, columns) != (3, 3) {
             bail!("upsample: weights of {:?} are not 3x3", weight.dims());
@@ -272,7 +285,6 @@ impl UpsampleConv {
             phases: [phase(0, 0)?, phase(0, 1)?, phase(1, 0)?, phase(1, 1)?],
             bias: bias.map(f32_of).transpose()?,
             input,
-            shortcut,
         })
     }
 
@@ -281,24 +293,25 @@ impl UpsampleConv {
         self.phases.iter().map(|phase| phase.elem_count() * phase.dtype().size_in_bytes()).sum()
     }
 
-    /// `[a, w, in]`, `[b, w, in]` to `[2 (a + b - 2), 2 w, out]`.
-    pub fn forward(&self, kept: &Tensor, rows: &Tensor) -> Result<Tensor> {
-        let pieces = Pieces::new(kept, rows)?;
+    /// `[n, w, in]` in pieces to `[2 (n - 2), 2 w, out]`.
+    pub fn forward(&self, pieces: &[Tensor]) -> Result<Tensor> {
+        let pieces = Pieces::new(pieces)?;
         let width = pieces.width;
         if pieces.channels != self.input {
             bail!("upsample: {} channels of input, {} of weights", pieces.channels, self.input);
         }
         let (channels, depth) = self.phases[0].dims2()?;
-        let shuffle = Shuffle { bias: self.bias.as_ref(), channels, shortcut: self.shortcut };
-        let bytes = width * depth * rows.dtype().size_in_bytes();
+        let (dtype, device) = (pieces.rows.dtype(), pieces.rows.device());
+        let bytes = width * depth * dtype.size_in_bytes();
         in_parts(pieces.inner_rows(1)?, bytes, |first, count| {
-            let out = Tensor::zeros((2 * count, 2 * width, channels), rows.dtype(), rows.device())?;
+            let out = Tensor::zeros((2 * count, 2 * width, channels), dtype, device)?;
             for (corner, weight) in self.phases.iter().enumerate() {
                 let (py, px) = ((corner / 2) as i64, (corner % 2) as i64);
                 let shape = ConvShape { taps: (2, 2), first: (py, px - 1), stride: 1 };
                 let columns = windows(&pieces, shape, (first, count), width)?;
                 let values = product(&columns, weight, None, Activation::None)?;
-                shuffle.corner(&out, &values, &pieces, first, corner)?;
+                let corners = Corners { first: corner, count: 1, strides: [channels, 1, 0] };
+                corners.place(&out, &values, self.bias.as_ref(), &pieces, (first as i64, self.input))?;
             }
             Ok(out)
         })

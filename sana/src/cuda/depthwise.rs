@@ -49,13 +49,7 @@ impl Depthwise {
     }
 
     /// `outputs` channels for each pixel of the result; `pieces` hold `frame.pictures` pictures one below the other.
-    fn run(
-        &self,
-        kernel: &'static Kernel,
-        pieces: &Pieces<'_>,
-        frame: &Frame,
-        outputs: usize,
-    ) -> Result<Tensor> {
+    fn run(&self, kernel: &'static Kernel, pieces: &Pieces, frame: &Frame, outputs: usize) -> Result<Tensor> {
         let (_, channels) = self.weight.dims2()?;
         if pieces.channels != channels {
             bail!("{}: {} channels of input, {channels} of weights", kernel.name, pieces.channels);
@@ -64,8 +58,8 @@ impl Depthwise {
         let count = pieces.count / pictures;
         let grid = [out_rows * pieces.width.div_ceil(STRIP), outputs.div_ceil(CHANNELS), pictures];
         Launch::new(kernel, pieces.rows.dtype(), grid, [CHANNELS, 1])
-            .optional(pieces.kept)
-            .tensor(pieces.rows)
+            .optional(pieces.kept.as_ref())
+            .tensor(&pieces.rows)
             .tensor(&self.weight)
             .optional(self.bias.as_ref())
             .target()
@@ -92,9 +86,9 @@ impl GatedDepthwise {
         self.0.bytes()
     }
 
-    /// `[a, w, 2 f]`, `[b, w, 2 f]` to `[a + b - 2, w, f]`.
-    pub fn forward(&self, kept: &Tensor, rows: &Tensor) -> Result<Tensor> {
-        let pieces = Pieces::new(kept, rows)?;
+    /// `[n, w, 2 f]` in pieces to `[n - 2, w, f]`.
+    pub fn forward(&self, pieces: &[Tensor]) -> Result<Tensor> {
+        let pieces = Pieces::new(pieces)?;
         let frame = Frame { shift: 0, out_rows: pieces.inner_rows(1)?, pictures: 1 };
         self.0.run(&GATED_DEPTHWISE_3, &pieces, &frame, pieces.channels / 2)
     }
@@ -108,7 +102,7 @@ impl GatedDepthwise {
         }
         let rows = x.reshape((pictures * height, width, channels))?;
         let frame = Frame { shift: 1, out_rows: height, pictures };
-        let out = self.0.run(&GATED_DEPTHWISE_3, &Pieces::whole(&rows)?, &frame, channels / 2)?;
+        let out = self.0.run(&GATED_DEPTHWISE_3, &Pieces::new(&[rows])?, &frame, channels / 2)?;
         out.reshape((tokens, channels / 2))
     }
 }
@@ -154,10 +148,10 @@ impl MultiScale {
         self.depthwise.bytes() + self.groups.elem_count() * 4
     }
 
-    /// `[a, w, c]`, `[b, w, c]` to `[a + b - 2 pad, w, 2 c]`.
-    pub fn forward(&self, kept: &Tensor, rows: &Tensor) -> Result<Tensor> {
-        let pieces = Pieces::new(kept, rows)?;
-        let Pieces { width, channels, .. } = pieces;
+    /// `[n, w, c]` in pieces to `[n - 2 pad, w, 2 c]`.
+    pub fn forward(&self, pieces: &[Tensor]) -> Result<Tensor> {
+        let pieces = Pieces::new(pieces)?;
+        let (rows, width, channels) = (&pieces.rows, pieces.width, pieces.channels);
         let out_rows = pieces.inner_rows(self.pad())?;
         let kernel = if self.depthwise.size == 5 { &DEPTHWISE_5 } else { &DEPTHWISE_3 };
         let frame = Frame { shift: 0, out_rows, pictures: 1 };
@@ -168,7 +162,7 @@ impl MultiScale {
         Launch::new(&GROUP_LINEAR, rows.dtype(), grid, [WARP, 8])
             .tensor(&filtered)
             .tensor(&self.groups)
-            .optional(pieces.kept)
+            .optional(pieces.kept.as_ref())
             .tensor(rows)
             .target()
             .ints([pieces.kept_rows, pieces.count, width, channels, group, self.pad(), pixels])

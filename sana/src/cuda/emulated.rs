@@ -147,7 +147,7 @@ fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
 
 fn raw<T: Copy>(values: &[T]) -> &[u8] {
     // SAFETY: numbers have no padding, and any bytes are bytes.
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values)) }
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
 fn storage(bytes: &[u8], dtype: DType) -> Result<CpuStorage> {

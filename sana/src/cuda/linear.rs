@@ -45,6 +45,11 @@ impl Linear {
         product(&rows, &self.weight, self.bias.as_ref(), self.activation)?.reshape(dims)
     }
 
+    /// `[out, in]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
     /// Bytes of weights held.
     pub fn bytes(&self) -> usize {
         self.weight.elem_count() * self.weight.dtype().size_in_bytes()

@@ -16,6 +16,8 @@ mod depthwise;
 mod driver;
 #[cfg(test)]
 mod emulated;
+#[cfg(test)]
+mod golden;
 mod linear;
 mod norm;
 mod picture;
@@ -31,7 +33,7 @@ use candle_core::{
 };
 
 pub(crate) use attention::{CrossText, Sums, token_attention};
-pub(crate) use conv::{Conv, ConvShape, Shuffle, UpsampleConv};
+pub(crate) use conv::{Conv, ConvShape, UpsampleConv, shuffle};
 pub(crate) use depthwise::{GatedDepthwise, MultiScale};
 pub(crate) use linear::Linear;
 pub(crate) use norm::{RmsNorm, add, add_gated, layer_norm_modulated};
@@ -50,6 +52,7 @@ const GRID: [usize; 3] = [i32::MAX as usize, 65_535, 65_535];
 
 /// One argument of a kernel.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(any(feature = "cuda", test)), expect(dead_code, reason = "only a device reads its values"))]
 enum Arg<'a> {
     /// Where the values of a tensor begin.
     Tensor(&'a Tensor),
@@ -63,6 +66,7 @@ enum Arg<'a> {
 
 /// A kernel with its arguments, about to run.
 #[derive(Debug)]
+#[cfg_attr(not(any(feature = "cuda", test)), expect(dead_code, reason = "only a device reads its block"))]
 struct Launch<'a> {
     kernel: &'static Kernel,
     /// How `s` values are stored.
@@ -174,11 +178,13 @@ impl<'a> Launch<'a> {
         Ok(())
     }
 
+    #[cfg(any(feature = "cuda", test))]
     fn grid(&self) -> [u32; 3] {
         // In bounds: checked before every run.
         self.grid.map(|size| size as u32)
     }
 
+    #[cfg(any(feature = "cuda", test))]
     fn block(&self) -> [u32; 3] {
         [self.block[0] as u32, self.block[1] as u32, 1]
     }

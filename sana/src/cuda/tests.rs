@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::*;
-use crate::ops;
+use crate::ops::{self, RowOp};
 
 const PRECISIONS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
@@ -92,20 +92,15 @@ fn modulated_norms_and_gated_sums_of_several_sequences() {
                 (given((sequences * tokens, n), 1, dtype), given((sequences * tokens, n), 2, dtype));
             let (modulation, _) = given((sequences, 6 * n), 3, DType::F32);
             let rows: Vec<Vec<f32>> = modulation.to_vec2().unwrap();
-            let part = |row: &'_ Vec<f32>, part: usize| row[part * n..][..n].to_vec();
-            let pairs: Vec<_> = rows.iter().map(|row| (part(row, 4), part(row, 3))).collect();
-            let pairs: Vec<_> = pairs.iter().map(|(scale, shift)| (&scale[..], &shift[..])).collect();
-            let want =
-                x.apply_op1_no_bwd(&ops::LayerNormModulated { scale_shift: &pairs, eps: 1e-6 }).unwrap();
+            let on_cpu = ops::Modulation::new(rows, n, &x).unwrap();
+            let want = ops::layer_norm_modulated(&x, &on_cpu, 4, 3, 1e-6).unwrap();
             close("layer norm", &layer_norm_modulated(&gx, &modulation, 4, 3, 1e-6).unwrap(), &want, dtype);
 
-            let gates: Vec<_> = rows.iter().map(|row| part(row, 5)).collect();
-            let gates: Vec<_> = gates.iter().map(|gate| &gate[..]).collect();
-            x.inplace_op2(&y, &ops::AddGated { gates: &gates }).unwrap();
+            ops::add_gated(&x, &y, &on_cpu, 5).unwrap();
             add_gated(&gx, &gy, &modulation, 5).unwrap();
             close("gated sum", &gx, &x, dtype);
             let x = gx.to_dtype(DType::F32).unwrap().copy().unwrap();
-            x.inplace_op2(&y, &ops::AddGated { gates: &[] }).unwrap();
+            ops::add(&x, &y).unwrap();
             add(&gx, &gy).unwrap();
             close("sum", &gx, &x, dtype);
             assert!(add_gated(&gx, &gy, &modulation, 6).is_err());
@@ -129,12 +124,12 @@ fn convolutions_of_bands() {
             let ((w, gw), (bias, gbias)) = (given((out, input, 3, 3), 1, dtype), given(out, 2, dtype));
             let want = ops::Conv::new(&w, Some(&bias), Activation::Silu).unwrap();
             let got = Conv::new(&gw, Some(&gbias), Activation::Silu, ConvShape::FRAMED_3X3).unwrap();
-            let want = a.apply_op2_no_bwd(&b, &want).unwrap();
-            close("conv", &got.forward(&ga, &gb).unwrap(), &want, dtype);
+            let want = want.run(&[a, b], 0).unwrap();
+            close("conv", &got.forward(&[ga.clone(), gb.clone()]).unwrap(), &want, dtype);
             // A view that begins in the middle of its tensor, at an odd place.
             let shifted = Tensor::cat(&[&ga.narrow(0, 0, 1).unwrap(), &gb], 0).unwrap();
             let view = shifted.narrow(0, 1, rows).unwrap();
-            close("conv of a view", &got.forward(&ga, &view).unwrap(), &want, dtype);
+            close("conv of a view", &got.forward(&[ga.clone(), view]).unwrap(), &want, dtype);
         }
     }
 }
@@ -149,32 +144,52 @@ fn upsampling_convolutions_with_their_shortcut() {
             let [(a, ga), (b, gb)] = pieces(kept, rows, width, input, dtype);
             let ((w, gw), (bias, gbias)) = (given((out, input, 3, 3), 1, dtype), given(out, 2, dtype));
             let want = ops::UpsampleConv::new(&w, Some(&bias)).unwrap();
-            let got = UpsampleConv::new(&gw, Some(&gbias), true).unwrap();
-            let want = a.apply_op2_no_bwd(&b, &want).unwrap();
-            close("upsample", &got.forward(&ga, &gb).unwrap(), &want, dtype);
+            let got = UpsampleConv::new(&gw, Some(&gbias)).unwrap();
+            let want = want.run(&[a, b], 0).unwrap();
+            close("upsample", &got.forward(&[ga.clone(), gb.clone()]).unwrap(), &want, dtype);
         }
     }
 }
 
 #[test]
-fn pixel_shuffle_places_the_corners_of_a_channel() {
-    let (rows, width, channels) = (2, 3, 5);
-    let (values, _) = given((rows * width, 4 * channels), 1, DType::F32);
-    let (input, _) = given((rows + 2, width, 4 * channels), 2, DType::F32);
-    let out = Tensor::zeros((2 * rows, 2 * width, channels), DType::F32, &Device::Cpu).unwrap();
-    let pieces = conv::Pieces::whole(&input).unwrap();
-    Shuffle { bias: None, channels, shortcut: true }.all(&out, &values, &pieces, 0).unwrap();
-    let (out, values) = (out.to_vec3::<f32>().unwrap(), values.to_vec2::<f32>().unwrap());
-    let input = input.to_vec3::<f32>().unwrap();
-    for y in 0..2 * rows {
-        for x in 0..2 * width {
-            for c in 0..channels {
-                let at = 4 * c + 2 * (y % 2) + x % 2;
-                let want = values[y / 2 * width + x / 2][at] + input[y / 2 + 1][x / 2][at];
-                assert_eq!(out[y][x][c], want);
-            }
+fn pixel_shuffles_with_and_without_their_shortcut() {
+    for dtype in PRECISIONS {
+        for (rows, width, channels, input) in [(1, 1, 1, 1), (2, 3, 5, 20), (3, 5, 33, 66), (1, 9, 4, 16)] {
+            let (x, gx) = given((rows, width, 4 * channels), 1, dtype);
+            let want = ops::shuffle(&x, None).unwrap();
+            close("shuffle", &shuffle(&gx, None).unwrap(), &want, dtype);
+            let (added, gadded) = given((rows, width, input), 2, dtype);
+            let want = ops::shuffle(&x, Some(&added)).unwrap();
+            close("shuffle and shortcut", &shuffle(&gx, Some(&gadded)).unwrap(), &want, dtype);
         }
     }
+}
+
+#[test]
+fn strided_convolutions() {
+    for dtype in PRECISIONS {
+        for (rows, width, input, out) in [(2, 2, 1, 1), (4, 10, 8, 5), (2, 34, 20, 7)] {
+            let [(a, ga), (b, gb)] = pieces(1, rows, width, input, dtype);
+            let ((w, gw), (bias, gbias)) = (given((out, input, 3, 3), 1, dtype), given(out, 2, dtype));
+            let want = ops::StridedConv::new(&w, Some(&bias), false).unwrap().forward(&a, &b).unwrap();
+            let got = Conv::new(&gw, Some(&gbias), Activation::None, ConvShape::STRIDED_3X3).unwrap();
+            close("strided conv", &got.forward(&[ga, gb]).unwrap(), &want, dtype);
+        }
+    }
+}
+
+#[test]
+fn convolutions_of_many_pieces_and_of_many_parts() {
+    let (x, gx) = given((9, 5, 8), 1, DType::BF16);
+    let (w, gw) = given((6, 8, 3, 3), 2, DType::BF16);
+    let want = ops::Conv::new(&w, None, Activation::None).unwrap().run(&[x], 0).unwrap();
+    let got = Conv::new(&gw, None, Activation::None, ConvShape::FRAMED_3X3).unwrap();
+    let cuts = [(0, 1), (1, 3), (4, 1), (5, 4)].map(|(first, count)| gx.narrow(0, first, count).unwrap());
+    close("pieces", &got.forward(&cuts).unwrap(), &want, DType::BF16);
+    let parts = conv::in_parts(7, super::conv::WINDOW_BYTES / 2, |first, count| {
+        Tensor::arange(first as f32, (first + count) as f32, &Device::Cpu)
+    });
+    assert_eq!(parts.unwrap().to_vec1::<f32>().unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
 }
 
 #[test]
@@ -185,12 +200,11 @@ fn gated_depthwise_of_bands_and_of_pictures() {
             let ((w, gw), (bias, gbias)) = (given((2 * half, 1, 3, 3), 1, dtype), given(2 * half, 2, dtype));
             let want = ops::GatedDepthwise::new(&w, Some(&bias)).unwrap();
             let got = GatedDepthwise::new(&gw, Some(&gbias)).unwrap();
-            let banded = a.apply_op2_no_bwd(&b, &want).unwrap();
-            close("gated depthwise", &got.forward(&ga, &gb).unwrap(), &banded, dtype);
+            let banded = want.run(&[a, b], 0).unwrap();
+            close("gated depthwise", &got.forward(&[ga.clone(), gb.clone()]).unwrap(), &banded, dtype);
             let (height, pictures) = (rows, 3);
             let (x, gx) = given((pictures * height * width, 2 * half), 5, dtype);
-            let want = ops::GatedPictures { layer: &want, height, width };
-            let want = x.apply_op1_no_bwd(&want).unwrap();
+            let want = want.pictures(&x, height, width).unwrap();
             close("pictures", &got.pictures(&gx, height, width).unwrap(), &want, dtype);
         }
     }
@@ -212,8 +226,8 @@ fn second_scale_of_chosen_groups() {
             let want = ops::MultiScale::new(&w_in, &w_out, &chosen).unwrap();
             let got = MultiScale::new(&g_in, &g_out, &chosen).unwrap();
             assert_eq!(got.pad(), pad);
-            let want = a.apply_op2_no_bwd(&b, &want).unwrap();
-            close("multi-scale", &got.forward(&ga, &gb).unwrap(), &want, dtype);
+            let want = want.run(&[a, b], 0).unwrap();
+            close("multi-scale", &got.forward(&[ga.clone(), gb.clone()]).unwrap(), &want, dtype);
         }
     }
 }
@@ -275,7 +289,7 @@ fn cross_attention_to_texts_of_any_length() {
             let given = |count: usize, seed| given((count, heads * width), seed, dtype);
             let ((q, gq), (k, gk), (v, gv)) = (given(n, 1), given(tokens, 2), given(tokens, 3));
             let text = ops::CrossText::new(&k, &v, heads, width).unwrap();
-            let want = q.apply_op1_no_bwd(&ops::CrossTexts { texts: &[&text] }).unwrap();
+            let want = ops::cross_attention(&q, &[&text]).unwrap();
             let got = CrossText::new(&gk, &gv, heads, width).unwrap().attend(&gq).unwrap();
             close("cross-attention", &got, &want, dtype);
         }
