@@ -12,7 +12,7 @@ use sana_kernels_host::Scalar;
 use super::{Arg, Launch};
 
 /// Bytes before and behind a tensor.
-const MARGIN: usize = 1 << 14;
+const MARGIN: usize = 1 << 10;
 /// What margins and new targets are filled with: a NaN in every type of floats.
 const FILL: u8 = 0xff;
 
