@@ -28,7 +28,7 @@ fn decode(pipeline: &Pipeline, latent: &Tensor, tiling: Tiling) -> (Vec<u32>, us
         pieces += 1;
         Ok(())
     };
-    pipeline.decoder().decode(latent, tiling, &mut take).unwrap();
+    pipeline.decoder().unwrap().decode(latent, tiling, &mut take).unwrap();
     (bits, pieces)
 }
 
@@ -103,7 +103,7 @@ fn tiles_leave_in_rows_of_tiles() {
         seen += rows.dim(0)?;
         Ok(())
     };
-    pipeline.decoder().decode(&latent(8, 3), Tiling::Tiles(64), &mut take).unwrap();
+    pipeline.decoder().unwrap().decode(&latent(8, 3), Tiling::Tiles(64), &mut take).unwrap();
     assert_eq!(seen, 256);
 }
 
@@ -151,15 +151,15 @@ fn a_rendered_picture_survives_a_round_trip() {
     let mut recipe = recipe("yellow waves on black", 1, 96, 64);
     recipe.steps = 20;
     let picture = render(&pipeline, &recipe);
-    let psnr = round_trip(&encoder, pipeline.decoder(), (96, 64), &picture).unwrap();
+    let psnr = round_trip(&encoder, pipeline.decoder().unwrap(), (96, 64), &picture).unwrap();
     println!("{psnr:.2} dB");
     assert!(psnr > 18.0, "{psnr} dB");
     // What is no picture of the model's kind comes back worse, and sides need not be multiples of 32.
     let noise: Vec<u8> =
         Generator::new(1).randn(70 * 50 * 3).iter().map(|x| (x * 60.0 + 128.0) as u8).collect();
-    let noise = round_trip(&encoder, pipeline.decoder(), (70, 50), &noise).unwrap();
+    let noise = round_trip(&encoder, pipeline.decoder().unwrap(), (70, 50), &noise).unwrap();
     assert!(noise.is_finite() && noise < psnr, "{noise} dB");
-    assert!(round_trip(&encoder, pipeline.decoder(), (96, 65), &picture).is_err());
+    assert!(round_trip(&encoder, pipeline.decoder().unwrap(), (96, 65), &picture).is_err());
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_band_needs_little_memory_beside_the_whole_picture() {
         largest = largest.max(rows.dim(0)?);
         Ok(())
     };
-    pipeline.decoder().decode(&latent, Tiling::Bands(Some(32)), &mut take).unwrap();
+    pipeline.decoder().unwrap().decode(&latent, Tiling::Bands(Some(32)), &mut take).unwrap();
     assert!(largest <= 32, "{largest} rows of 512 at once");
 }
 

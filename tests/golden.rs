@@ -24,8 +24,10 @@ fn noise_is_that_of_torch_to_the_bit() {
 }
 
 #[test]
-fn scheduler() {
-    check("sched_dpm_flow");
+fn schedulers() {
+    for name in ["sched_dpm_flow", "sched_flow_euler", "sched_scm"] {
+        assert!(check(name).rows.iter().any(|row| row.name.ends_with(".samples")));
+    }
 }
 
 #[test]
@@ -70,14 +72,16 @@ fn a_fixture_that_says_nothing_is_unknown() {
 
 #[test]
 fn transformer() {
-    for name in ["dit_10", "dit_10_bf16", "dit_pos_embed", "dit_pos_embed_base_grid", "dit_15_qk_norm"] {
+    for name in
+        ["dit_10", "dit_10_bf16", "dit_pos_embed", "dit_pos_embed_base_grid", "dit_15_qk_norm", "dit_sprint"]
+    {
         assert!(check(name).rows.iter().any(|row| row.name == "out.sample"));
     }
 }
 
 #[test]
 fn decoder() {
-    for name in ["square", "rect", "batch", "quadratic", "bf16", "mix_style", "lite_style"] {
+    for name in ["square", "rect", "batch", "quadratic", "bf16", "mix_style", "lite_style", "odd_style"] {
         let report = check(&format!("dcae_decode_{name}"));
         assert!(report.rows.iter().any(|row| row.name == "out.image"));
         let bands: Vec<_> = report.rows.iter().filter(|row| row.name.contains("in bands of")).collect();
@@ -89,11 +93,14 @@ fn decoder() {
 
 #[test]
 fn encoder() {
-    let report = check("dcae_encode");
-    assert!(report.rows.iter().any(|row| row.name == "out.latent"));
-    assert!(report.rows.iter().filter(|row| row.name.starts_with("mid.encoder.")).count() == 17);
-    let bands: Vec<_> = report.rows.iter().filter(|row| row.name.contains("in bands of")).collect();
-    assert!(bands.len() == 3 && bands.iter().all(|row| row.difference == 0.0), "{bands:#?}");
+    for (name, modules) in [("dcae_encode", 17), ("dcae_encode_mix_style", 6)] {
+        let report = check(name);
+        assert!(report.rows.iter().any(|row| row.name == "out.latent"));
+        let seen = report.rows.iter().filter(|row| row.name.starts_with("mid.encoder.")).count();
+        assert_eq!(seen, modules, "{name}");
+        let bands: Vec<_> = report.rows.iter().filter(|row| row.name.contains("in bands of")).collect();
+        assert!(bands.len() == 3 && bands.iter().all(|row| row.difference == 0.0), "{bands:#?}");
+    }
 }
 
 #[test]
@@ -105,7 +112,7 @@ fn blended_tiles_are_those_of_the_library() {
 
 #[test]
 fn pipelines_end_in_the_same_picture() {
-    for name in ["pipeline_sana", "pipeline_sana_bf16"] {
+    for name in ["pipeline_sana", "pipeline_sana_bf16", "pipeline_sprint"] {
         let report = check(name);
         let images = report.rows.iter().filter(|row| row.name.ends_with(".image"));
         assert!(images.clone().count() >= 2 && images.clone().all(|row| row.difference <= 1.0));

@@ -15,10 +15,10 @@ fuzz_target!(|text: &str| {
     let prepared = prepare(text);
     assert_eq!(prepare(&prepared), prepared.as_str(), "preparing twice changes nothing");
     let tokenizer = &*BUNDLED_TOKENIZER;
-    for rows in [MAX_SEQUENCE_LENGTH, 1 + text.len() % 7] {
-        let plain = tokenizer.plain(text, rows).expect("any text can be cut into tokens");
-        check(&plain, rows, rows);
-        let full = tokenizer.with_instruction(text, rows).expect("any text can be cut into tokens");
-        check(&full, tokenizer.instruction_tokens() + rows - 2, rows);
-    }
+    // Mostly as many rows as the pipeline asks for.
+    let rows = if text.len().is_multiple_of(4) { 1 + text.len() % 7 } else { MAX_SEQUENCE_LENGTH };
+    let plain = tokenizer.plain(text, rows).expect("any text can be cut into tokens");
+    check(&plain, rows, rows);
+    let full = tokenizer.with_instruction(text, rows).expect("any text can be cut into tokens");
+    check(&full, tokenizer.instruction_tokens() + rows - 2, rows);
 });

@@ -16,9 +16,21 @@ pub enum Error {
     /// Another setting is out of its range.
     #[error("{0}")]
     Setting(String),
-    /// A latent is not finite, or the picture has one colour.
+    /// The decoded picture is not finite, or has one colour.
     #[error("{0}")]
     Numeric(String),
+    /// Values before the decoder became infinite or no numbers.
+    #[error(
+        "the values of {group} are not finite{}; the weights may be broken, or of a type that they do not run in",
+        in_step(.step)
+    )]
+    NotFinite {
+        /// The denoising step, from 1, and the number of steps; none in the text encoder.
+        step: Option<(u32, u32)>,
+        /// The first module whose result is not finite, as checkpoints name it, such as
+        /// `transformer_blocks.7.attn1`; `scheduler` when it is the step itself.
+        group: String,
+    },
     /// The device is out of memory.
     #[error("{0}")]
     OutOfMemory(String),
@@ -44,4 +56,8 @@ pub(crate) fn short(value: impl std::fmt::Display) -> String {
         text.push_str("...");
     }
     text
+}
+
+fn in_step(step: &Option<(u32, u32)>) -> String {
+    step.map_or_else(String::new, |(step, steps)| format!(" in step {step} of {steps}"))
 }

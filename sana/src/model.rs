@@ -1,12 +1,15 @@
 //! A model folder in the diffusers layout.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use crate::autoencoder::decoder_tensors;
-use crate::config::{AutoencoderConfig, ModelIndex, SchedulerConfig, TextEncoderConfig, TransformerConfig};
+use crate::config::{
+    AutoencoderConfig, Family, ModelIndex, SchedulerConfig, TextEncoderConfig, TransformerConfig,
+};
 use crate::prompt::PromptTokenizer;
 use crate::size::LATENT_SCALE;
 use crate::weights::Weights;
@@ -23,8 +26,10 @@ pub struct ModelInfo {
     pub native_size: u32,
     /// Bytes of weights on disk.
     pub weights_bytes: u64,
-    /// Such as `flow-dpm-solver++`.
+    /// `flow-dpm-solver++`, `flow-euler` or `scm`.
     pub scheduler: &'static str,
+    /// Which tells the settings that its pictures are made with by default.
+    pub family: Family,
 }
 
 /// Reads configurations and headers of a model folder and checks that all parts are there and whole,
@@ -34,8 +39,10 @@ pub fn inspect(dir: &Path) -> Result<ModelInfo, Error> {
 }
 
 /// An opened model folder: configurations read, headers of all weights checked.
+#[derive(Debug)]
 pub(crate) struct Folder {
     dir: PathBuf,
+    pub family: Family,
     pub tokenizer: PromptTokenizer,
     pub text_encoder: (TextEncoderConfig, Weights),
     pub transformer: (TransformerConfig, Weights),
@@ -45,9 +52,10 @@ pub(crate) struct Folder {
 
 impl Folder {
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        ModelIndex::open(dir)?;
+        let index = ModelIndex::open(dir)?;
         let part = |name: &str| dir.join(name).join("config.json");
         let folder = Self {
+            family: index.family,
             tokenizer: PromptTokenizer::open(&dir.join("tokenizer"))?,
             scheduler: SchedulerConfig::open(&dir.join("scheduler/scheduler_config.json"))?,
             text_encoder: (
@@ -64,34 +72,54 @@ impl Folder {
             ),
             dir: dir.to_path_buf(),
         };
+        folder.is_of_family(&index)?;
         folder.fits()?;
         folder.has_layers()?;
         Ok(folder)
     }
 
-    /// The first and the last layers that the configurations speak of are there in their widths, so that weights of
-    /// another configuration are told before anything is loaded. Loading checks every tensor.
+    /// Pipeline, scheduler and transformer belong together.
+    fn is_of_family(&self, index: &ModelIndex) -> Result<(), Error> {
+        let file = |name: &str| self.dir.join(name).display().to_string();
+        let class = self.scheduler.class_name();
+        if index.scheduler != class {
+            return Err(Error::Model(format!(
+                "_class_name is {class} in {}, {} says {}",
+                file("scheduler/scheduler_config.json"),
+                file("model_index.json"),
+                index.scheduler
+            )));
+        }
+        let sprint = self.family == Family::Sprint;
+        if self.transformer.0.guidance_scale.is_some() != sprint {
+            return Err(Error::Model(format!(
+                "guidance_embeds is {} in {}; only a SanaSprintPipeline has it, and {} is of another",
+                !sprint,
+                file("transformer/config.json"),
+                file("model_index.json")
+            )));
+        }
+        Ok(())
+    }
+
+    /// All tensors that the configurations speak of are there in their shapes, so that weights of another configuration
+    /// are told before anything is loaded.
     fn has_layers(&self) -> Result<(), Error> {
         let (config, weights) = &self.text_encoder;
-        weights.require("embed_tokens.weight", &[config.vocab_size, config.hidden_size])?;
-        let last = config.num_hidden_layers - 1;
-        weights.require(
-            &format!("layers.{last}.mlp.down_proj.weight"),
-            &[config.hidden_size, config.intermediate_size],
-        )?;
+        for (name, shape) in crate::text_encoder::tensors(config) {
+            weights.require(&name, &shape)?;
+        }
         let (config, weights) = &self.transformer;
-        let width = config.width();
-        weights.require("patch_embed.proj.weight", &[width, config.in_channels, 1, 1])?;
-        weights.require("caption_projection.linear_1.weight", &[width, config.caption_channels])?;
-        let last = config.num_layers - 1;
-        let name = format!("transformer_blocks.{last}.ff.conv_point.weight");
-        weights.require(&name, &[width, config.hidden_width(), 1, 1])?;
-        let norm = format!("transformer_blocks.{last}.attn1.norm_q.weight");
-        if weights.contains(&norm) != config.qk_norm {
-            let place = self.dir.join("transformer/config.json");
+        let mut names = HashSet::new();
+        for (name, shape) in crate::transformer::tensors(config) {
+            weights.require(&name, &shape)?;
+            names.insert(name);
+        }
+        // A tensor too many would change the pictures, such as the norms of Sana 1.5.
+        if let Some(name) = weights.names().find(|name| !names.contains(*name)) {
             return Err(Error::Model(format!(
-                "qk_norm in {} does not fit the tensor {norm}",
-                place.display()
+                "tensor {name} does not belong to the configuration in {}",
+                self.dir.join("transformer/config.json").display()
             )));
         }
         let (config, weights) = &self.autoencoder;
@@ -167,7 +195,8 @@ impl Folder {
             weights_sha256: checksum(&self.dir, files)?,
             native_size: self.transformer.0.sample_size as u32 * LATENT_SCALE,
             weights_bytes: weights.iter().map(|weights| weights.bytes()).sum(),
-            scheduler: "flow-dpm-solver++",
+            scheduler: self.scheduler.name(),
+            family: self.family,
         })
     }
 }
@@ -196,10 +225,11 @@ fn checksum(dir: &Path, mut files: Vec<PathBuf>) -> Result<String, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn copy(from: &Path, to: &Path) {
+    /// Copies a folder with all that is in it.
+    pub(crate) fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).unwrap();
         for entry in std::fs::read_dir(from).unwrap() {
             let entry = entry.unwrap();
@@ -218,7 +248,7 @@ mod tests {
         assert_eq!(inspect(&tiny).unwrap().native_size, 512);
         for (part, from, to, told) in [
             ("transformer", "\"num_layers\": 6", "\"num_layers\": 7", "transformer_blocks.6"),
-            ("transformer", "\"qk_norm\": null", "\"qk_norm\": \"rms_norm_across_heads\"", "qk_norm"),
+            ("transformer", "\"qk_norm\": null", "\"qk_norm\": \"rms_norm_across_heads\"", "attn1.norm_q"),
             ("text_encoder", "\"vocab_size\": 948", "\"vocab_size\": 950", "embed_tokens.weight"),
             ("vae", "    16,\n    32,", "    32,\n    32,", "decoder.up_blocks.1.0.conv.weight"),
         ] {
@@ -231,5 +261,30 @@ mod tests {
             let error = inspect(folder.path()).unwrap_err().to_string();
             assert!(error.contains(told), "{part}: {error}");
         }
+    }
+    #[test]
+    fn parts_of_different_families_are_told() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+        let sprint = fixtures.join("pipeline_sprint/model");
+        let info = inspect(&sprint).unwrap();
+        assert_eq!((info.family, info.scheduler, info.native_size), (Family::Sprint, "scm", 1024));
+        assert_eq!((info.family.steps(), info.family.guidance()), (2, 4.5));
+
+        let folder = tempfile::tempdir().unwrap();
+        copy(&sprint, folder.path());
+        let replace = |file: &str, from: &str, to: &str| {
+            let path = folder.path().join(file);
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.contains(from), "{file}: {from}");
+            std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+            inspect(folder.path()).unwrap_err().to_string()
+        };
+        let error =
+            replace("transformer/config.json", "\"guidance_embeds\": true", "\"guidance_embeds\": false");
+        assert!(error.contains("guidance_embeds is false") && error.contains("model_index.json"), "{error}");
+        let error = replace("model_index.json", "SanaSprintPipeline", "SanaPipeline");
+        assert!(error.contains("scheduler") && error.contains("SCMScheduler"), "{error}");
+        let error = replace("model_index.json", "SCMScheduler", "FlowMatchEulerDiscreteScheduler");
+        assert!(error.contains("_class_name is SCMScheduler"), "{error}");
     }
 }

@@ -1,27 +1,27 @@
-//! From a recipe to a picture.
+//! From a recipe to a picture, part by part.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::autoencoder::{Decoder, Tiling};
 use crate::config::SchedulerConfig;
+use crate::denoise::{Denoiser, Noise, OnStep, takes_negative};
+use crate::memory::Held;
 use crate::model::{Folder, ModelInfo};
-use crate::noise::Generator;
 use crate::postprocess::Rows;
-use crate::prompt::{MAX_SEQUENCE_LENGTH, PromptTokenizer};
-use crate::scheduler::FlowDpmSolver;
-use crate::size::{LATENT_SCALE, Plan, plan};
+use crate::prompt::MAX_SEQUENCE_LENGTH;
+use crate::size::{Plan, plan};
 use crate::text_encoder::{Embedding, TextEncoder};
-use crate::transformer::{Sequence, Text, Transformer};
-use crate::{DecodeMode, Error, Placement, Recipe};
+use crate::transformer::Transformer;
+use crate::{Cancel, Error, Memory, Placement, Recipe};
 
 /// Text of a recipe as the transformer takes it.
 #[derive(Clone, Debug)]
 pub struct TextEmbedding {
     pub(crate) positive: Embedding,
-    /// Only with guidance.
+    /// Only with guidance by two calls.
     pub(crate) negative: Option<Embedding>,
 }
 
@@ -31,36 +31,76 @@ pub struct Latent {
     pub(crate) values: Tensor,
 }
 
-/// A loaded model.
+/// A model that is ready to render.
 #[derive(Debug)]
 pub struct Pipeline {
     info: ModelInfo,
-    tokenizer: PromptTokenizer,
+    folder: Folder,
+    /// Without it each part is loaded when it is used.
+    resident: Option<Parts>,
+}
+
+/// The parts with weights.
+#[derive(Debug)]
+struct Parts {
     text_encoder: TextEncoder,
     transformer: Transformer,
     decoder: Decoder,
-    scheduler: SchedulerConfig,
 }
 
 impl Pipeline {
-    /// Loads a folder in the diffusers layout, on the CPU in f32.
+    /// Loads a folder in the diffusers layout, on the CPU in f32; all of it stays in memory.
     pub fn load(dir: &Path) -> Result<Self, Error> {
-        Self::load_on(dir, &Placement::cpu())
+        Self::load_with(dir, Memory::Resident)
     }
 
-    /// Loads a folder in the diffusers layout to a device.
-    pub fn load_on(dir: &Path, placement: &Placement) -> Result<Self, Error> {
+    /// Opens and checks a folder in the diffusers layout and loads what is to stay in memory, on the CPU.
+    pub fn load_with(dir: &Path, memory: Memory) -> Result<Self, Error> {
+        Self::load_on(dir, memory, &Placement::cpu())
+    }
+
+    /// The same on the device and in the precision of the placement.
+    pub fn load_on(dir: &Path, memory: Memory, placement: &Placement) -> Result<Self, Error> {
         let folder = Folder::open(dir)?.placed(placement);
-        let info = folder.info()?;
-        let Folder { tokenizer, text_encoder, transformer, autoencoder, scheduler, .. } = folder;
-        Ok(Self {
-            info,
-            tokenizer,
-            text_encoder: TextEncoder::load(&text_encoder.0, &text_encoder.1)?,
-            transformer: Transformer::load(&transformer.0, &transformer.1)?,
-            decoder: Decoder::load(&autoencoder.0, &autoencoder.1)?,
-            scheduler,
-        })
+        let mut pipeline = Self { info: folder.info()?, folder, resident: None };
+        if memory == Memory::Resident {
+            pipeline.resident = Some(Parts {
+                text_encoder: pipeline.load_text_encoder()?,
+                transformer: pipeline.load_transformer()?,
+                decoder: pipeline.load_decoder()?,
+            });
+        }
+        Ok(pipeline)
+    }
+
+    fn load_text_encoder(&self) -> Result<TextEncoder, Error> {
+        TextEncoder::load(&self.folder.text_encoder.0, &self.folder.text_encoder.1)
+    }
+
+    fn load_transformer(&self) -> Result<Transformer, Error> {
+        Transformer::load(&self.folder.transformer.0, &self.folder.transformer.1)
+    }
+
+    fn load_decoder(&self) -> Result<Decoder, Error> {
+        Decoder::load(&self.folder.autoencoder.0, &self.folder.autoencoder.1)
+    }
+
+    pub(crate) fn text_encoder(&self) -> Result<Held<'_, TextEncoder>, Error> {
+        let resident = self.resident.as_ref().map(|parts| &parts.text_encoder);
+        Held::take(resident, || self.load_text_encoder())
+    }
+
+    pub(crate) fn transformer(&self) -> Result<Held<'_, Transformer>, Error> {
+        let resident = self.resident.as_ref().map(|parts| &parts.transformer);
+        Held::take(resident, || self.load_transformer())
+    }
+
+    pub(crate) fn held_decoder(&self) -> Result<Held<'_, Decoder>, Error> {
+        Held::take(self.decoder(), || self.load_decoder())
+    }
+
+    pub(crate) fn is_resident(&self) -> bool {
+        self.resident.is_some()
     }
 
     /// What was loaded.
@@ -70,32 +110,39 @@ impl Pipeline {
 
     /// The size that is computed and the size that is asked for.
     pub fn plan(&self, recipe: &Recipe) -> Result<Plan, Error> {
-        plan(recipe.width, recipe.height, recipe.bin, self.transformer.config().sample_size)
+        plan(recipe.width, recipe.height, recipe.bin, self.parts().1)
     }
 
-    /// Encodes the prompt, and the negative prompt when guidance is above 1.
+    /// Encodes the prompt, and the negative prompt when guidance is above 1 and the model is no Sprint.
     pub fn encode(&self, recipe: &Recipe) -> Result<TextEmbedding, Error> {
-        let negative = guided(recipe.guidance).then_some(recipe.negative_prompt.as_str());
-        self.encode_with(&recipe.prompt, negative, MAX_SEQUENCE_LENGTH, true)
+        self.encode_by(&*self.text_encoder()?, recipe)
+    }
+
+    pub(crate) fn encode_by(&self, encoder: &TextEncoder, recipe: &Recipe) -> Result<TextEmbedding, Error> {
+        let takes_negative = takes_negative(&self.folder.transformer.0, recipe.guidance);
+        let negative = takes_negative.then_some(recipe.negative_prompt.as_str());
+        self.encode_with(encoder, &recipe.prompt, negative, MAX_SEQUENCE_LENGTH, true)
     }
 
     /// Encodes with another number of rows, or without the instruction.
     pub(crate) fn encode_with(
         &self,
+        encoder: &TextEncoder,
         prompt: &str,
         negative: Option<&str>,
         rows: usize,
         instruction: bool,
     ) -> Result<TextEmbedding, Error> {
+        let tokenizer = &self.folder.tokenizer;
         let tokens = if instruction {
-            self.tokenizer.with_instruction(prompt, rows)?
+            tokenizer.with_instruction(prompt, rows)?
         } else {
-            self.tokenizer.plain(prompt, rows)?
+            tokenizer.plain(prompt, rows)?
         };
-        let negative = negative.map(|negative| self.tokenizer.plain(negative, rows)).transpose()?;
+        let negative = negative.map(|negative| tokenizer.plain(negative, rows)).transpose()?;
         on_pool(|| {
-            let negative = negative.map(|tokens| self.text_encoder.embed(&tokens)).transpose()?;
-            Ok(TextEmbedding { positive: self.text_encoder.embed(&tokens)?, negative })
+            let negative = negative.map(|tokens| encoder.embed(&tokens)).transpose()?;
+            Ok(TextEmbedding { positive: encoder.embed(&tokens)?, negative })
         })
     }
 
@@ -106,81 +153,43 @@ impl Pipeline {
         text: &TextEmbedding,
         on_step: &mut (dyn FnMut(u32) -> ControlFlow<()> + Send),
     ) -> Result<Latent, Error> {
-        let plan = self.plan(recipe)?;
-        let noise = self.noise(&plan, recipe.seed, 1)?;
         let mut observe = |done: u32, _: &[Tensor]| on_step(done);
-        let (steps, guidance) = (recipe.steps, recipe.guidance);
-        let latents = on_pool(|| self.denoise_from(noise, text, steps, guidance, &mut observe))?;
+        self.denoise_by(&*self.transformer()?, recipe, text, &mut observe)
+    }
+
+    pub(crate) fn denoise_by(
+        &self,
+        transformer: &Transformer,
+        recipe: &Recipe,
+        text: &TextEmbedding,
+        on_step: OnStep<'_>,
+    ) -> Result<Latent, Error> {
+        let noise = self.noise(&self.plan(recipe)?, recipe.seed, 1);
+        let denoiser = Denoiser { transformer, scheduler: &self.folder.scheduler };
+        let latents = on_pool(|| denoiser.run(noise, text, recipe.steps, recipe.guidance, on_step))?;
         let Some(values) = latents.into_iter().next() else {
             return Err(Error::Setting("no latent came out of the denoising".to_owned()));
         };
-        let sum = values.sqr()?.sum_all()?.to_scalar::<f32>()?;
-        if !sum.is_finite() {
-            return Err(Error::Numeric(format!(
-                "the latent is not finite after {} steps; the weights may be of another precision or broken",
-                recipe.steps
-            )));
-        }
         Ok(Latent { values })
     }
 
-    /// Starting noise of `count` pictures from one generator, as torch draws `[count, channels, height, width]`.
-    pub(crate) fn noise(&self, plan: &Plan, seed: u64, count: usize) -> Result<Vec<Tensor>, Error> {
-        let (height, width) =
-            ((plan.compute_height / LATENT_SCALE) as usize, (plan.compute_width / LATENT_SCALE) as usize);
-        let channels = self.transformer.config().in_channels;
-        let values = Generator::new(seed).randn(count * channels * height * width);
-        let all = Tensor::from_vec(values, (count, channels, height, width), &Device::Cpu)?;
-        (0..count).map(|index| Ok(all.get(index)?.permute((1, 2, 0))?.contiguous()?)).collect()
+    /// Noise of `count` pictures from one generator.
+    pub(crate) fn noise(&self, plan: &Plan, seed: u64, count: usize) -> Noise {
+        Noise::new(&self.folder.transformer.0, plan, seed, count)
     }
 
-    /// Denoises latents that share a text.
+    /// Denoises pictures that share a text.
     pub(crate) fn denoise_from(
         &self,
-        mut latents: Vec<Tensor>,
+        noise: Noise,
         text: &TextEmbedding,
         steps: u32,
         guidance: f64,
-        observe: &mut (dyn FnMut(u32, &[Tensor]) -> ControlFlow<()> + Send),
+        on_step: OnStep<'_>,
     ) -> Result<Vec<Tensor>, Error> {
-        let positive = self.transformer.prepare(&text.positive.rows, None)?;
-        let negative = match &text.negative {
-            Some(negative) if guided(guidance) => Some(self.transformer.prepare(&negative.rows, None)?),
-            Some(_) | None => None,
-        };
-        let mut solvers = latents
-            .iter()
-            .map(|_| FlowDpmSolver::new(&self.scheduler, steps))
-            .collect::<Result<Vec<_>, _>>()?;
-        for step in 0..steps {
-            for (latent, solver) in latents.iter_mut().zip(&mut solvers) {
-                let timestep = solver.timesteps()[step as usize] as f32;
-                let velocity = self.velocity(latent, &positive, negative.as_ref(), timestep, guidance)?;
-                *latent = solver.step(step as usize, &velocity, latent)?;
-            }
-            if observe(step + 1, &latents).is_break() {
-                return Err(Error::Cancelled);
-            }
-        }
-        Ok(latents)
-    }
-
-    fn velocity(
-        &self,
-        latent: &Tensor,
-        positive: &Text,
-        negative: Option<&Text>,
-        timestep: f32,
-        guidance: f64,
-    ) -> Result<Tensor, Error> {
-        let sequence = |text| Sequence { latent, text, timestep };
-        let sequences: Vec<_> = [Some(positive), negative].into_iter().flatten().map(sequence).collect();
-        let outputs = self.transformer.forward(&sequences, None)?;
-        match outputs.as_slice() {
-            [only] => Ok(only.clone()),
-            [positive, negative] => Ok((negative + ((positive - negative)? * guidance)?)?),
-            _ => Err(Error::Setting("the transformer gave no output".to_owned())),
-        }
+        let transformer = self.transformer()?;
+        let denoiser = Denoiser { transformer: &transformer, scheduler: &self.folder.scheduler };
+        on_pool(|| denoiser.run(noise, text, steps, guidance, on_step))
     }
 
     /// Decodes into `recipe.height` rows of `recipe.width * 3` bytes RGB, handed out in order as soon as they
@@ -191,12 +200,7 @@ impl Pipeline {
         latent: &Latent,
         rows: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
     ) -> Result<(), Error> {
-        let tiling = match recipe.decode {
-            DecodeMode::Exact => Tiling::Bands(None),
-            DecodeMode::Blend => Tiling::BLEND,
-            DecodeMode::Whole => Tiling::Whole,
-        };
-        self.decode_tiled(&self.plan(recipe)?, latent, tiling, rows)
+        self.decode_tiled(&self.plan(recipe)?, latent, Tiling::from(recipe.decode), rows)
     }
 
     /// Decodes with a tiling of the caller's choice.
@@ -207,29 +211,44 @@ impl Pipeline {
         tiling: Tiling,
         rows: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
     ) -> Result<(), Error> {
-        let latent = (&latent.values / self.decoder.scaling_factor())?;
+        self.decode_by(&*self.held_decoder()?, plan, latent, tiling, &Cancel::default(), rows)
+    }
+
+    pub(crate) fn decode_by(
+        &self,
+        decoder: &Decoder,
+        plan: &Plan,
+        latent: &Latent,
+        tiling: Tiling,
+        cancel: &Cancel,
+        rows: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
+    ) -> Result<(), Error> {
+        let latent = (&latent.values / decoder.scaling_factor())?;
         let mut picture = Rows::new(plan);
         on_pool(|| {
-            self.decoder.decode(&latent, tiling, &mut |band: &Tensor| -> Result<(), Error> {
+            decoder.decode(&latent, tiling, &mut |band: &Tensor| -> Result<(), Error> {
+                cancel.check()?;
                 picture.push_band(band, rows)
             })
         })?;
         picture.finish()
     }
 
-    /// The decoder alone.
-    pub fn decoder(&self) -> &Decoder {
-        &self.decoder
+    /// The decoder alone, if it is resident.
+    pub fn decoder(&self) -> Option<&Decoder> {
+        self.resident.as_ref().map(|parts| &parts.decoder)
     }
 
     /// The scheduler's configuration and the side of the trained latent.
     pub(crate) fn parts(&self) -> (&SchedulerConfig, usize) {
-        (&self.scheduler, self.transformer.config().sample_size)
+        (&self.folder.scheduler, self.folder.transformer.0.sample_size)
     }
 
-    /// Bytes of weights in memory, as packed for the kernels.
+    /// Bytes of weights that stay in memory, as packed for the kernels.
     pub fn resident_bytes(&self) -> usize {
-        self.text_encoder.bytes() + self.transformer.bytes() + self.decoder.bytes()
+        let bytes =
+            |parts: &Parts| parts.text_encoder.bytes() + parts.transformer.bytes() + parts.decoder.bytes();
+        self.resident.as_ref().map_or(0, bytes)
     }
 }
 
@@ -237,9 +256,4 @@ impl Pipeline {
 /// wait for it; on a small model that is a fifth of the time.
 pub(crate) fn on_pool<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     rayon::scope(|_| work())
-}
-
-/// Guidance of 1 and less needs no negative prompt.
-pub(crate) fn guided(guidance: f64) -> bool {
-    guidance > 1.0
 }

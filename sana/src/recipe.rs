@@ -1,5 +1,8 @@
 //! All that a picture depends on, besides the weights.
 
+use crate::ModelInfo;
+use crate::autoencoder::Tiling;
+
 /// Whether a wanted size is rendered as asked or at the nearest trained size, then resized and cropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -24,12 +27,22 @@ pub enum DecodeMode {
     Whole,
 }
 
+impl From<DecodeMode> for Tiling {
+    fn from(mode: DecodeMode) -> Self {
+        match mode {
+            DecodeMode::Exact => Self::Bands(None),
+            DecodeMode::Blend => Self::BLEND,
+            DecodeMode::Whole => Self::Whole,
+        }
+    }
+}
+
 /// All that a picture depends on, besides the weights.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Recipe {
     /// What to show.
     pub prompt: String,
-    /// What not to show; used when `guidance` is above 1.
+    /// What not to show; used when `guidance` is above 1. Sprint models take none and ignore it.
     pub negative_prompt: String,
     /// Seed of the starting noise; its low 32 bits count.
     pub seed: u64,
@@ -39,10 +52,27 @@ pub struct Recipe {
     pub height: u32,
     /// Denoising steps.
     pub steps: u32,
-    /// Classifier-free guidance scale.
+    /// Guidance scale, 0 or more: of classifier-free guidance, or as a Sprint model is told it.
     pub guidance: f64,
     /// How the size is met.
     pub bin: BinMode,
     /// How the latent is decoded.
     pub decode: DecodeMode,
+}
+
+impl Recipe {
+    /// A picture of the model's native size with its default steps and guidance, seed 0, no negative prompt.
+    pub fn new(prompt: &str, model: &ModelInfo) -> Self {
+        Self {
+            prompt: prompt.to_owned(),
+            negative_prompt: String::new(),
+            seed: 0,
+            width: model.native_size,
+            height: model.native_size,
+            steps: model.family.steps(),
+            guidance: model.family.guidance(),
+            bin: BinMode::Auto,
+            decode: DecodeMode::Exact,
+        }
+    }
 }

@@ -70,6 +70,8 @@ fn parameters(provenance: &Provenance) -> String {
     }
     let sampler = match provenance.scheduler.as_str() {
         "flow-dpm-solver++" => "DPM++ 2M Flow",
+        "flow-euler" => "Euler Flow",
+        "scm" => "SCM",
         other => other,
     };
     let hash: String = provenance.weights_sha256.chars().take(10).collect();

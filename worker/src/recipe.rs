@@ -117,7 +117,7 @@ impl From<sana::Error> for Failure {
             sana::Error::Model(_) => ErrorClass::Model,
             sana::Error::Prompt(_) => ErrorClass::Prompt,
             sana::Error::Size(_) => ErrorClass::Size,
-            sana::Error::Numeric(_) => ErrorClass::Numeric,
+            sana::Error::Numeric(_) | sana::Error::NotFinite { .. } => ErrorClass::Numeric,
             sana::Error::OutOfMemory(_) => ErrorClass::OutOfMemory,
             sana::Error::Sink(_) => ErrorClass::Encode,
             // The coordinator checks settings at submission, and whoever cancels asks for no result.

@@ -23,10 +23,10 @@ pub struct SubmissionArgs {
     /// Size in pixels, such as 1024x768 [default: the square that the model was trained for]
     #[arg(long, value_name = "WxH", allow_hyphen_values = true)]
     pub size: Option<Size>,
-    /// Denoising steps
-    #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_STEPS)))]
-    pub steps: u32,
-    /// Classifier-free guidance scale
+    /// Denoising steps [default: those of the model, 20 or with Sprint 2]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_STEPS)))]
+    pub steps: Option<u32>,
+    /// Guidance scale
     #[arg(long, value_name = "F", allow_hyphen_values = true, default_value_t = 4.5, value_parser = guidance)]
     pub guidance: f64,
     /// Image number i is rendered with seed N + i
@@ -35,7 +35,7 @@ pub struct SubmissionArgs {
     /// Copies of each row, each with a seed of its own
     #[arg(long, value_name = "N", allow_hyphen_values = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_IMAGES_PER_PROMPT)))]
     pub images_per_prompt: u32,
-    /// What not to show
+    /// What not to show; Sprint models take none
     #[arg(
         long,
         value_name = "TEXT",

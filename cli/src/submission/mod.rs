@@ -54,7 +54,7 @@ impl GoodList {
 }
 
 impl Submission {
-    /// Settles what the job renders with; warns of sizes that the model was not trained for.
+    /// Settles what the job renders with; warns of what the model ignores and of sizes it was not trained for.
     pub fn new(
         args: &SubmissionArgs,
         list: GoodList,
@@ -62,7 +62,8 @@ impl Submission {
         printer: &Printer,
     ) -> Result<Self, Error> {
         let settings = spec::settings(args, model)?;
-        for warning in spec::size_warnings(&list.survey.sizes, &settings, model) {
+        let sizes = spec::size_warnings(&list.survey.sizes, &settings, model);
+        for warning in spec::vain_warnings(args, model).into_iter().chain(sizes) {
             printer.warn(warning);
         }
         let spec = spec::spec(args, list.list.stem(), settings, model, &list.survey)?;

@@ -18,7 +18,7 @@ pub struct Selection {
     skip_invalid: bool,
     size: Option<Size>,
     bin: Bin,
-    steps: u32,
+    steps: Option<u32>,
     guidance: f64,
 }
 
@@ -68,7 +68,7 @@ impl Selection {
     fn group(&self, row: &PromptRow) -> Group {
         // 0.0 and -0.0 are one guidance.
         let guidance = row.guidance.unwrap_or(self.guidance) + 0.0;
-        (self.size(row), row.steps.unwrap_or(self.steps), guidance.to_bits())
+        (self.size(row), row.steps.or(self.steps), guidance.to_bits())
     }
 
     fn check(&self, row: &PromptRow) -> Result<(), String> {
@@ -98,8 +98,9 @@ pub struct SelectedRows {
     groups: HashSet<Group>,
 }
 
-/// Size, steps and guidance that rows ask for: a job has only so many different ones.
-type Group = (WantedSize, u32, u64);
+/// Size, steps and guidance that rows ask for: a job has only so many different ones. Without steps it is the model that
+/// decides.
+type Group = (WantedSize, Option<u32>, u64);
 
 impl SelectedRows {
     /// Checks what depends on the command line or on the rows before.

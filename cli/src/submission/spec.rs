@@ -25,18 +25,26 @@ const MAX_WARNINGS: usize = 3;
 
 /// The settings of rows that say nothing else.
 pub fn settings(args: &SubmissionArgs, model: &Model) -> Result<Settings, Error> {
+    let untold = |what, hint| {
+        let what = format!("no folder {} here to tell the model's {what}", model.reference);
+        Error::mistake(what).hint(hint)
+    };
     let size = match (&args.size, &model.info) {
         (Some(size), _) => *size,
         (None, Some(info)) => Size { width: info.native_size, height: info.native_size },
+        (None, None) => return Err(untold("native size", "give a size, such as --size 1024x1024")),
+    };
+    let steps = match (args.steps, &model.info) {
+        (Some(steps), _) => steps,
+        (None, Some(info)) => info.family.steps(),
         (None, None) => {
-            let what = format!("no folder {} here to tell the model's native size", model.reference);
-            return Err(Error::mistake(what).hint("give a size, such as --size 1024x1024"));
+            return Err(untold("steps", "give them: --steps 20, or with a Sprint model --steps 2"));
         }
     };
     Ok(Settings {
         width: size.width,
         height: size.height,
-        steps: args.steps,
+        steps,
         guidance: args.guidance,
         bin: BinMode::from(args.bin).into(),
         decode: DecodeMode::from(args.decode).into(),
@@ -100,6 +108,15 @@ fn absolute(output: &str) -> Result<String, Error> {
     }
 }
 
+/// What the command line asks for in vain.
+pub fn vain_warnings(args: &SubmissionArgs, model: &Model) -> Vec<String> {
+    let Some(info) = &model.info else { return Vec::new() };
+    if args.negative_prompt.is_empty() || info.family.takes_negative_prompt() {
+        return Vec::new();
+    }
+    vec![format!("{} is a Sprint model and takes no negative prompt; it is left out of account", info.name)]
+}
+
 /// Sizes that are rendered as asked but are far from what the model was trained for.
 pub fn size_warnings(sizes: &BTreeSet<WantedSize>, settings: &Settings, model: &Model) -> Vec<String> {
     let Some(info) = &model.info else { return Vec::new() };
@@ -139,6 +156,8 @@ fn is_far((width, height): (u32, u32), native: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use sana::Family;
+
     use super::*;
 
     fn args(line: &[&str]) -> SubmissionArgs {
@@ -157,8 +176,27 @@ mod tests {
             native_size: 512,
             weights_bytes: 0,
             scheduler: "flow-dpm-solver++",
+            family: Family::Sana,
         };
         Model { reference: "sana-tiny".to_owned(), info: Some(info) }
+    }
+
+    #[test]
+    fn steps_are_those_of_the_family_unless_given() {
+        let mut sprint = model("w");
+        sprint.info.as_mut().unwrap().family = Family::Sprint;
+        let elsewhere = Model { info: None, ..model("w") };
+        let steps = |line: &[&str], model: &Model| Ok(settings(&args(line), model)?.steps);
+        assert_eq!(steps(&[], &model("w")).map_err(|_: Error| ()), Ok(20));
+        assert_eq!(steps(&[], &sprint).map_err(|_: Error| ()), Ok(2));
+        assert_eq!(steps(&["--steps", "4"], &sprint).map_err(|_: Error| ()), Ok(4));
+        assert!(steps(&["--size", "64x64"], &elsewhere).is_err());
+        assert!(steps(&["--size", "64x64", "--steps", "4"], &elsewhere).is_ok());
+        assert_eq!(settings(&args(&[]), &sprint).unwrap().guidance, 4.5);
+
+        let negative = args(&["--negative-prompt", "blur"]);
+        assert_eq!(vain_warnings(&negative, &sprint).len(), 1);
+        assert_eq!(vain_warnings(&args(&[]), &sprint).len() + vain_warnings(&negative, &model("w")).len(), 0);
     }
 
     fn survey(content: &str) -> Survey {

@@ -24,7 +24,7 @@ use stream::ALIGN;
 pub use stream::Observer;
 
 /// Pixels that a band should have in the deep stages: enough for the kernels to work at full speed.
-const BAND_PIXELS: usize = 512;
+const BAND_PIXELS: usize = 256;
 
 /// The same on a device, which wants more work at a time: 16 MB of the released decoder's finest tensors in bf16.
 const DEVICE_BAND_PIXELS: usize = 1 << 16;

@@ -222,3 +222,106 @@ impl Source for Cropped<'_> {
         rows.narrow(1, self.skip, self.width)?.contiguous().map(Some)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::path::Path;
+
+    use candle_core::{Device, Tensor};
+    use serde_json::json;
+
+    use super::super::{Decoder, Tiling, decoder_tensors, layout};
+    use super::*;
+    use crate::Error;
+    use crate::config::AutoencoderConfig;
+    use crate::noise::Generator;
+    use crate::weights::Weights;
+
+    /// A decoder that is wide enough for all kernels of the released ones, with random weights.
+    fn decoder(change: serde_json::Value) -> (AutoencoderConfig, Decoder) {
+        let mut value = json!({
+            "latent_channels": 8,
+            "attention_head_dim": 8,
+            "upsample_block_type": "interpolate",
+            "decoder_block_types": ["ResBlock", "ResBlock", "ResBlock", "EfficientViTBlock"],
+            "decoder_block_out_channels": [16, 32, 32, 32],
+            "decoder_layers_per_block": [3, 2, 1, 1],
+            "decoder_qkv_multiscales": [[], [], [], [5]],
+        });
+        let (Some(map), serde_json::Value::Object(change)) = (value.as_object_mut(), change) else {
+            panic!("no objects")
+        };
+        map.extend(change);
+        let config = AutoencoderConfig::from_value(value, Path::new("wide")).unwrap();
+        let mut noise = Generator::new(5);
+        let tensors: HashMap<String, Tensor> = decoder_tensors(&config)
+            .into_iter()
+            .map(|(name, shape)| {
+                let count: usize = shape.iter().product();
+                let spread = (shape.first().map_or(1, |&out| count / out) as f32).sqrt().recip();
+                let values = noise.randn(count).into_iter().map(|value| value * spread).collect();
+                (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
+            })
+            .collect();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights.safetensors");
+        candle_core::safetensors::save(&tensors, &path).unwrap();
+        let decoder = Decoder::load(&config, &Weights::from_file(&path).unwrap()).unwrap();
+        (config, decoder)
+    }
+
+    fn bits(decoder: &Decoder, latent: &Tensor, tiling: Tiling) -> Vec<u32> {
+        let mut bits = Vec::new();
+        let mut take = |rows: &Tensor| -> std::result::Result<(), Error> {
+            bits.extend(crate::ops::to_vec(rows)?.into_iter().map(f32::to_bits));
+            Ok(())
+        };
+        decoder.decode(latent, tiling, &mut take).unwrap();
+        bits
+    }
+
+    #[test]
+    fn blocks_of_pixels_that_are_computed_together_stay_together() {
+        for change in [
+            json!({}),
+            json!({"upsample_block_type": "pixel_shuffle", "decoder_layers_per_block": [0, 2, 1, 1]}),
+            json!({"decoder_layers_per_block": [0, 2, 1, 1]}),
+        ] {
+            let (_, decoder) = decoder(change);
+            let (height, width) = (7, 13);
+            let values = Generator::new(2).randn(height * width * 8);
+            let latent = Tensor::from_vec(values, (height, width, 8), &Device::Cpu).unwrap();
+            let whole = bits(&decoder, &latent, Tiling::Whole);
+            assert_eq!(whole.len(), height * width * 64 * 3);
+            for side in [8, 16, 24, 40, 48, 64, 72] {
+                assert!(bits(&decoder, &latent, Tiling::Tiles(side)) == whole, "tiles of {side}");
+            }
+            for band in [1, 8, 24, 100] {
+                assert!(bits(&decoder, &latent, Tiling::Bands(Some(band))) == whole, "bands of {band}");
+            }
+        }
+    }
+
+    #[test]
+    fn windows_hold_what_is_needed_and_end_at_the_picture() {
+        let (config, _) = decoder(json!({}));
+        let modules = layout::decoder(&config);
+        let modules = &modules[first(&modules)..];
+        assert_eq!(modules[0].name, "decoder.up_blocks.1.0");
+        let (width, side) = (1024, 128);
+        let windows = |out: Range<usize>| windows(modules, out, width);
+        let (inner, left, right) = (windows(512..512 + side), windows(0..side), windows(width - side..width));
+        for (index, module) in modules.iter().enumerate() {
+            let size = width >> module.input_level();
+            assert_eq!((left[index].start, right[index].end), (0, size));
+            let window = &inner[index];
+            assert!(window.start.is_multiple_of(GRAIN) && window.end.is_multiple_of(GRAIN));
+            let (there, wanted) = (computed(module, window), &inner[index + 1]);
+            assert!(there.start <= wanted.start && wanted.end <= there.end, "{}: {there:?}", module.name);
+        }
+        // At half the size, three blocks of two convolutions and the last one: 4 pixels each, 1 for the last.
+        assert_eq!(inner[inner.len() - 1], 512..640);
+        assert_eq!(inner[inner.len() - 2], 508..644);
+    }
+}

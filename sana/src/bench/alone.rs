@@ -9,6 +9,7 @@ use super::{Part, Work};
 use crate::autoencoder::{Decoder, Tiling};
 use crate::config::{AutoencoderConfig, TextEncoderConfig, TransformerConfig};
 use crate::noise::Generator;
+use crate::ops::to_cpu;
 use crate::pipeline::on_pool;
 use crate::postprocess::Rows;
 use crate::size::{LATENT_SCALE, Plan, plan};
@@ -19,6 +20,8 @@ use crate::{BinMode, Error};
 
 /// Timestep of made-up inputs: early in a run of 20 steps.
 const TIMESTEP: f32 = 963.0;
+/// Guidance scale of a model that is told it.
+const GUIDANCE: f64 = 4.5;
 /// Of made-up inputs.
 const SEED: u64 = 1;
 
@@ -26,7 +29,7 @@ const SEED: u64 = 1;
 #[derive(Debug)]
 pub(super) enum Alone {
     Text { encoder: TextEncoder, ids: Vec<u32> },
-    Dit { transformer: Transformer, inputs: Vec<DitInput> },
+    Dit { transformer: Box<Transformer>, inputs: Vec<DitInput> },
     Decode { decoder: Decoder, latent: Tensor, plan: Plan, tiling: Tiling },
 }
 
@@ -41,7 +44,7 @@ pub(super) struct DitInput {
 impl Alone {
     pub(super) fn load(dir: &Path, work: &Work) -> Result<Self, Error> {
         let config = dir.join("config.json");
-        let weights = |stem| Weights::open(dir, stem, None);
+        let weights = |stem| Ok::<_, Error>(Weights::open(dir, stem, None)?.placed(&work.placement));
         let input = work.input.as_deref().map(InputFile::open).transpose()?;
         match work.part {
             Part::Text => {
@@ -59,7 +62,7 @@ impl Alone {
                     None => made_up_dit_inputs(&config, work)?,
                 };
                 let weights = weights("diffusion_pytorch_model")?;
-                Ok(Self::Dit { transformer: Transformer::load(&config, &weights)?, inputs })
+                Ok(Self::Dit { transformer: Box::new(Transformer::load(&config, &weights)?), inputs })
             }
             Part::Decode => {
                 let config = AutoencoderConfig::open(&config)?;
@@ -83,16 +86,14 @@ impl Alone {
 
     pub(super) fn run(&self) -> Result<(), Error> {
         on_pool(|| match self {
-            Self::Text { encoder, ids } => encoder.encode(ids).map(drop),
+            // Waits for a device.
+            Self::Text { encoder, ids } => Ok(to_cpu(&encoder.encode(ids)?).map(drop)?),
             Self::Dit { transformer, inputs } => forward(transformer, inputs).map(drop),
             Self::Decode { decoder, latent, plan, tiling } => {
                 // Rows become bytes as in the pipeline; whoever writes a file takes each as it comes and keeps none.
                 let mut picture = Rows::new(plan);
                 decoder.decode(latent, *tiling, &mut |band: &Tensor| -> Result<(), Error> {
-                    for row in crate::ops::to_vec(band)?.chunks_exact(band.dim(1)? * 3) {
-                        picture.push(row, &mut |_| Ok(()))?;
-                    }
-                    Ok(())
+                    picture.push_band(band, &mut |_| Ok(()))
                 })?;
                 picture.finish()
             }
@@ -118,7 +119,7 @@ impl Alone {
                 }
             }
         })?;
-        Ok(HashMap::from([(name.to_owned(), tensor)]))
+        Ok(HashMap::from([(name.to_owned(), to_cpu(&tensor)?)]))
     }
 
     pub(super) fn weights_bytes(&self) -> usize {
@@ -134,10 +135,17 @@ impl Alone {
 fn forward(transformer: &Transformer, inputs: &[DitInput]) -> Result<Vec<Tensor>, Error> {
     let texts =
         inputs.iter().map(|input| transformer.prepare(&input.text, None)).collect::<Result<Vec<_>, _>>()?;
+    // Of a model that is told its guidance, the scale that it was made for.
+    let guidance = transformer.config().guidance_scale.map(|scale| (GUIDANCE * scale) as f32);
     let sequences: Vec<_> = inputs
         .iter()
         .zip(&texts)
-        .map(|(DitInput { latent, timestep, .. }, text)| Sequence { latent, text, timestep: *timestep })
+        .map(|(DitInput { latent, timestep, .. }, text)| Sequence {
+            latent,
+            text,
+            timestep: *timestep,
+            guidance,
+        })
         .collect();
     Ok(transformer.forward(&sequences, None)?)
 }

@@ -1,6 +1,6 @@
 //! Parts of the pipeline at work: what `sana-bench` times.
 //!
-//! A part is taken from a whole model, on inputs that the pipeline made, or [alone](alone) from its own folder, on
+//! A part is taken from a whole model, on inputs that the pipeline made, or [alone] from its own folder, on
 //! made-up inputs or those of a file. The second way needs no other part and is how full-size configurations are
 //! measured and compared with the reference libraries.
 
@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 
 use crate::autoencoder::Tiling;
-use crate::pipeline::{Latent, Pipeline, TextEmbedding, on_pool};
+use crate::denoise::Noise;
+use crate::pipeline::{Latent, Pipeline, TextEmbedding};
 use crate::size::Plan;
-use crate::{BinMode, DecodeMode, Error, Recipe};
+use crate::{BinMode, DecodeMode, Error, Memory, Placement, Recipe};
 use alone::Alone;
 
 /// What is measured.
@@ -53,6 +54,8 @@ pub struct Work {
     pub steps: u32,
     /// How a latent is decoded.
     pub tiling: Tiling,
+    /// Where it is done.
+    pub placement: Placement,
     /// Tokens of the text (`Text` and `Dit` alone).
     pub tokens: usize,
     /// Two sequences in one call, as with guidance (`Dit` alone).
@@ -127,14 +130,14 @@ struct Whole {
 #[derive(Debug)]
 enum WholeInput {
     Text,
-    Dit { text: Box<TextEmbedding>, noise: Vec<Tensor> },
+    Dit(Box<(TextEmbedding, Noise)>),
     Decode(Latent),
     Picture,
 }
 
 impl Whole {
     fn load(model: &Path, work: &Work) -> Result<Self, Error> {
-        let pipeline = Pipeline::load(model)?;
+        let pipeline = Pipeline::load_on(model, Memory::Resident, &work.placement)?;
         let (width, height) = work.size;
         let recipe = Recipe {
             prompt: "a red circle on a white background".into(),
@@ -150,12 +153,12 @@ impl Whole {
         let plan = pipeline.plan(&recipe)?;
         let input = match work.part {
             Part::Text => WholeInput::Text,
-            Part::Dit => WholeInput::Dit {
-                text: Box::new(pipeline.encode(&recipe)?),
-                noise: pipeline.noise(&plan, recipe.seed, 1)?,
-            },
+            Part::Dit => {
+                let noise = pipeline.noise(&plan, recipe.seed, 1);
+                WholeInput::Dit(Box::new((pipeline.encode(&recipe)?, noise)))
+            }
             Part::Decode => {
-                let values = pipeline.noise(&plan, recipe.seed, 1)?.swap_remove(0);
+                let values = pipeline.noise(&plan, recipe.seed, 1).draw()?.swap_remove(0);
                 WholeInput::Decode(Latent { values })
             }
             Part::Picture => WholeInput::Picture,
@@ -167,10 +170,11 @@ impl Whole {
         let Self { pipeline, recipe, plan, tiling, .. } = self;
         match &self.input {
             WholeInput::Text => pipeline.encode(recipe).map(drop),
-            WholeInput::Dit { text, noise } => {
+            WholeInput::Dit(inputs) => {
+                let (text, noise) = &**inputs;
                 let go_on = &mut |_: u32, _: &[Tensor]| ControlFlow::Continue(());
                 let (steps, guidance) = (recipe.steps, recipe.guidance);
-                on_pool(|| pipeline.denoise_from(noise.clone(), text, steps, guidance, go_on)).map(drop)
+                pipeline.denoise_from(noise.clone(), text, steps, guidance, go_on).map(drop)
             }
             WholeInput::Decode(latent) => pipeline.decode_tiled(plan, latent, *tiling, &mut |_| Ok(())),
             WholeInput::Picture => {

@@ -19,6 +19,10 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Error> {
     let mask = case.tensor("in.encoder_attention_mask")?.to_dtype(DType::U32)?.to_vec2::<u32>()?;
     let times = values(case.tensor("in.timestep")?)?;
     let (count, height, width, _) = latents.dims4()?;
+    let guidance = match case.has("in.guidance") {
+        true => values(case.tensor("in.guidance")?)?.into_iter().map(Some).collect(),
+        false => vec![None; count],
+    };
 
     // What each module gave, sequence after sequence.
     let seen = RefCell::new(BTreeMap::<String, Vec<f32>>::new());
@@ -35,8 +39,8 @@ pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Error> {
     let sequences: Vec<_> = inputs
         .iter()
         .zip(&prepared)
-        .zip(&times)
-        .map(|((latent, text), &timestep)| Sequence { latent, text, timestep })
+        .zip(times.iter().zip(guidance))
+        .map(|((latent, text), (&timestep, guidance))| Sequence { latent, text, timestep, guidance })
         .collect();
     let outputs = transformer.forward(&sequences, Some(&observe))?;
 

@@ -26,7 +26,7 @@ mod text;
 enum Kind {
     /// Starting noise.
     Randn,
-    /// Flow DPM-Solver++.
+    /// Schedulers.
     Sched,
     /// Sizes that are rendered for wanted sizes.
     Bins,
@@ -42,8 +42,6 @@ enum Kind {
     Dcae,
     /// From prompt to picture.
     Pipeline,
-    /// Known, but of a part that is not there yet.
-    NotYet(&'static str),
     Unknown,
 }
 
@@ -72,7 +70,6 @@ fn check(case: &Case, report: &mut Report) -> Result<State, Error> {
         Kind::Dit => dit::check(case, report)?,
         Kind::Dcae => dcae::check(case, report)?,
         Kind::Pipeline => pipeline::check(case, report)?,
-        Kind::NotYet(part) => return Ok(State::NotYet(part)),
         Kind::Unknown => return Ok(State::Unknown),
     }
     Ok(State::Checked)
@@ -80,28 +77,17 @@ fn check(case: &Case, report: &mut Report) -> Result<State, Error> {
 
 fn kind(case: &Case) -> Kind {
     let config = |key: &str| case.config.get(key);
-    if let Some(pipeline) = config("pipeline") {
-        return match pipeline.as_str() {
-            Some("SanaPipeline") => Kind::Pipeline,
-            Some("SanaSprintPipeline") => Kind::NotYet("Sprint pipeline"),
-            Some(_) | None => Kind::Unknown,
-        };
+    if config("pipeline").is_some() {
+        return Kind::Pipeline;
     }
-    if let Some(transformer) = config("transformer") {
-        let sprint = transformer.get("guidance_embeds").is_some_and(|embeds| embeds == true);
-        return if sprint { Kind::NotYet("Sprint transformer") } else { Kind::Dit };
+    if config("transformer").is_some() {
+        return Kind::Dit;
     }
     if config("vae").is_some() {
         return Kind::Dcae;
     }
-    if let Some(scheduler) = config("scheduler") {
-        return match scheduler.get("prediction_type").and_then(|kind| kind.as_str()) {
-            Some("flow_prediction") => Kind::Sched,
-            Some("trigflow") => Kind::NotYet("SCM scheduler"),
-            Some(_) | None => Kind::Unknown,
-        };
-    }
     [
+        ("scheduler", Kind::Sched),
         ("text_encoder", Kind::Text),
         ("prompts", Kind::Prompts),
         ("resizes", Kind::Resize),

@@ -57,8 +57,6 @@ pub struct Row {
 pub enum State {
     /// To the end; the rows say the rest.
     Checked,
-    /// The fixture is of a part that comes later.
-    NotYet(&'static str),
     /// Nothing in the fixture says what it checks.
     Unknown,
     /// Stopped by an error.

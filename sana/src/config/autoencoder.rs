@@ -115,6 +115,7 @@ impl AutoencoderConfig {
             scaling_factor: keys.positive("scaling_factor", 1.0)?,
         };
         config.fits(&keys)?;
+        keys.finish(&[])?;
         Ok(config)
     }
 

@@ -1,9 +1,12 @@
 //! Configurations of a model folder in the diffusers layout.
 //!
-//! Keys may have their older or newer spelling and may be absent when the library has a default. Unknown keys
-//! are ignored. A value that changes the arithmetic in a way that is not implemented is refused, since a wrong
-//! picture would be the only other sign of it.
+//! Keys may have their older or newer spelling and may be absent when the library has a default. A value that changes
+//! the arithmetic in a way that is not implemented is refused, since a wrong picture would be the only other sign of it.
+//! For the same reason a key that nobody knows is refused, unless its name starts with `_`: such keys are notes of the
+//! library.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -14,14 +17,15 @@ use crate::Error;
 use crate::error::short;
 
 mod autoencoder;
+mod known;
 mod model_index;
 mod scheduler;
 mod text_encoder;
 mod transformer;
 
 pub use autoencoder::{ActivationKind, AutoencoderConfig, BlockKind, NormKind, StageConfig};
-pub use model_index::ModelIndex;
-pub use scheduler::SchedulerConfig;
+pub use model_index::{Family, ModelIndex};
+pub use scheduler::{FlowConfig, SchedulerConfig, ScmConfig};
 pub use text_encoder::TextEncoderConfig;
 pub use transformer::TransformerConfig;
 
@@ -60,17 +64,26 @@ fn without_bare_numbers(text: &str) -> String {
     out
 }
 
+/// Largest count that a configuration may name: far above every model, and low enough that products of three counts
+/// cannot overflow.
+const LARGEST_COUNT: usize = 1 << 20;
+
+/// Most layers that a configuration may name.
+const MOST_LAYERS: usize = 1024;
+
 /// The keys of one configuration; errors name the file and the key.
 struct Keys {
     origin: PathBuf,
     map: Map<String, Value>,
+    /// Keys that were asked for, whether they are there or not.
+    asked: RefCell<BTreeSet<String>>,
 }
 
 impl Keys {
     /// `origin` is the file that errors name.
     fn new(value: Value, origin: &Path) -> Result<Self, Error> {
         match value {
-            Value::Object(map) => Ok(Self { origin: origin.to_path_buf(), map }),
+            Value::Object(map) => Ok(Self { origin: origin.to_path_buf(), map, asked: RefCell::default() }),
             other
             @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
                 let other = short(other);
@@ -81,7 +94,31 @@ impl Keys {
 
     /// The value as it stands; null counts as absent.
     fn raw(&self, key: &str) -> Option<&Value> {
-        self.map.get(key).filter(|value| !value.is_null())
+        self.written(key).filter(|value| !value.is_null())
+    }
+
+    /// The value as it stands, also null.
+    fn written(&self, key: &str) -> Option<&Value> {
+        self.asked.borrow_mut().insert(key.to_owned());
+        self.map.get(key)
+    }
+
+    /// Refuses a key that nobody asked for. Call it last. `harmless` are further keys, whose values do not change what
+    /// is computed here.
+    fn finish(&self, harmless: &[&str]) -> Result<(), Error> {
+        let asked = self.asked.borrow();
+        let unknown = |key: &&String| {
+            !key.starts_with('_') && !asked.contains(*key) && !harmless.contains(&key.as_str())
+        };
+        let Some(key) = self.map.keys().find(unknown) else { return Ok(()) };
+        let names = asked.iter().map(String::as_str).chain(harmless.iter().copied());
+        let hint = match known::nearest(key, names) {
+            Some(name) => format!("did you mean {name}?"),
+            None => {
+                "it may change the pictures, so it is not passed over; if it does not, remove it".to_owned()
+            }
+        };
+        Err(Error::Model(format!("unknown key {key} in {}: {hint}", self.origin.display())))
     }
 
     fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
@@ -92,12 +129,22 @@ impl Keys {
         Ok(self.get(key)?.unwrap_or(default))
     }
 
-    /// A count that must not be zero.
+    /// A count from 1 to [`LARGEST_COUNT`].
     fn count(&self, key: &str, default: usize) -> Result<usize, Error> {
+        self.count_to(key, default, LARGEST_COUNT)
+    }
+
+    /// A count from 1 to `most`.
+    fn count_to(&self, key: &str, default: usize, most: usize) -> Result<usize, Error> {
         match self.or(key, default)? {
-            0 => Err(self.error(key, &Value::from(0), "must be at least 1")),
-            n => Ok(n),
+            n if (1..=most).contains(&n) => Ok(n),
+            n => Err(self.error(key, &Value::from(n), format!("must be 1 to {most}"))),
         }
+    }
+
+    /// A finite number above zero, or none.
+    fn positive_or_none(&self, key: &str) -> Result<Option<f64>, Error> {
+        self.raw(key).is_some().then(|| self.positive(key, 1.0)).transpose()
     }
 
     /// A finite number above zero.
@@ -138,6 +185,7 @@ impl Keys {
         if value == wanted {
             return Ok(());
         }
+        let wanted = if wanted.is_null() { "no value".to_owned() } else { wanted.to_string() };
         Err(self.error(key, &value, format!("only {wanted} is supported")))
     }
 

@@ -50,13 +50,31 @@ fn an_absent_key_is_the_default_of_the_library() {
     let text = TextEncoderConfig::from_value(json!({"model_type": "gemma2"}), origin()).unwrap();
     assert_eq!((text.hidden_size, text.windows[..2].to_vec()), (2304, vec![Some(4096), None]));
     assert_eq!(text.attn_logit_softcapping, Some(50.0));
-    assert_eq!(scheduler(json!({})).unwrap().num_train_timesteps, 1000);
 }
 
 #[test]
-fn unknown_keys_are_ignored() {
-    let config = TransformerConfig::from_value(json!({"colour": "green", "dropout": 0.1}), origin());
-    assert_eq!(config.unwrap(), TransformerConfig::from_value(json!({}), origin()).unwrap());
+fn an_unknown_key_is_refused_with_file_and_nearest_key() {
+    let transformer = |value| TransformerConfig::from_value(value, origin());
+    let text = |value| TextEncoderConfig::from_value(value, origin());
+    let autoencoder = |value| AutoencoderConfig::from_value(value, origin());
+    // Notes of the library and keys without effect are none.
+    let plain = transformer(json!({})).unwrap();
+    assert_eq!(transformer(json!({"_name_or_path": "x", "dropout": 0.1})).unwrap(), plain);
+
+    refused(transformer(json!({"colour": "green"})), &["unknown key colour", "part/config.json"]);
+    refused(transformer(json!({"num_layer": 2})), &["num_layer in", "did you mean num_layers?"]);
+    refused(
+        text(json!({"model_type": "gemma2", "rope_thetas": 1.0})),
+        &["rope_thetas", "did you mean rope_theta?"],
+    );
+    let quantized = json!({"model_type": "gemma2", "quantization_config": {"bits": 4}});
+    refused(text(quantized), &["quantization_config", "part/config.json"]);
+    let part = json!({"model_type": "gemma2", "rope_parameters": {"partial_rotary_factor": 0.5}});
+    refused(text(part), &["partial_rotary_factor"]);
+    let interpolated = json!({"upsample_block_type": "interpolate", "decoder_in_shorcut": true});
+    refused(autoencoder(interpolated), &["did you mean decoder_in_shortcut?"]);
+    refused(scheduler(json!({"flowshift": 3.0})), &["did you mean flow_shift?"]);
+    refused(scheduler(json!({"sigma_data": 0.5})), &["sigma_data"]);
 }
 
 #[test]
@@ -69,14 +87,22 @@ fn a_transformer_that_would_compute_otherwise_is_refused() {
         ("qk_norm", json!("layer_norm")),
         ("num_layers", json!(0)),
         ("num_layers", json!("many")),
+        ("num_layers", json!(1_u64 << 40)),
+        ("in_channels", json!(1_u64 << 40)),
+        ("mlp_ratio", json!(1e300)),
+        ("cross_attention_head_dim", json!(111)),
+        ("interpolation_scale", json!(0.0)),
         ("cross_attention_dim", json!(7)),
         ("norm_eps", json!(-1.0)),
     ] {
         let config = TransformerConfig::from_value(json!({ key: value }), origin());
         refused(config, &[key, &value.to_string(), "part/config.json"]);
     }
-    let sprint = TransformerConfig::from_value(json!({"guidance_embeds": true}), origin());
-    refused(sprint, &["guidance_embeds", "Sprint comes in a later version"]);
+    let sprint = |value| TransformerConfig::from_value(value, origin());
+    let scale = sprint(json!({"guidance_embeds": true})).unwrap().guidance_scale;
+    assert_eq!(scale, Some(0.1));
+    assert_eq!(sprint(json!({"guidance_embeds_scale": 0.1})).unwrap().guidance_scale, None);
+    refused(sprint(json!({"guidance_embeds": true, "timestep_scale": 2.0})), &["timestep_scale"]);
     let normed = json!({"qk_norm": "rms_norm_across_heads"});
     assert!(TransformerConfig::from_value(normed, origin()).unwrap().qk_norm);
 }
@@ -94,10 +120,36 @@ fn a_scheduler_that_would_compute_otherwise_is_refused() {
         ("thresholding", json!(true)),
         ("_class_name", json!("EulerDiscreteScheduler")),
         ("flow_shift", json!(0.0)),
+        ("variance_type", json!("learned")),
     ] {
         refused(scheduler(json!({ key: value })), &[key, "part/config.json"]);
     }
-    refused(scheduler(json!({"_class_name": "SCMScheduler"})), &["Sprint", "later version"]);
+    for (key, value) in [
+        ("use_dynamic_shifting", json!(true)),
+        ("shift_terminal", json!(0.1)),
+        ("invert_sigmas", json!(true)),
+        ("stochastic_sampling", json!(true)),
+        ("shift", json!(-1.0)),
+        ("flow_shift", json!(3.0)),
+    ] {
+        let euler = json!({"_class_name": "FlowMatchEulerDiscreteScheduler", key: value});
+        refused(SchedulerConfig::from_value(euler, origin()), &[key, "part/config.json"]);
+    }
+    let scm = json!({"_class_name": "SCMScheduler", "prediction_type": "epsilon"});
+    refused(SchedulerConfig::from_value(scm, origin()), &["prediction_type", "trigflow"]);
+}
+
+#[test]
+fn each_scheduler_is_read() {
+    let open = |value| SchedulerConfig::from_value(value, origin()).unwrap();
+    let flow = |shift| FlowConfig { shift, num_train_timesteps: 1000 };
+    assert_eq!(scheduler(json!({})).unwrap(), SchedulerConfig::FlowDpm(flow(3.0)));
+    let euler = json!({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 6.0});
+    assert_eq!(open(euler), SchedulerConfig::FlowEuler(flow(6.0)));
+    let scm = SchedulerConfig::Scm(ScmConfig { sigma_data: 0.5, num_train_timesteps: 1000 });
+    assert_eq!(open(json!({"_class_name": "SCMScheduler"})), scm);
+    // As a fixture writes it, without the class.
+    assert_eq!(open(json!({"prediction_type": "trigflow", "sigma_data": 0.5})), scm);
 }
 
 #[test]
@@ -216,11 +268,14 @@ fn an_autoencoder_that_would_compute_otherwise_or_be_absurd_is_refused() {
 #[test]
 fn the_bundled_model_is_read() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/sana-tiny");
-    assert_eq!(ModelIndex::open(&model).unwrap().class_name, "SanaPipeline");
+    assert_eq!(ModelIndex::open(&model).unwrap().family, Family::Sana);
     assert_eq!(TransformerConfig::open(&model.join("transformer/config.json")).unwrap().sample_size, 16);
     assert_eq!(AutoencoderConfig::open(&model.join("vae/config.json")).unwrap().latent_channels, 32);
     let scheduler = SchedulerConfig::open(&model.join("scheduler/scheduler_config.json")).unwrap();
-    assert_eq!(scheduler.flow_shift, 3.0);
+    assert_eq!(
+        (scheduler.name(), scheduler.class_name()),
+        ("flow-dpm-solver++", "DPMSolverMultistepScheduler")
+    );
 }
 
 #[test]
@@ -229,10 +284,26 @@ fn a_folder_of_another_pipeline_is_refused() {
     refused(ModelIndex::open(dir.path()), &["model_index.json is missing"]);
     let write =
         |value: Value| std::fs::write(dir.path().join("model_index.json"), value.to_string()).unwrap();
-    write(json!({"_class_name": "SanaSprintPipeline"}));
-    refused(ModelIndex::open(dir.path()), &["Sprint comes in a later version"]);
     write(json!({"_class_name": "FluxPipeline"}));
-    refused(ModelIndex::open(dir.path()), &["_class_name", "FluxPipeline"]);
+    refused(ModelIndex::open(dir.path()), &["_class_name", "FluxPipeline", "model_index.json"]);
+    write(json!({}));
+    refused(ModelIndex::open(dir.path()), &["_class_name", "no Sana model"]);
     write(json!({"_class_name": "SanaPipeline", "transformer": ["diffusers", "SanaTransformer2DModel"]}));
     refused(ModelIndex::open(dir.path()), &["vae"]);
+    let sana = json!({
+        "_class_name": "SanaPipeline",
+        "scheduler": ["diffusers", "SCMScheduler"],
+        "transformer": ["diffusers", "SanaTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderDC"],
+    });
+    write(sana.clone());
+    refused(ModelIndex::open(dir.path()), &["scheduler", "only DPMSolverMultistepScheduler or Flow"]);
+    let mut sprint = sana;
+    sprint["_class_name"] = json!("SanaSprintPipeline");
+    write(sprint.clone());
+    let index = ModelIndex::open(dir.path()).unwrap();
+    assert_eq!((index.family, index.scheduler.as_str()), (Family::Sprint, "SCMScheduler"));
+    sprint["controlnet"] = json!(["diffusers", "SanaControlNetModel"]);
+    write(sprint);
+    refused(ModelIndex::open(dir.path()), &["unknown key controlnet", "model_index.json"]);
 }

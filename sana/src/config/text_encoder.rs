@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Keys, read_json};
+use super::{Keys, MOST_LAYERS, known, read_json};
 use crate::Error;
 
 /// `text_encoder/config.json` of a Gemma-2 model.
@@ -57,7 +57,7 @@ impl TextEncoderConfig {
             vocab_size: keys.count("vocab_size", 256_000)?,
             hidden_size: keys.count("hidden_size", 2304)?,
             intermediate_size: keys.count("intermediate_size", 9216)?,
-            num_hidden_layers: keys.count("num_hidden_layers", 26)?,
+            num_hidden_layers: keys.count_to("num_hidden_layers", 26, MOST_LAYERS)?,
             num_attention_heads: keys.count("num_attention_heads", 8)?,
             num_key_value_heads: keys.count("num_key_value_heads", 4)?,
             head_dim: keys.count("head_dim", 256)?,
@@ -74,6 +74,7 @@ impl TextEncoderConfig {
             let why = format!("{} query heads cannot share them evenly", config.num_attention_heads);
             return Err(keys.error("num_key_value_heads", &config.num_key_value_heads.into(), why));
         }
+        keys.finish(known::TEXT_ENCODER)?;
         Ok(config)
     }
 }
@@ -85,21 +86,23 @@ fn rope_theta(keys: &Keys) -> Result<f64, Error> {
     };
     let inner = Keys::new(parameters.clone(), &keys.origin)?;
     inner.only("rope_type", "default", "default")?;
-    inner.positive("rope_theta", keys.positive("rope_theta", 10_000.0)?)
+    let theta = inner.positive("rope_theta", keys.positive("rope_theta", 10_000.0)?)?;
+    inner.finish(&[])?;
+    Ok(theta)
 }
 
 /// An absent key means the library's default, a null no cap at all.
 fn soft_cap(keys: &Keys) -> Result<Option<f64>, Error> {
     let key = "attn_logit_softcapping";
-    if keys.map.get(key).is_some_and(Value::is_null) {
+    if keys.written(key).is_some_and(Value::is_null) {
         return Ok(None);
     }
     keys.positive(key, 50.0).map(Some)
 }
 
 fn windows(keys: &Keys) -> Result<Vec<Option<usize>>, Error> {
-    let layers = keys.count("num_hidden_layers", 26)?;
-    let window = match keys.map.get("sliding_window") {
+    let layers = keys.count_to("num_hidden_layers", 26, MOST_LAYERS)?;
+    let window = match keys.written("sliding_window") {
         Some(Value::Null) => None,
         Some(_) | None => Some(keys.count("sliding_window", 4096)?),
     };

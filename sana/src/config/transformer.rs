@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Keys, read_json};
+use super::{Keys, LARGEST_COUNT, MOST_LAYERS, read_json};
 use crate::Error;
 
 /// `transformer/config.json`.
@@ -32,10 +32,12 @@ pub struct TransformerConfig {
     pub sample_size: usize,
     /// Scale of the positional table; without one there is no table.
     pub interpolation_scale: Option<f64>,
-    /// Whether queries and keys pass an RMS norm over all heads (Sana 1.5).
+    /// Whether queries and keys pass an RMS norm over all heads (Sana 1.5 and Sprint).
     pub qk_norm: bool,
     /// Factor on the timestep.
     pub timestep_scale: f64,
+    /// Factor on the guidance scale, of a model that is told it (Sprint).
+    pub guidance_scale: Option<f64>,
 }
 
 impl TransformerConfig {
@@ -51,11 +53,13 @@ impl TransformerConfig {
         keys.only("patch_size", 1, 1)?;
         keys.only("attention_bias", false, false)?;
         keys.only("norm_elementwise_affine", false, false)?;
-        if keys.or("guidance_embeds", false)? {
-            return Err(Error::Model(format!(
-                "guidance_embeds is true in {}: this is a Sana Sprint model; Sprint comes in a later version",
-                origin.display()
-            )));
+        let guidance_embeds = keys.or("guidance_embeds", false)?;
+        let guidance_scale = keys.positive("guidance_embeds_scale", 0.1)?;
+        let timestep_scale = keys.positive("timestep_scale", 1.0)?;
+        if guidance_embeds && timestep_scale != 1.0 {
+            // The library does not use it on the times that such a model is told.
+            let why = "only 1 is supported with guidance_embeds";
+            return Err(keys.error("timestep_scale", &timestep_scale.into(), why));
         }
         let qk_norm = keys.raw("qk_norm").is_some();
         if qk_norm {
@@ -67,19 +71,31 @@ impl TransformerConfig {
             out_channels: keys.count("out_channels", in_channels)?,
             num_attention_heads: keys.count("num_attention_heads", 70)?,
             attention_head_dim: keys.count("attention_head_dim", 32)?,
-            num_layers: keys.count("num_layers", 20)?,
+            num_layers: keys.count_to("num_layers", 20, MOST_LAYERS)?,
             num_cross_attention_heads: keys.count("num_cross_attention_heads", 20)?,
             cross_attention_head_dim: keys.count("cross_attention_head_dim", 112)?,
             caption_channels: keys.count("caption_channels", 2304)?,
             mlp_ratio: keys.positive("mlp_ratio", 2.5)?,
             norm_eps: keys.positive("norm_eps", 1e-6)?,
             sample_size: keys.count("sample_size", 32)?,
-            interpolation_scale: keys.get("interpolation_scale")?,
+            interpolation_scale: keys.positive_or_none("interpolation_scale")?,
             qk_norm,
-            timestep_scale: keys.positive("timestep_scale", 1.0)?,
+            timestep_scale,
+            guidance_scale: guidance_embeds.then_some(guidance_scale),
         };
         // The projected text and the latent share their width in the cross-attention.
-        keys.only("cross_attention_dim", config.width(), config.width())?;
+        let width = config.width();
+        keys.only("cross_attention_dim", width, width)?;
+        let cross = config.num_cross_attention_heads * config.cross_attention_head_dim;
+        if cross != width {
+            let why = format!("with {} heads that is {cross}, not {width}", config.num_cross_attention_heads);
+            return Err(keys.error("cross_attention_head_dim", &config.cross_attention_head_dim.into(), why));
+        }
+        if config.mlp_ratio * width as f64 >= LARGEST_COUNT as f64 {
+            let why = format!("the feed-forward part must have less than {LARGEST_COUNT} channels");
+            return Err(keys.error("mlp_ratio", &config.mlp_ratio.into(), why));
+        }
+        keys.finish(&["dropout"])?;
         Ok(config)
     }
 

@@ -19,25 +19,14 @@ pub struct Window {
 }
 
 impl Window {
-    /// `pieces` are rows of `width * channels` values from top to bottom; `above` and `below` zero rows are added.
-    pub fn new(
-        pieces: &[&[f32]],
-        width: usize,
-        channels: usize,
-        pad: usize,
-        above: usize,
-        below: usize,
-    ) -> Self {
-        let row = width * channels;
-        let padded = (width + 2 * pad) * channels;
-        let count = pieces.iter().map(|piece| piece.len() / row).sum::<usize>();
-        let rows = above + count + below;
-        let mut data = vec![0.0; rows * padded];
-        let sources = pieces.iter().flat_map(|piece| piece.chunks_exact(row));
-        for (target, source) in data[above * padded..].chunks_exact_mut(padded).zip(sources) {
-            target[pad * channels..][..row].copy_from_slice(source);
+    /// The rows of a strip with a frame of `pad`.
+    pub fn new(strip: &Strip<'_>, channels: usize, pad: usize) -> Self {
+        let padded = (strip.width + 2 * pad) * channels;
+        let mut data = vec![0.0; strip.rows.len() * padded];
+        for (target, source) in data.chunks_exact_mut(padded).zip(&strip.rows) {
+            target[pad * channels..][..source.len()].copy_from_slice(source);
         }
-        Self { data, rows, width, channels, pad }
+        Self { data, rows: strip.rows.len(), width: strip.width, channels, pad }
     }
 
     /// Values in one framed row.
@@ -79,6 +68,13 @@ impl<'a> Strip<'a> {
         Self { rows: pieces.iter().flat_map(|piece| piece.chunks_exact(width * channels)).collect(), width }
     }
 
+    /// With `pad` rows outside the picture above and below.
+    pub fn framed(mut self, pad: usize) -> Self {
+        self.rows.splice(0..0, std::iter::repeat_n(&[][..], pad));
+        self.rows.extend(std::iter::repeat_n(&[][..], pad));
+        self
+    }
+
     /// Pixels in a row.
     pub fn width(&self) -> usize {
         self.width
@@ -89,7 +85,7 @@ impl<'a> Strip<'a> {
         self.rows.len().saturating_sub(2 * pad)
     }
 
-    /// A row, counted from the strip's top; empty behind the last.
+    /// A row, counted from the strip's top; empty outside the picture.
     pub fn row(&self, index: usize) -> &'a [f32] {
         self.rows.get(index).copied().unwrap_or_default()
     }
@@ -270,7 +266,7 @@ mod tests {
             let weight: Vec<f32> = (0..cout * cin * 9).map(|i| value(i + 5)).collect();
             let conv = Conv3x3::new(&weight, cin, None);
             let mut out = vec![f32::NAN; h * w * cout];
-            conv.run(&Window::new(&[&x], w, cin, 1, 1, 1), Activation::None, &mut out);
+            conv.run(&Window::new(&Strip::new(&[&x], w, cin).framed(1), cin, 1), Activation::None, &mut out);
             for (got, want) in out.iter().zip(plain(&x, h, w, cin, &weight, cout)) {
                 assert!((f64::from(*got) - want).abs() < 1e-4, "{got} {want}");
             }
@@ -302,7 +298,7 @@ mod tests {
         }
         let up = Upsample::new(&weight, cin, None);
         let mut out = vec![f32::NAN; want.len()];
-        up.run(&Window::new(&[&x], w, cin, 1, 1, 1), &mut out);
+        up.run(&Window::new(&Strip::new(&[&x], w, cin).framed(1), cin, 1), &mut out);
         for (got, want) in out.iter().zip(want) {
             assert!((f64::from(*got) - want).abs() < 1e-4, "{got} {want}");
         }

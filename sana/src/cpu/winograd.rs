@@ -223,6 +223,7 @@ fn output_line(m: [Lanes; SIDE]) -> [Lanes; TILE] {
 
 vectorized! {
     /// The tile whose output begins at column `x`. Rows that the picture lacks are empty.
+    #[expect(clippy::needless_range_loop, reason = "it writes the columns of a matrix")]
     fn transform_input(rows: &[&[f32]; SIDE], x: usize, channels: usize, out: &mut [f32], place: Spread) {
         for first in (0..channels).step_by(LANES) {
             let count = LANES.min(channels - first);
@@ -261,6 +262,7 @@ vectorized! {
 
 vectorized! {
     /// 16 pixels of `width` channels, of which the first have a bias.
+    #[expect(clippy::needless_range_loop, reason = "it writes the columns of a matrix")]
     fn transform_output(sums: &[f32], place: Spread, width: usize, bias: &[f32], pixels: &mut [f32]) {
         for first in (0..width).step_by(LANES) {
             let count = LANES.min(width - first);
@@ -325,9 +327,8 @@ mod tests {
     }
 
     fn run(x: &[f32], (h, w, cin): (usize, usize, usize), layer: &Winograd) -> Vec<f32> {
-        let zeros = vec![0.0; w * cin];
         let mut out = vec![f32::NAN; h * w * layer.channels()];
-        layer.run(&Strip::new(&[&zeros, x, &zeros], w, cin), 0, Activation::None, &mut out);
+        layer.run(&Strip::new(&[x], w, cin).framed(1), 0, Activation::None, &mut out);
         out
     }
 
@@ -374,7 +375,7 @@ mod tests {
         let winograd = error(&run(&x, dims, &Winograd::new(&weight, cin, None)));
         let mut direct = vec![0.0; want.len()];
         Conv3x3::new(&weight, cin, None).run(
-            &Window::new(&[&x], w, cin, 1, 1, 1),
+            &Window::new(&Strip::new(&[&x], w, cin).framed(1), cin, 1),
             Activation::None,
             &mut direct,
         );

@@ -15,10 +15,12 @@ use candle_core::{DType, Error, Result, Shape, Storage, bail};
 use super::program::{Cache, source};
 use super::{Arg, Launch};
 
-/// Programs that this process has compiled or read, and the names under which devices know them.
-static PROGRAMS: LazyLock<Mutex<HashMap<(DeviceId, DType), Arc<Program>>>> = LazyLock::new(Mutex::default);
+/// Programs that this process has compiled or read, for each device and type.
+type Programs = HashMap<(DeviceId, DType), Arc<Program>>;
+static PROGRAMS: LazyLock<Mutex<Programs>> = LazyLock::new(Mutex::default);
 
 struct Program {
+    /// The name under which the device knows it.
     module: String,
     ptx: String,
 }
@@ -38,18 +40,20 @@ fn program(device: &CudaDevice, scalar: DType) -> Result<Arc<Program>> {
     asked.result().map_err(|e| Error::Msg(format!("ask NVRTC for its version: {e}")))?;
     let arch = format!("compute_{major}{minor}");
     let key = format!("{arch} nvrtc {compiler}.{detail}\n{text}");
-    let ptx = Cache::of_user().get(&key, || {
-        let options = CompileOptions {
-            options: vec![format!("--gpu-architecture={arch}"), "--std=c++17".to_owned()],
-            ..CompileOptions::default()
-        };
-        let compiled = compile_ptx_with_opts(&text, options)
-            .map_err(|e| Error::Msg(format!("compile the CUDA kernels for {arch}: {e}")))?;
-        Ok(compiled.to_src())
-    })?;
+    let ptx = Cache::of_user().get(&key, || compile(&text, &arch))?;
     let program = Arc::new(Program { module: format!("sana-{}", scalar.as_str()), ptx });
     programs.insert((device.id(), scalar), Arc::clone(&program));
     Ok(program)
+}
+
+/// The program for an architecture such as `compute_90`, in the driver's assembly.
+fn compile(text: &str, arch: &str) -> Result<String> {
+    let options = CompileOptions {
+        options: vec![format!("--gpu-architecture={arch}"), "--std=c++17".to_owned()],
+        ..CompileOptions::default()
+    };
+    let compiled = compile_ptx_with_opts(text, options);
+    Ok(compiled.map_err(|e| Error::Msg(format!("compile the CUDA kernels for {arch}: {e}")))?.to_src())
 }
 
 /// Runs a launch whose target is new.
@@ -183,4 +187,26 @@ fn pointer_mut<'a>(
         CudaStorageSlice::U8(slice) => of(slice, start, stream),
         _ => bail!("no CUDA kernel writes tensors of this type"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::ALL;
+    use super::*;
+
+    #[test]
+    fn nvrtc_compiles_every_kernel_for_every_architecture() {
+        for arch in ["compute_80", "compute_89", "compute_90"] {
+            for scalar in [DType::F32, DType::BF16, DType::F16] {
+                let ptx = compile(&source(scalar).unwrap(), arch).unwrap();
+                for kernel in ALL {
+                    assert!(
+                        ptx.contains(&format!(".entry {}(", kernel.name)),
+                        "{kernel:?} {arch} {scalar:?}"
+                    );
+                }
+            }
+        }
+        assert!(compile("no program", "compute_90").unwrap_err().to_string().contains("compute_90"));
+    }
 }

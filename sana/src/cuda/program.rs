@@ -54,6 +54,7 @@ pub(super) struct Cache {
 
 impl Cache {
     /// `sana/kernels` below the user's cache folder; without one nothing is kept.
+    #[cfg(feature = "cuda")]
     pub fn of_user() -> Self {
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let folder = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));

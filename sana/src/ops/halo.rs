@@ -27,11 +27,11 @@ pub trait RowOp {
     fn run(&self, pieces: &[Tensor], lead: usize) -> Result<Tensor>;
 }
 
-/// Calls `work` with the rows of all pieces, pixels in a row and channels.
-fn with_rows<T>(
+/// Calls `work` with the rows of all pieces, and their channels.
+fn with_strip<T>(
     name: &str,
     pieces: &[Tensor],
-    work: impl FnOnce(&[&[f32]], usize, usize) -> Result<T>,
+    work: impl FnOnce(&Strip<'_>, usize) -> Result<T>,
 ) -> Result<T> {
     let [first, ..] = pieces else { bail!("{name}: no rows") };
     let (_, width, channels) = first.dims3()?;
@@ -45,17 +45,12 @@ fn with_rows<T>(
         let Storage::Cpu(storage) = &**storage else { bail!("{name}: the rows are not on the CPU") };
         slices.push(values(name, storage, layout)?);
     }
-    work(&slices, width, channels)
+    work(&Strip::new(&slices, width, channels), channels)
 }
 
-/// Calls `work` with the rows of all pieces in one framed window.
-fn with_window<T>(
-    name: &str,
-    pieces: &[Tensor],
-    pad: usize,
-    work: impl FnOnce(&Window) -> Result<T>,
-) -> Result<T> {
-    with_rows(name, pieces, |rows, width, channels| work(&Window::new(rows, width, channels, pad, 0, 0)))
+/// Calls `work` with the rows of all pieces in one window with a frame of 1.
+fn with_window<T>(name: &str, pieces: &[Tensor], work: impl FnOnce(&Window) -> Result<T>) -> Result<T> {
+    with_strip(name, pieces, |strip, channels| work(&Window::new(strip, channels, 1)))
 }
 
 fn rows_made(values: Vec<f32>, dims: (usize, usize, usize)) -> Result<Tensor> {
@@ -121,19 +116,18 @@ impl RowOp for Conv {
 
     fn run(&self, pieces: &[Tensor], lead: usize) -> Result<Tensor> {
         match &self.layer {
-            Kernel::Direct(layer) => with_window("conv3x3", pieces, 1, |window| {
+            Kernel::Direct(layer) => with_window("conv3x3", pieces, |window| {
                 let dims = (window.inner_rows(), window.width(), layer.channels());
                 count::add(dims.0 * dims.1 * dims.2, 9 * window.channels());
                 let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
                 layer.run(window, self.activation, &mut out);
                 rows_made(out, dims)
             }),
-            Kernel::Winograd(layer) => with_rows("conv3x3", pieces, |rows, width, channels| {
-                let strip = Strip::new(rows, width, channels);
-                let dims = (strip.inner_rows(1), width, layer.channels());
+            Kernel::Winograd(layer) => with_strip("conv3x3", pieces, |strip, channels| {
+                let dims = (strip.inner_rows(1), strip.width(), layer.channels());
                 count::add(dims.0 * dims.1 * dims.2, 9 * channels);
                 let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
-                layer.run(&strip, lead, self.activation, &mut out);
+                layer.run(strip, lead, self.activation, &mut out);
                 rows_made(out, dims)
             }),
             Kernel::Device(layer) => layer.forward(pieces),
@@ -185,7 +179,7 @@ impl RowOp for UpsampleConv {
             On::Cpu(layer) => layer,
             On::Device(layer) => return layer.forward(pieces),
         };
-        with_window("upsample2x-conv3x3", pieces, 1, |window| {
+        with_window("upsample2x-conv3x3", pieces, |window| {
             let dims = (2 * window.inner_rows(), 2 * window.width(), layer.channels());
             count::add(dims.0 * dims.1 * dims.2, 4 * window.channels());
             let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
@@ -251,7 +245,7 @@ impl CustomOp1 for GatedPictures<'_> {
         }
         let mut out = vec![0.0; tokens * channels / 2];
         for (x, out) in x.chunks_exact(picture * channels).zip(out.chunks_exact_mut(picture * channels / 2)) {
-            self.layer.run_gated(&Window::new(&[x], self.width, channels, 1, 1, 1), out);
+            self.layer.run_gated(&Strip::new(&[x], self.width, channels).framed(1), out);
         }
         made(out, (tokens, channels / 2))
     }
@@ -267,11 +261,11 @@ impl RowOp for GatedDepthwise {
             On::Cpu(layer) => layer,
             On::Device(layer) => return layer.forward(pieces),
         };
-        with_window("depthwise3x3-gate", pieces, 1, |window| {
-            let dims = (window.inner_rows(), window.width(), layer.channels() / 2);
+        with_strip("depthwise3x3-gate", pieces, |strip, _| {
+            let dims = (strip.inner_rows(1), strip.width(), layer.channels() / 2);
             count::add(dims.0 * dims.1, 9 * layer.channels());
             let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
-            layer.run_gated(window, &mut out);
+            layer.run_gated(strip, &mut out);
             rows_made(out, dims)
         })
     }
@@ -339,7 +333,7 @@ impl RowOp for MultiScale {
     fn run(&self, pieces: &[Tensor], _lead: usize) -> Result<Tensor> {
         match &self.layer {
             On::Cpu(scale) => {
-                with_window("multi-scale", pieces, scale.depthwise.pad(), |window| scale.filter(window))
+                with_strip("multi-scale", pieces, |strip, channels| scale.filter(strip, channels))
             }
             On::Device(layer) => layer.forward(pieces),
         }
@@ -347,16 +341,16 @@ impl RowOp for MultiScale {
 }
 
 impl Scale {
-    fn filter(&self, window: &Window) -> Result<Tensor> {
-        let (rows, width, channels) = (window.inner_rows(), window.width(), window.channels());
+    fn filter(&self, strip: &Strip<'_>, channels: usize) -> Result<Tensor> {
         let pad = self.depthwise.pad();
+        let (rows, width) = (strip.inner_rows(pad), strip.width());
         let taps = (2 * pad + 1) * (2 * pad + 1);
         count::add(rows * width * channels, taps + channels / self.groups.len());
         let mut filtered = vec![0.0; rows * width * channels];
-        self.depthwise.run(window, &mut filtered);
+        self.depthwise.run(strip, &mut filtered);
         let mut out = vec![0.0; rows * width * 2 * channels];
         for (y, target) in out.chunks_exact_mut(width * 2 * channels).enumerate() {
-            let source = &window.row(y + pad)[pad * channels..][..width * channels];
+            let source = strip.row(y + pad);
             for (target, source) in target.chunks_exact_mut(2 * channels).zip(source.chunks_exact(channels)) {
                 target[..channels].copy_from_slice(source);
             }

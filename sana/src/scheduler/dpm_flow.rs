@@ -1,26 +1,24 @@
 use candle_core::Tensor;
 
+use super::{Scheduler, check_steps, levels_of};
 use crate::Error;
-use crate::config::SchedulerConfig;
+use crate::config::FlowConfig;
 
 /// DPM-Solver++ of second order for flow models: midpoint, first order at both ends, down to noise 0.
 #[derive(Debug)]
 pub struct FlowDpmSolver {
     sigmas: Vec<f32>,
-    timesteps: Vec<u32>,
+    timesteps: Vec<f32>,
     /// Denoised sample of the step before.
     previous: Option<Tensor>,
 }
 
 impl FlowDpmSolver {
-    /// A solver for one picture (or batch) in `steps` steps.
-    pub fn new(config: &SchedulerConfig, steps: u32) -> Result<Self, Error> {
-        let most = config.num_train_timesteps;
-        if steps == 0 || steps as usize > most {
-            return Err(Error::Setting(format!("steps is {steps}; choose 1 to {most}")));
-        }
-        let most = most as f64;
-        let shift = config.flow_shift;
+    /// A solver for one picture in `steps` steps.
+    pub fn new(config: &FlowConfig, steps: u32) -> Result<Self, Error> {
+        check_steps(steps, config.num_train_timesteps)?;
+        let most = config.num_train_timesteps as f64;
+        let shift = config.shift;
         let span = 1.0 / most - 1.0;
         let shifted: Vec<f64> = (1..=steps)
             .rev()
@@ -33,26 +31,29 @@ impl FlowDpmSolver {
             })
             .collect();
         // The model sees whole timesteps, cut off and not rounded; the solver sees the exact noise levels.
-        let timesteps = shifted.iter().map(|sigma| (sigma * most) as u32).collect();
+        let timesteps = shifted.iter().map(|sigma| (sigma * most).trunc() as f32).collect();
         let sigmas = shifted.iter().map(|sigma| *sigma as f32).chain([0.0]).collect();
         Ok(Self { sigmas, timesteps, previous: None })
     }
+}
 
-    /// Noise levels: one before each step, then 0.
-    pub fn sigmas(&self) -> &[f32] {
+impl Scheduler for FlowDpmSolver {
+    fn levels(&self) -> &[f32] {
         &self.sigmas
     }
 
-    /// What the model is told for each step.
-    pub fn timesteps(&self) -> &[u32] {
+    fn timesteps(&self) -> &[f32] {
         &self.timesteps
     }
 
-    /// Step `i` (from 0, in order): moves `sample` along `velocity`, the output of the model for it.
-    pub fn step(&mut self, i: usize, velocity: &Tensor, sample: &Tensor) -> Result<Tensor, Error> {
-        let Some(&[from, to]) = self.sigmas.get(i..i + 2) else {
-            return Err(Error::Setting(format!("step {i} of {}", self.timesteps.len())));
-        };
+    fn step(
+        &mut self,
+        i: usize,
+        velocity: &Tensor,
+        sample: &Tensor,
+        _noise: Option<&Tensor>,
+    ) -> Result<Tensor, Error> {
+        let (from, to) = levels_of(i, &self.sigmas)?;
         let (from, to) = (f64::from(from), f64::from(to));
         let denoised = (sample - (velocity * from)?)?;
         let next = if to == 0.0 {
@@ -87,14 +88,14 @@ mod tests {
     use super::*;
 
     fn solver(steps: u32) -> Result<FlowDpmSolver, Error> {
-        FlowDpmSolver::new(&SchedulerConfig { flow_shift: 3.0, num_train_timesteps: 1000 }, steps)
+        FlowDpmSolver::new(&FlowConfig { shift: 3.0, num_train_timesteps: 1000 }, steps)
     }
 
     #[test]
     fn timesteps_of_twenty_steps_are_those_of_the_library() {
         let steps = solver(20).unwrap();
-        assert_eq!(steps.timesteps()[..5], [999, 982, 963, 944, 922]);
-        assert_eq!(steps.timesteps()[18..], [249, 136]);
+        assert_eq!(steps.timesteps()[..5], [999.0, 982.0, 963.0, 944.0, 922.0]);
+        assert_eq!(steps.timesteps()[18..], [249.0, 136.0]);
     }
 
     #[test]
@@ -103,9 +104,9 @@ mod tests {
         let mut sample = Tensor::new(&[1.0_f32, 0.5, -2.0], &Device::Cpu).unwrap();
         let mut solver = solver(7).unwrap();
         for i in 0..7 {
-            let sigma = f64::from(solver.sigmas()[i]);
+            let sigma = f64::from(solver.levels()[i]);
             let velocity = ((&sample - &picture).unwrap() / sigma).unwrap();
-            sample = solver.step(i, &velocity, &sample).unwrap();
+            sample = solver.step(i, &velocity, &sample, None).unwrap();
         }
         let off = (sample - picture).unwrap().abs().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
         assert!(off < 1e-6, "{off}");

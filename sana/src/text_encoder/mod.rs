@@ -6,14 +6,17 @@
 use candle_core::Tensor;
 
 use crate::config::TextEncoderConfig;
+use crate::denoise::finite;
 use crate::ops::{RmsNorm, Rotation};
 use crate::prompt::PromptTokens;
 use crate::weights::{RowTable, Weights};
 use crate::{Error, Placement};
 use layer::Layer;
+pub use tensors::tensors;
 
 mod attention;
 mod layer;
+mod tensors;
 
 /// A loaded text encoder.
 #[derive(Debug)]
@@ -87,7 +90,27 @@ impl TextEncoder {
             tokens.selected.iter().filter(|at| **at < real.len()).map(|at| *at as u32).collect();
         let hidden = self.encode(real)?;
         let rows = hidden.index_select(&Tensor::new(selected, hidden.device())?, 0)?;
+        if !finite(&rows)? {
+            return Err(Error::NotFinite { step: None, group: self.culprit(real)? });
+        }
         Ok(Embedding { rows })
+    }
+
+    /// Encodes again to find the first part whose result is not finite.
+    fn culprit(&self, ids: &[u32]) -> Result<String, Error> {
+        let mut first = None;
+        self.encode_observed(ids, &mut |number, input| {
+            if first.is_none() && !finite(input)? {
+                first = Some(number);
+            }
+            Ok(())
+        })?;
+        Ok(match first {
+            Some(0) => "the text encoder's embed_tokens".to_owned(),
+            Some(number) => format!("the text encoder's layers.{}", number - 1),
+            // The last layer, which nobody sees alone, or the norm after it.
+            None => format!("the text encoder's layers.{}", self.layers.len() - 1),
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Timesteps and positions as vectors.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 
 use super::Load;
 use crate::Error;
@@ -9,31 +9,62 @@ use crate::ops::{Activation, Linear};
 /// Width of a timestep's sinusoids.
 const SINUSOIDS: usize = 256;
 
-/// The timestep embedding and the modulation that all blocks share.
+/// Two layers that make an embedding of sinusoids.
 #[derive(Debug)]
-pub struct TimeEmbed {
+struct Embedder {
     linear_1: Linear,
     linear_2: Linear,
+}
+
+impl Embedder {
+    fn load(load: &mut Load<'_>, name: &str, width: usize) -> std::result::Result<Self, Error> {
+        Ok(Self {
+            linear_1: load
+                .linear(&format!("{name}.linear_1"), &[width, SINUSOIDS], true)?
+                .with(Activation::Silu),
+            linear_2: load.linear(&format!("{name}.linear_2"), &[width, width], true)?,
+        })
+    }
+
+    /// `[n, width]` of `n` numbers.
+    fn forward(&self, numbers: &[f32]) -> Result<Tensor> {
+        let sinusoids: Vec<f32> = numbers.iter().flat_map(|&number| sinusoids(number)).collect();
+        let sinusoids = Tensor::from_vec(sinusoids, (numbers.len(), SINUSOIDS), &Device::Cpu)?;
+        self.linear_2.forward(&self.linear_1.forward(&sinusoids)?)
+    }
+}
+
+/// The embedding of timestep and guidance, and the modulation that all blocks share.
+#[derive(Debug)]
+pub struct TimeEmbed {
+    timestep: Embedder,
+    /// Only in Sprint.
+    guidance: Option<Embedder>,
     linear: Linear,
 }
 
 impl TimeEmbed {
-    pub(super) fn load(load: &mut Load<'_>, width: usize) -> std::result::Result<Self, Error> {
-        let prefix = "time_embed.emb.timestep_embedder";
+    pub(super) fn load(load: &mut Load<'_>, width: usize, guided: bool) -> std::result::Result<Self, Error> {
+        let guidance =
+            guided.then(|| Embedder::load(load, "time_embed.guidance_embedder", width)).transpose()?;
+        let name = if guided { "time_embed.timestep_embedder" } else { "time_embed.emb.timestep_embedder" };
         Ok(Self {
-            linear_1: load
-                .linear(&format!("{prefix}.linear_1"), &[width, SINUSOIDS], true)?
-                .with(Activation::Silu),
-            linear_2: load.linear(&format!("{prefix}.linear_2"), &[width, width], true)?,
+            timestep: Embedder::load(load, name, width)?,
+            guidance,
             linear: load.linear("time_embed.linear", &[6 * width, width], true)?,
         })
     }
 
-    /// For each time its modulation `[n, 6 * width]` and its embedding `[n, width]`.
-    pub fn forward(&self, times: &[f32]) -> Result<(Tensor, Tensor)> {
-        let sinusoids: Vec<f32> = times.iter().flat_map(|&time| sinusoids(time)).collect();
-        let sinusoids = Tensor::from_vec(sinusoids, (times.len(), SINUSOIDS), &Device::Cpu)?;
-        let embedded = self.linear_2.forward(&self.linear_1.forward(&sinusoids)?)?;
+    /// For each time its modulation `[n, 6 * width]` and its embedding `[n, width]`. There is a guidance for each time,
+    /// or none for a model that takes none.
+    pub fn forward(&self, times: &[f32], guidance: Option<&[f32]>) -> Result<(Tensor, Tensor)> {
+        let mut embedded = self.timestep.forward(times)?;
+        match (&self.guidance, guidance) {
+            (None, None) => {}
+            (Some(embedder), Some(guidance)) => embedded = (embedded + embedder.forward(guidance)?)?,
+            (Some(_), None) => bail!("this model must be told the guidance of every sequence"),
+            (None, Some(_)) => bail!("this model cannot be told the guidance"),
+        }
         let modulation = self.linear.forward(&embedded.silu()?)?;
         Ok((modulation, embedded))
     }

@@ -5,6 +5,7 @@
 
 mod block;
 mod embed;
+mod tensors;
 
 use candle_core::{DType, Result, Tensor};
 
@@ -15,6 +16,7 @@ use crate::weights::Weights;
 use block::{Block, BlockText};
 use embed::TimeEmbed;
 pub use embed::positions;
+pub use tensors::tensors;
 
 /// Called with the name of a module and its result, in order.
 pub type Observer<'a> = &'a dyn Fn(&str, &Tensor) -> Result<()>;
@@ -48,6 +50,10 @@ pub struct Sequence<'a> {
     pub text: &'a Text,
     /// Timestep, before the model's own factor.
     pub timestep: f32,
+    /// Guidance scale times [`TransformerConfig::guidance_scale`], of a model that has one. The product is of f32
+    /// numbers: the library rounds it to the type of the text embeddings, which is f32 here (in bf16, 4.5 gives
+    /// 0.44921875).
+    pub guidance: Option<f32>,
 }
 
 impl Transformer {
@@ -56,7 +62,7 @@ impl Transformer {
         let mut load = Load { weights, bytes: 0 };
         let width = config.width();
         let patch_embed = load.linear("patch_embed.proj", &[width, config.in_channels, 1, 1], true)?;
-        let time_embed = TimeEmbed::load(&mut load, width)?;
+        let time_embed = TimeEmbed::load(&mut load, width, config.guidance_scale.is_some())?;
         let first = load.linear("caption_projection.linear_1", &[width, config.caption_channels], true)?;
         let second = load.linear("caption_projection.linear_2", &[width, width], true)?;
         let caption_norm = load.norm("caption_norm", width)?;
@@ -125,7 +131,9 @@ impl Transformer {
 
         let scale = self.config.timestep_scale as f32;
         let times: Vec<f32> = sequences.iter().map(|sequence| sequence.timestep * scale).collect();
-        let (modulation, embedded) = self.time_embed.forward(&times)?;
+        // All of them or none; the embedding refuses what does not fit the model.
+        let guidance: Option<Vec<f32>> = sequences.iter().map(|sequence| sequence.guidance).collect();
+        let (modulation, embedded) = self.time_embed.forward(&times, guidance.as_deref())?;
         observe("time_embed.0", &modulation)?;
         observe("time_embed.1", &embedded)?;
         let modulation: Vec<Vec<f32>> = to_cpu(&modulation)?.to_vec2()?;

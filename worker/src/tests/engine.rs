@@ -46,6 +46,7 @@ impl Engine for TestEngine {
             native_size: 64,
             weights_bytes: 1,
             scheduler: "flow-dpm-solver++",
+            family: sana::Family::Sana,
         })
     }
 
