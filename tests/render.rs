@@ -75,8 +75,8 @@ fn a_sprint_model_renders_in_its_own_steps_and_says_what_it_leaves_out() {
     let args = ["render", "list.txt", "--model", model, "--size", "64x96", "--output", "out"];
     let ended = sandbox.run(&[&args[..], &["--negative-prompt", "blur"]].concat()).ok();
     assert!(ended.stderr.contains("takes no negative prompt"), "{}", ended.stderr);
-    let object = sandbox.path("out").read_dir().unwrap().map(|entry| entry.unwrap().path());
-    let picture = object.filter(|path| path.extension().is_some_and(|end| end == "png")).next().unwrap();
+    let mut files = sandbox.path("out").read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let picture = files.find(|path| path.extension().is_some_and(|end| end == "png")).unwrap();
     let recipe = pictures::read(&picture).recipe();
     assert_eq!(
         (&recipe["steps"], &recipe["guidance"], &recipe["scheduler"]),
