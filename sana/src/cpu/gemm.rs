@@ -16,6 +16,8 @@ use super::tile;
 const BLOCK_K: usize = 128;
 /// Bytes of left rows that should stay in the second-level cache while all panels pass.
 const BLOCK_BYTES: usize = 1 << 20;
+/// Rows that are packed at a time: a cache line of a column.
+const PACK_ROWS: usize = 16;
 /// Left rows in one block at most.
 const BLOCK_ROWS: usize = 240;
 
@@ -44,9 +46,12 @@ impl Packed {
         data.par_chunks_mut(k * panel).enumerate().for_each(|(index, chunk)| {
             let first = index * panel;
             let width = chunk.len() / k;
-            for (row, values) in chunk.chunks_exact_mut(width).enumerate() {
-                for (column, value) in values.iter_mut().enumerate().take(n - first) {
-                    *value = weight(row, first + column);
+            // A few rows of a column at a time: weights are stored with the rows of a column together.
+            for (part, rows) in chunk.chunks_mut(PACK_ROWS * width).enumerate() {
+                for column in 0..width.min(n - first) {
+                    for (row, values) in rows.chunks_exact_mut(width).enumerate() {
+                        values[column] = weight(part * PACK_ROWS + row, first + column);
+                    }
                 }
             }
         });

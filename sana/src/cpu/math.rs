@@ -1,5 +1,7 @@
 //! Activations, with an exponential that the compiler can make vectors of.
 
+use rayon::prelude::*;
+
 use super::vectorized;
 
 /// `e^x` within 2 units in the last place; 0 below -87.3, largest finite power above 88.3.
@@ -90,6 +92,38 @@ vectorized! {
     fn gelu_tanh_all(values: &mut [f32]) {
         for value in values {
             *value = gelu_tanh(*value);
+        }
+    }
+}
+
+vectorized! {
+    fn gelu_product_all(gate: &mut [f32], up: &[f32]) {
+        for (gate, up) in gate.iter_mut().zip(up) {
+            *gate = gelu_tanh(*gate) * up;
+        }
+    }
+}
+
+/// `gelu_tanh(gate) * up`, into `gate`.
+pub fn gelu_product(gate: &mut [f32], up: &[f32]) {
+    const CHUNK: usize = 1 << 14;
+    gate.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK)).for_each(|(gate, up)| gelu_product_all(gate, up));
+}
+
+vectorized! {
+    /// Scores as `cap * tanh(score * scale / cap)`.
+    pub fn soften(scores: &mut [f32], scale: f32, cap: f32) {
+        for score in scores {
+            *score = tanh(*score * scale / cap) * cap;
+        }
+    }
+}
+
+vectorized! {
+    /// Scores to `e^(score - max)`.
+    pub fn exp_below(scores: &mut [f32], max: f32) {
+        for score in scores {
+            *score = exp(*score - max);
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::cell::OnceCell;
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, Device, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::by_kernels;
+use super::{by_kernels, values};
+use crate::cpu::math;
 use crate::cuda;
 
 /// Cosine and sine of the rotary positions, `[tokens, dim / 2]` each.
@@ -91,19 +92,13 @@ impl CausalSoftmax {
         scores[..first].fill(0.0);
         scores[token + 1..].fill(0.0);
         let seen = &mut scores[first..=token];
-        let mut max = f32::NEG_INFINITY;
-        for score in seen.iter_mut() {
-            *score *= self.scale;
-            if let Some(cap) = self.cap {
-                *score = (*score / cap).tanh() * cap;
-            }
-            max = max.max(*score);
+        match self.cap {
+            Some(cap) => math::soften(seen, self.scale, cap),
+            None => seen.iter_mut().for_each(|score| *score *= self.scale),
         }
-        let mut sum = 0.0;
-        for score in seen.iter_mut() {
-            *score = (*score - max).exp();
-            sum += *score;
-        }
+        let max = seen.iter().fold(f32::NEG_INFINITY, |max, score| max.max(*score));
+        math::exp_below(seen, max);
+        let sum = seen.iter().sum::<f32>();
         seen.iter_mut().for_each(|score| *score /= sum);
     }
 }
@@ -125,10 +120,30 @@ impl InplaceOp1 for CausalSoftmax {
 }
 
 /// `gelu(gate) * up` of equal shapes `[rows, n]`, in the tanh form that Gemma-2 was trained with.
-pub fn gelu_product(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if by_kernels(gate) {
-        return cuda::gelu_product(gate, up);
+pub fn gelu_product(gate: Tensor, up: &Tensor) -> Result<Tensor> {
+    if by_kernels(&gate) {
+        return cuda::gelu_product(&gate, up);
     }
-    // candle's gelu is the tanh form.
-    gate.gelu()? * up
+    gate.inplace_op2(up, &GeluProduct)?;
+    Ok(gate)
+}
+
+struct GeluProduct;
+
+impl InplaceOp2 for GeluProduct {
+    fn name(&self) -> &'static str {
+        "gelu-product"
+    }
+
+    fn cpu_fwd(&self, s1: &mut CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<()> {
+        let up = values(self.name(), s2, l2)?;
+        let (CpuStorage::F32(gate), Some((start, end))) = (s1, l1.contiguous_offsets()) else {
+            bail!("{}: the gate is not contiguous f32", self.name());
+        };
+        if end - start != up.len() {
+            bail!("{}: {:?} does not fit {:?}", self.name(), l2.dims(), l1.dims());
+        }
+        math::gelu_product(&mut gate[start..end], up);
+        Ok(())
+    }
 }

@@ -50,7 +50,7 @@ impl Layer {
         let y = self.attention.forward(&self.input_norm.forward(x)?, rotation)?;
         let x = (x + self.post_attention_norm.forward(&y)?)?;
         let y = self.pre_feedforward_norm.forward(&x)?;
-        let y = gelu_product(&self.gate.forward(&y)?, &self.up.forward(&y)?)?;
+        let y = gelu_product(self.gate.forward(&y)?, &self.up.forward(&y)?)?;
         x + self.post_feedforward_norm.forward(&self.down.forward(&y)?)?
     }
 }
