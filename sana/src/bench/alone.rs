@@ -6,16 +6,18 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use super::{Part, Work};
-use crate::autoencoder::{Decoder, Tiling};
+use crate::autoencoder::{Decoder, Tiling, decoder_tensors};
 use crate::config::{AutoencoderConfig, TextEncoderConfig, TransformerConfig};
 use crate::noise::Generator;
+use crate::ops::to_cpu;
 use crate::pipeline::on_pool;
+use crate::plan::{denoise_bytes, encode_bytes};
 use crate::postprocess::Rows;
 use crate::size::{LATENT_SCALE, Plan, plan};
 use crate::text_encoder::TextEncoder;
 use crate::transformer::{Sequence, Transformer};
 use crate::weights::Weights;
-use crate::{BinMode, Error};
+use crate::{BinMode, Error, autoencoder, text_encoder, transformer};
 
 /// Timestep of made-up inputs: early in a run of 20 steps.
 const TIMESTEP: f32 = 963.0;
@@ -29,7 +31,7 @@ const SEED: u64 = 1;
 pub(super) enum Alone {
     Text { encoder: TextEncoder, ids: Vec<u32> },
     Dit { transformer: Box<Transformer>, inputs: Vec<DitInput> },
-    Decode { decoder: Decoder, latent: Tensor, plan: Plan, tiling: Tiling },
+    Decode { decoder: Decoder, config: AutoencoderConfig, latent: Tensor, plan: Plan, tiling: Tiling },
 }
 
 /// One sequence of the transformer: latent `[height, width, channels]`, text `[tokens, channels]` without padding.
@@ -43,7 +45,7 @@ pub(super) struct DitInput {
 impl Alone {
     pub(super) fn load(dir: &Path, work: &Work) -> Result<Self, Error> {
         let config = dir.join("config.json");
-        let weights = |stem| Weights::open(dir, stem, None);
+        let weights = |stem| Ok::<_, Error>(Weights::open(dir, stem, None)?.placed(&work.placement));
         let input = work.input.as_deref().map(InputFile::open).transpose()?;
         match work.part {
             Part::Text => {
@@ -77,7 +79,7 @@ impl Alone {
                 let side = |latent: usize| latent as u32 * LATENT_SCALE;
                 let plan = plan(side(width), side(height), BinMode::Never, 0)?;
                 let decoder = Decoder::load(&config, &weights("diffusion_pytorch_model")?)?;
-                Ok(Self::Decode { decoder, latent, plan, tiling: work.tiling })
+                Ok(Self::Decode { decoder, config, latent, plan, tiling: work.tiling })
             }
             Part::Picture => Err(Error::Setting("a picture needs a whole model; give its folder".to_owned())),
         }
@@ -85,16 +87,14 @@ impl Alone {
 
     pub(super) fn run(&self) -> Result<(), Error> {
         on_pool(|| match self {
-            Self::Text { encoder, ids } => encoder.encode(ids).map(drop),
+            // Waits for a device.
+            Self::Text { encoder, ids } => Ok(to_cpu(&encoder.encode(ids)?).map(drop)?),
             Self::Dit { transformer, inputs } => forward(transformer, inputs).map(drop),
-            Self::Decode { decoder, latent, plan, tiling } => {
+            Self::Decode { decoder, latent, plan, tiling, .. } => {
                 // Rows become bytes as in the pipeline; whoever writes a file takes each as it comes and keeps none.
                 let mut picture = Rows::new(plan);
                 decoder.decode(latent, *tiling, &mut |band: &Tensor| -> Result<(), Error> {
-                    for row in crate::ops::to_vec(band)?.chunks_exact(band.dim(1)? * 3) {
-                        picture.push(row, &mut |_| Ok(()))?;
-                    }
-                    Ok(())
+                    picture.push_band(band, &mut |_| Ok(()))
                 })?;
                 picture.finish()
             }
@@ -120,7 +120,33 @@ impl Alone {
                 }
             }
         })?;
-        Ok(HashMap::from([(name.to_owned(), tensor)]))
+        Ok(HashMap::from([(name.to_owned(), to_cpu(&tensor)?)]))
+    }
+
+    /// Parameters of the part, and the planned bytes of values at work.
+    pub(super) fn planned(&self) -> Result<(u64, u64), Error> {
+        const BYTES: u64 = 4;
+        let count =
+            |(_, shape): (String, Vec<usize>)| shape.into_iter().map(|side| side as u64).product::<u64>();
+        Ok(match self {
+            Self::Text { encoder, ids } => {
+                let parameters = text_encoder::tensors(encoder.config()).map(count).sum();
+                (parameters, encode_bytes(encoder.config(), ids.len() as u64, BYTES))
+            }
+            Self::Dit { transformer, inputs } => {
+                let config = transformer.config();
+                let latent = inputs.first().map_or(0, |input| input.latent.elem_count() / config.in_channels);
+                let planned = denoise_bytes(config, inputs.len() as u64, latent as u64, BYTES);
+                (transformer::tensors(config).map(count).sum(), planned)
+            }
+            Self::Decode { config, plan, tiling, .. } => {
+                let size = (plan.compute_width as usize, plan.compute_height as usize);
+                let cost = autoencoder::plan::Plan::of(config, size, *tiling)?;
+                let planned = u64::try_from(cost.activations)
+                    .map_err(|_| Error::Size(format!("{}x{} is too large to plan", size.0, size.1)))?;
+                (decoder_tensors(config).into_iter().map(count).sum(), planned)
+            }
+        })
     }
 
     pub(super) fn weights_bytes(&self) -> usize {

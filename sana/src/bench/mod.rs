@@ -16,7 +16,7 @@ use crate::autoencoder::Tiling;
 use crate::denoise::Noise;
 use crate::pipeline::{Latent, Pipeline, TextEmbedding};
 use crate::size::Plan;
-use crate::{BinMode, DecodeMode, Error, Recipe};
+use crate::{BinMode, DecodeMode, Error, Memory, Placement, Recipe};
 use alone::Alone;
 
 /// What is measured.
@@ -54,6 +54,8 @@ pub struct Work {
     pub steps: u32,
     /// How a latent is decoded.
     pub tiling: Tiling,
+    /// Where it is done.
+    pub placement: Placement,
     /// Tokens of the text (`Text` and `Dit` alone).
     pub tokens: usize,
     /// Two sequences in one call, as with guidance (`Dit` alone).
@@ -106,6 +108,14 @@ impl Bench {
         }
     }
 
+    /// Of a part alone: its parameters, and the bytes of values at work that [`crate::plan`] plans for it.
+    pub fn planned(&self) -> Result<Option<(u64, u64)>, Error> {
+        match &self.0 {
+            Loaded::Whole(_) => Ok(None),
+            Loaded::Alone(alone) => alone.planned().map(Some),
+        }
+    }
+
     /// Bytes of weights in memory, as packed for the kernels.
     pub fn weights_bytes(&self) -> usize {
         match &self.0 {
@@ -135,7 +145,7 @@ enum WholeInput {
 
 impl Whole {
     fn load(model: &Path, work: &Work) -> Result<Self, Error> {
-        let pipeline = Pipeline::load(model)?;
+        let pipeline = Pipeline::load_on(model, Memory::Resident, &work.placement)?;
         let (width, height) = work.size;
         let recipe = Recipe {
             prompt: "a red circle on a white background".into(),

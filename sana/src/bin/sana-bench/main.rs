@@ -1,6 +1,7 @@
 //! Times one part of the pipeline and prints figures; it judges nothing.
 
 mod options;
+mod plan;
 
 use std::io::{BufRead, Write};
 use std::process::ExitCode;
@@ -12,18 +13,42 @@ use serde_json::json;
 
 fn main() -> ExitCode {
     sana::keep_freed_memory();
-    let options = match options::parse(std::env::args().skip(1)) {
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|first| first == "plan").is_some() {
+        return match plan::run(arguments) {
+            Ok(Some(text)) => printed(&text),
+            other => usage(other.map(drop), plan::USAGE),
+        };
+    }
+    let options = match options::parse(arguments) {
         Ok(Some(options)) => options,
-        Ok(None) => {
-            eprint!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(problem) => {
-            eprint!("error: {problem}\n\n{USAGE}");
-            return ExitCode::FAILURE;
-        }
+        other => return usage(other.map(drop), USAGE),
     };
     match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Ends with the usage: with success when help was asked for.
+fn usage(asked: Result<(), String>, usage: &str) -> ExitCode {
+    match asked {
+        Ok(()) => {
+            eprint!("{usage}");
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            eprint!("error: {problem}\n\n{usage}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn printed(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -73,6 +98,7 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let peak = memory("VmHWM");
     let weights = bench.weights_bytes() as u64;
     let above = peak.saturating_sub(weights);
+    let planned = bench.planned()?;
 
     let sorted = |value: fn(&Run) -> f64| {
         let mut values: Vec<f64> = runs.iter().map(value).collect();
@@ -95,6 +121,9 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
             "rss_before_bytes": before,
             "weights_bytes": weights,
             "above_weights_bytes": above,
+            // In f32, as a file holds them; packed for the kernels they may take more or less.
+            "parameters_bytes": planned.map(|(parameters, _)| 4 * parameters),
+            "planned_bytes": planned.map(|(_, planned)| planned),
         });
         writeln!(out, "{object}")?;
     } else {
@@ -106,12 +135,13 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         writeln!(
             out,
             "{}: median {median:.3} s {range}, loaded in {load:.2} s; weights {} MB, before {} MB, peak {} MB, {} MB above \
-             the weights",
+             the weights{}",
             options.name,
             mb(weights),
             mb(before),
             mb(peak),
             mb(above),
+            planned.map_or_else(String::new, |(_, planned)| format!(", {} MB planned", mb(planned))),
         )?;
     }
     Ok(())
