@@ -14,6 +14,7 @@ use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
 
 pub use attention::{CrossText, CrossTexts, ScaleSums, TokenAttention};
 pub use halo::{Conv, GatedDepthwise, GatedPictures, MultiScale, RowOp, UpsampleConv};
+pub(crate) use halo::{conv_values, upsample_values};
 pub use linear::Linear;
 pub use norm::{AddGated, LayerNormModulated, RmsNorm};
 pub use pixel_norm::{ChannelScale, PixelNorm};

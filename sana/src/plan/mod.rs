@@ -7,7 +7,8 @@ mod models;
 
 use crate::Error;
 use crate::autoencoder::{Tiling, decoder_tensors, plan::Plan as DecodePlan};
-use crate::config::{TextEncoderConfig, TransformerConfig};
+use crate::config::{AutoencoderConfig, TextEncoderConfig, TransformerConfig};
+use crate::ops::{conv_values, upsample_values};
 use crate::prompt::MAX_SEQUENCE_LENGTH;
 use crate::size::{LATENT_SCALE, plan as plan_size};
 use crate::{BinMode, Memory, text_encoder, transformer};
@@ -65,7 +66,7 @@ pub struct PartWeights {
     pub name: &'static str,
     /// Numbers in its tensors.
     pub parameters: u64,
-    /// Bytes of them in memory, in the chosen precision. The text encoder's table of tokens is not: its rows are read from
+    /// Bytes of them in memory, in the chosen precision; of the decoder in f32 as they are packed for the CPU. The text encoder's table of tokens is not: its rows are read from
     /// the file as they are needed.
     pub bytes: u64,
 }
@@ -143,7 +144,11 @@ impl Plan {
 
         let (text, text_loading) = weights("text encoder", text_encoder::tensors(&model.text_encoder), bytes);
         let (dit, dit_loading) = weights("transformer", transformer::tensors(config), bytes);
-        let (vae, vae_loading) = weights("decoder", decoder_tensors(&model.autoencoder).into_iter(), bytes);
+        let (mut vae, vae_loading) =
+            weights("decoder", decoder_tensors(&model.autoencoder).into_iter(), bytes);
+        if request.precision == Precision::F32 {
+            vae.bytes = packed_decoder(&model.autoencoder) * F32;
+        }
         let held = |own: PartWeights| match request.mode {
             Memory::Resident => text.bytes + dit.bytes + vae.bytes,
             Memory::Sequential => own.bytes,
@@ -208,6 +213,20 @@ fn weights(
         }
     }
     (PartWeights { name, parameters, bytes: held * bytes }, 2 * largest * bytes)
+}
+
+/// Values of the decoder's weights as the CPU's kernels hold them.
+fn packed_decoder(config: &AutoencoderConfig) -> u64 {
+    let count = |(name, shape): (String, Vec<usize>)| match shape.as_slice() {
+        // Depthwise kernels have one input channel.
+        &[_, 1, _, _] => shape.iter().product::<usize>(),
+        &[out, input, 3, 3] if name.ends_with(".0.conv.weight") && !config.pixel_shuffle => {
+            upsample_values(out, input)
+        }
+        &[out, input, 3, 3] => conv_values(out, input),
+        _ => shape.iter().product(),
+    };
+    decoder_tensors(config).into_iter().map(|tensor| count(tensor) as u64).sum()
 }
 
 /// Bytes of values at work for one sequence of a text encoder: of the attention its input, the norm of it, queries, keys
