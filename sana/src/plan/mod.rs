@@ -217,13 +217,13 @@ fn weights(
 
 /// Values of the decoder's weights as the CPU's kernels hold them.
 fn packed_decoder(config: &AutoencoderConfig) -> u64 {
-    let count = |(name, shape): (String, Vec<usize>)| match shape.as_slice() {
+    let count = |(name, shape): (String, Vec<usize>)| match *shape {
         // Depthwise kernels have one input channel.
-        &[_, 1, _, _] => shape.iter().product::<usize>(),
-        &[out, input, 3, 3] if name.ends_with(".0.conv.weight") && !config.pixel_shuffle => {
+        [_, 1, _, _] => shape.iter().product::<usize>(),
+        [out, input, 3, 3] if name.ends_with(".0.conv.weight") && !config.pixel_shuffle => {
             upsample_values(out, input)
         }
-        &[out, input, 3, 3] => conv_values(out, input),
+        [out, input, 3, 3] => conv_values(out, input),
         _ => shape.iter().product(),
     };
     decoder_tensors(config).into_iter().map(|tensor| count(tensor) as u64).sum()
