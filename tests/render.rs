@@ -68,6 +68,23 @@ fn a_list_becomes_pictures_a_manifest_and_a_history() {
 }
 
 #[test]
+fn a_sprint_model_renders_in_its_own_steps_and_says_what_it_leaves_out() {
+    let sandbox = Sandbox::new();
+    sandbox.write("list.txt", "a tiny astronaut\n");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/pipeline_sprint/model");
+    let args = ["render", "list.txt", "--model", model, "--size", "64x96", "--output", "out"];
+    let ended = sandbox.run(&[&args[..], &["--negative-prompt", "blur"]].concat()).ok();
+    assert!(ended.stderr.contains("takes no negative prompt"), "{}", ended.stderr);
+    let mut files = sandbox.path("out").read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let picture = files.find(|path| path.extension().is_some_and(|end| end == "png")).unwrap();
+    let recipe = pictures::read(&picture).recipe();
+    assert_eq!(
+        (&recipe["steps"], &recipe["guidance"], &recipe["scheduler"]),
+        (&json!(2), &json!(4.5), &json!("scm"))
+    );
+}
+
+#[test]
 fn the_question_that_is_printed_works_as_it_is_printed() {
     let sandbox = Sandbox::new();
     sandbox.write("list.txt", "red dots on blue\n");

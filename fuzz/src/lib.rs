@@ -23,7 +23,7 @@ pub static BUNDLED_TOKENIZER: LazyLock<PromptTokenizer> = LazyLock::new(|| {
     PromptTokenizer::open(&bundled_model().join("tokenizer")).expect("the bundled tokenizer is whole")
 });
 
-/// Links or copies every file of `from` into `to`.
+/// Copies every file of `from` into `to`.
 pub fn mirror(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("the scratch folder can be written");
     for entry in std::fs::read_dir(from).expect("the bundled model can be read") {

@@ -4,9 +4,9 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use sana::autoencoder::Decoder;
+use sana::autoencoder::{Decoder, Encoder};
 use sana::config::{AutoencoderConfig, ModelIndex, SchedulerConfig, TextEncoderConfig, TransformerConfig};
-use sana::scheduler::FlowDpmSolver;
+use sana::scheduler::scheduler;
 use sana::text_encoder::TextEncoder;
 use sana::transformer::Transformer;
 use sana::weights::Weights;
@@ -34,12 +34,14 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(config) = AutoencoderConfig::open(&path) {
         assert!(Decoder::load(&config, &NO_WEIGHTS).is_err());
+        assert!(Encoder::load(&config, &NO_WEIGHTS).is_err());
     }
     if let Ok(config) = SchedulerConfig::open(&path) {
-        for steps in [0, 1, 20, u32::MAX] {
-            if let Ok(solver) = FlowDpmSolver::new(&config, steps) {
-                assert_eq!(solver.timesteps().len(), steps as usize);
-                assert!(solver.sigmas().iter().all(|sigma| sigma.is_finite()), "{config:?}");
+        for steps in [0, 1, 2, 20, u32::MAX] {
+            if let Ok(scheduler) = scheduler(&config, steps) {
+                assert_eq!(scheduler.timesteps().len(), steps as usize);
+                assert_eq!(scheduler.levels().len(), steps as usize + 1);
+                assert!(scheduler.levels().iter().all(|level| level.is_finite()), "{config:?}");
             }
         }
     }

@@ -16,17 +16,22 @@ const CONFIGS: [&str; 5] = [
     "vae/config.json",
 ];
 
-static MODEL: LazyLock<TempDir> = LazyLock::new(|| {
+/// The model, and what its configurations were.
+static MODEL: LazyLock<(TempDir, Vec<Vec<u8>>)> = LazyLock::new(|| {
     let folder = sana_fuzz::scratch();
     sana_fuzz::mirror(&sana_fuzz::bundled_model(), folder.path());
-    folder
+    let whole =
+        CONFIGS.map(|name| std::fs::read(folder.path().join(name)).expect("the bundled model is whole"));
+    (folder, whole.into())
 });
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, text)) = input.split_first() else { return };
-    let name = CONFIGS[usize::from(*choice) % CONFIGS.len()];
-    let path = MODEL.path().join(name);
+    let choice = usize::from(*choice) % CONFIGS.len();
+    let (model, whole) = &*MODEL;
+    let path = model.path().join(CONFIGS[choice]);
     std::fs::write(&path, text).expect("the scratch folder can be written");
-    let _ = sana::inspect(MODEL.path());
-    std::fs::copy(sana_fuzz::bundled_model().join(name), &path).expect("the scratch folder can be written");
+    let _ = sana::inspect(model.path());
+    // Not a copy of the file: that does not go on after the fuzzer's timer.
+    std::fs::write(&path, &whole[choice]).expect("the scratch folder can be written");
 });

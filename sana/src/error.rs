@@ -46,7 +46,7 @@ pub enum Error {
 }
 
 /// What a text of an error may take of a value from a file, which can be of any length.
-const SHOWN: usize = 200;
+const SHOWN: usize = 300;
 
 /// The value, cut when it is long.
 pub(crate) fn short(value: impl std::fmt::Display) -> String {

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::Error;
 use crate::autoencoder::decoder_tensors;
 use crate::config::{
     AutoencoderConfig, Family, ModelIndex, SchedulerConfig, TextEncoderConfig, TransformerConfig,
@@ -14,6 +13,7 @@ use crate::config::{
 use crate::prompt::PromptTokenizer;
 use crate::size::LATENT_SCALE;
 use crate::weights::Weights;
+use crate::{Error, Placement};
 
 /// What a model folder holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,7 +56,6 @@ impl Folder {
         let part = |name: &str| dir.join(name).join("config.json");
         let folder = Self {
             family: index.family,
-            tokenizer: PromptTokenizer::open(&dir.join("tokenizer"))?,
             scheduler: SchedulerConfig::open(&dir.join("scheduler/scheduler_config.json"))?,
             text_encoder: (
                 TextEncoderConfig::open(&part("text_encoder"))?,
@@ -70,6 +69,8 @@ impl Folder {
                 AutoencoderConfig::open(&part("vae"))?,
                 Weights::open(&dir.join("vae"), "diffusion_pytorch_model", None)?,
             ),
+            // Late, since a large one takes a second: what else is wrong is told at once.
+            tokenizer: PromptTokenizer::open(&dir.join("tokenizer"))?,
             dir: dir.to_path_buf(),
         };
         folder.is_of_family(&index)?;
@@ -163,6 +164,14 @@ impl Folder {
             }
         }
         Ok(())
+    }
+
+    /// The same folder, its weights for another place than the CPU.
+    pub fn placed(mut self, placement: &Placement) -> Self {
+        self.text_encoder.1 = self.text_encoder.1.placed(placement);
+        self.transformer.1 = self.transformer.1.placed(placement);
+        self.autoencoder.1 = self.autoencoder.1.placed(placement);
+        self
     }
 
     pub fn info(&self) -> Result<ModelInfo, Error> {

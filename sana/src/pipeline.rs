@@ -15,7 +15,7 @@ use crate::prompt::MAX_SEQUENCE_LENGTH;
 use crate::size::{Plan, plan};
 use crate::text_encoder::{Embedding, TextEncoder};
 use crate::transformer::Transformer;
-use crate::{Cancel, Error, Memory, Recipe};
+use crate::{Cancel, Error, Memory, Placement, Recipe};
 
 /// Text of a recipe as the transformer takes it.
 #[derive(Clone, Debug)]
@@ -54,9 +54,14 @@ impl Pipeline {
         Self::load_with(dir, Memory::Resident)
     }
 
-    /// Opens and checks a folder in the diffusers layout and loads what is to stay in memory.
+    /// Opens and checks a folder in the diffusers layout and loads what is to stay in memory, on the CPU.
     pub fn load_with(dir: &Path, memory: Memory) -> Result<Self, Error> {
-        let folder = Folder::open(dir)?;
+        Self::load_on(dir, memory, &Placement::cpu())
+    }
+
+    /// The same on the device and in the precision of the placement.
+    pub fn load_on(dir: &Path, memory: Memory, placement: &Placement) -> Result<Self, Error> {
+        let folder = Folder::open(dir)?.placed(placement);
         let mut pipeline = Self { info: folder.info()?, folder, resident: None };
         if memory == Memory::Resident {
             pipeline.resident = Some(Parts {
@@ -223,11 +228,7 @@ impl Pipeline {
         on_pool(|| {
             decoder.decode(&latent, tiling, &mut |band: &Tensor| -> Result<(), Error> {
                 cancel.check()?;
-                let values = crate::ops::to_vec(band)?;
-                for row in values.chunks_exact(band.dim(1)? * 3) {
-                    picture.push(row, rows)?;
-                }
-                Ok(())
+                picture.push_band(band, rows)
             })
         })?;
         picture.finish()

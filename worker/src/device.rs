@@ -5,33 +5,52 @@ use cudarc::driver::sys::CUdevice_attribute::{
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
 };
 use cudarc::driver::{DriverError, result, sys};
+use sana::{Placement, Precision};
 use sanafarm_proto::v1::Device;
 
-/// Id of the device that this build renders on.
-pub(crate) const CPU: &str = "cpu";
+/// Id of the CPU.
+const CPU: &str = "cpu";
+/// Whether this build renders on CUDA devices.
+const CUDA: bool = cfg!(feature = "cuda");
 
-/// The devices that this build renders on: the CPU. CUDA devices are looked for and told about in the log.
+/// The device to render on, and the placement of models there: the one of that name, or else the first CUDA device of a
+/// build that has them, or else the CPU. All that are found are told about in the log.
 ///
 /// Blocks while a CUDA driver wakes its devices.
-pub(crate) fn probe() -> Vec<Device> {
-    let cpu = cpu();
-    tracing::info!(device = %cpu.id, name = %cpu.name, memory_bytes = cpu.memory_bytes, "found device");
+pub(crate) fn choose(wanted: Option<&str>) -> Result<(Device, Placement), String> {
+    let mut devices = vec![cpu()];
     match cuda() {
-        Ok(devices) => {
-            for found in devices {
-                tracing::warn!(
-                    device = %found.id, name = %found.name, memory_bytes = found.memory_bytes,
-                    compute_capability = %found.compute_capability,
-                    "found CUDA device: this build renders on the CPU and leaves it idle"
-                );
-            }
-        }
+        Ok(found) => devices.extend(found),
         Err(error) => tracing::warn!(%error, "CUDA driver is there and does not answer"),
     }
-    vec![cpu]
+    for found in &devices {
+        tracing::info!(
+            device = %found.id, name = %found.name, memory_bytes = found.memory_bytes,
+            compute_capability = %found.compute_capability, "found device"
+        );
+    }
+    if !CUDA && devices.len() > 1 {
+        tracing::warn!(
+            "this build renders on the CPU and leaves CUDA devices idle: build with the feature cuda"
+        );
+    }
+    let id = match wanted {
+        Some("cuda") => "cuda:0",
+        Some(id) => id,
+        None => devices.get(1).filter(|_| CUDA).map_or(CPU, |first| first.id.as_str()),
+    };
+    let there: Vec<_> = devices.iter().map(|device| device.id.as_str()).collect();
+    let Some(at) = there.iter().position(|device| *device == id) else {
+        return Err(format!("there is no device {id}: this machine has {}", there.join(", ")));
+    };
+    let placement = Placement::parse(id, Precision::default()).map_err(|error| error.to_string())?;
+    let device = devices.swap_remove(at);
+    tracing::info!(device = %device.id, "rendering");
+    Ok((device, placement))
 }
 
-fn cpu() -> Device {
+/// The CPU.
+pub(crate) fn cpu() -> Device {
     let name = proc_field("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.into());
     Device {
         id: CPU.into(),
@@ -93,13 +112,21 @@ mod tests {
 
     #[test]
     fn there_is_always_a_cpu() {
-        let devices = probe();
-        assert_eq!(devices.len(), 1);
-        assert_eq!(devices[0].id, CPU);
-        assert!(!devices[0].name.is_empty());
+        let (device, placement) = choose(Some("cpu")).unwrap();
+        assert_eq!((device.id.as_str(), placement.name()), (CPU, CPU));
+        assert!(!device.name.is_empty());
         if cfg!(target_os = "linux") {
-            assert!(devices[0].memory_bytes >= devices[0].memory_free_bytes);
-            assert!(devices[0].memory_free_bytes > 0);
+            assert!(device.memory_bytes >= device.memory_free_bytes);
+            assert!(device.memory_free_bytes > 0);
         }
+        if !CUDA {
+            assert_eq!(choose(None).unwrap().0.id, CPU);
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_told_with_those_that_are() {
+        let error = choose(Some("cuda:99")).unwrap_err();
+        assert!(error.contains("cuda:99") && error.contains("has cpu"), "{error}");
     }
 }

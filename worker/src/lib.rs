@@ -41,6 +41,9 @@ pub struct Options {
     pub cache: PathBuf,
     /// The only job to work for; any when absent.
     pub job: Option<String>,
+    /// The device to render on, `cpu` or `cuda:N`; when absent the first CUDA device of a build that has them, or else the
+    /// CPU.
+    pub device: Option<String>,
     /// Says what the device is doing right now, for a progress display.
     pub activity: Option<watch::Sender<Activity>>,
 }
@@ -94,5 +97,9 @@ pub enum Error {
 ///
 /// A coordinator that is away is waited for. Dropping the future stops the engine at its next step.
 pub async fn run(channel: Channel, options: Options, shutdown: Shutdown) -> Result<Summary, Error> {
-    shift::run(channel, options, shutdown, Box::new(engine::SanaEngine::default())).await
+    let wanted = options.device.clone();
+    let chosen = tokio::task::spawn_blocking(move || device::choose(wanted.as_deref())).await;
+    let chosen = chosen.map_err(|error| Error::Engine(format!("probe devices: {error}")))?;
+    let (device, placement) = chosen.map_err(Error::Engine)?;
+    shift::run(channel, options, shutdown, Box::new(engine::SanaEngine::new(placement)), device).await
 }

@@ -111,6 +111,9 @@ pub struct WorkerArgs {
     /// Folder of unpacked models [default: models in the data folder]
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
+    /// Render on cpu or cuda:N [default: the first CUDA device of a build that has them, or else cpu]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
 }
 
 /// Where the jobs are.

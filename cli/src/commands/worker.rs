@@ -23,6 +23,7 @@ pub async fn run(args: WorkerArgs, printer: &Printer) -> Result<Exit, Error> {
         name: args.name.unwrap_or_else(host_name),
         cache: args.cache.unwrap_or_else(|| DataFolder::choose(None).models()),
         job: None,
+        device: args.device,
         activity: None,
     };
     let shutdown = Shutdown::default();

@@ -43,7 +43,7 @@ pub enum Layer {
     /// Residual block.
     Residual(ResBlock),
     /// First half of an EfficientViT block.
-    Attention(Attention),
+    Attention(Box<Attention>),
     /// Second half.
     Gated(GatedConv),
     /// Norm and activation.

@@ -3,10 +3,10 @@ use candle_core::{Result, Tensor};
 use super::chain::Chain;
 use super::layout;
 use super::stream::{Bands, Observer, Rows};
-use super::{Tiling, blend, tiles};
-use crate::Error;
+use super::{Tiling, blend, device_band, tiles};
 use crate::config::AutoencoderConfig;
 use crate::weights::Weights;
+use crate::{Error, Placement};
 
 /// The decoder's weights.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub struct Decoder {
     /// Number of the stage with the size of the latent.
     deepest: usize,
     scaling_factor: f64,
+    placement: Placement,
 }
 
 impl Decoder {
@@ -26,6 +27,7 @@ impl Decoder {
             latent_channels: config.latent_channels,
             deepest: config.decoder.len() - 1,
             scaling_factor: config.scaling_factor,
+            placement: weights.placement().clone(),
         })
     }
 
@@ -87,15 +89,20 @@ impl Decoder {
                 self.latent_channels
             );
         }
-        let band =
-            |level: usize, channels: usize| tiling.band(level, width << (self.deepest - level), channels);
+        let band = |level: usize, channels: usize| {
+            let width = width << (self.deepest - level);
+            match tiling {
+                Tiling::Bands(None) if self.placement.by_kernels() => Some(device_band(width)),
+                _ => tiling.band(level, width, channels),
+            }
+        };
         let modules = self.chain.modules();
         let tiled = match tiling {
             Tiling::Tiles(_) => tiles::first(modules),
             Tiling::Whole | Tiling::Bands(_) | Tiling::Blend { .. } => modules.len(),
         };
-        let first =
-            Bands::new(latent.contiguous()?, band(self.deepest, modules[0].channels().1).unwrap_or(height));
+        let latent = self.placement.put(&latent.contiguous()?)?;
+        let first = Bands::new(latent, band(self.deepest, modules[0].channels().1).unwrap_or(height));
         let mut rows: Rows<'a> = Box::new(first);
         for (index, module) in modules[..tiled].iter().enumerate() {
             rows = self.chain.layer(index, rows, band(module.level, module.channels().1), observer);

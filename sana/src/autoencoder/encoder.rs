@@ -4,9 +4,10 @@ use super::Tiling;
 use super::chain::Chain;
 use super::layout;
 use super::stream::{Bands, Observer, Rows, Source};
-use crate::Error;
 use crate::config::AutoencoderConfig;
+use crate::ops::to_cpu;
 use crate::weights::Weights;
+use crate::{Error, Placement};
 
 /// The encoder's weights. No pipeline needs them: they are loaded by whoever encodes.
 #[derive(Debug)]
@@ -15,6 +16,7 @@ pub struct Encoder {
     channels: usize,
     /// Number of the stage with the size of the latent.
     deepest: usize,
+    placement: Placement,
 }
 
 /// Rows of a picture as someone hands them over.
@@ -22,6 +24,7 @@ struct Given<'a> {
     rows: &'a mut dyn FnMut() -> Result<Option<Tensor>>,
     channels: usize,
     scale: usize,
+    placement: &'a Placement,
     /// Of the first rows.
     width: Option<usize>,
     count: usize,
@@ -29,7 +32,7 @@ struct Given<'a> {
 
 impl Source for Given<'_> {
     fn next(&mut self) -> Result<Option<Tensor>> {
-        let Self { rows, channels, scale, width, count } = self;
+        let Self { rows, channels, scale, placement, width, count } = self;
         let Some(rows) = rows()? else {
             if *count == 0 || !count.is_multiple_of(*scale) {
                 candle_core::bail!("a picture of {count} rows cannot be encoded: take a multiple of {scale}");
@@ -46,7 +49,7 @@ impl Source for Given<'_> {
             );
         }
         *count += new;
-        Ok(Some(rows))
+        placement.put(&rows).map(Some)
     }
 }
 
@@ -57,6 +60,7 @@ impl Encoder {
             chain: Chain::load(layout::encoder(config), weights)?,
             channels: config.in_channels,
             deepest: config.encoder.len() - 1,
+            placement: weights.placement().clone(),
         })
     }
 
@@ -81,8 +85,14 @@ impl Encoder {
         observer: Option<Observer<'_>>,
         rows: &mut dyn FnMut() -> Result<Option<Tensor>>,
     ) -> Result<Tensor> {
-        let given =
-            Given { rows, channels: self.channels, scale: self.scale(), width: Some(width), count: 0 };
+        let given = Given {
+            rows,
+            channels: self.channels,
+            scale: self.scale(),
+            placement: &self.placement,
+            width: Some(width),
+            count: 0,
+        };
         let mut rows: Rows<'_> = Box::new(given);
         for (index, module) in self.chain.modules().iter().enumerate() {
             let band = tiling.band(module.level, width >> module.level, module.channels().1);
@@ -92,7 +102,7 @@ impl Encoder {
         while let Some(band) = rows.next()? {
             bands.push(band);
         }
-        Tensor::cat(&bands, 0)
+        to_cpu(&Tensor::cat(&bands, 0)?)
     }
 
     /// The same of a picture `[height, width, 3]` that is there whole.

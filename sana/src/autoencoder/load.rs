@@ -79,7 +79,7 @@ impl<'a> Load<'a> {
                 })
             }
             Kind::Attention { width, head, scale, norm } => {
-                Layer::Attention(self.attention(name, (width, head), scale, norm)?)
+                Layer::Attention(Box::new(self.attention(name, (width, head), scale, norm)?))
             }
             Kind::Gated { width } => Layer::Gated(self.gated(&format!("{name}.conv_out"), width)?),
             Kind::Norm { width, activation } => {

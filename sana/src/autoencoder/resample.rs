@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::stream::{Delay, Halo, Rows, Source};
-use crate::ops::{Conv, NearestPixels, Shuffle, ShuffleAdd, StridedConv, Unshuffle, UnshuffleAdd};
+use crate::ops::{Conv, StridedConv, nearest_pixels, shuffle, unshuffle};
 
 /// Every pixel as 2x2 pixels.
 pub struct Nearest<'a> {
@@ -14,7 +14,7 @@ pub struct Nearest<'a> {
 impl Source for Nearest<'_> {
     fn next(&mut self) -> Result<Option<Tensor>> {
         let Some(rows) = self.rows.next()? else { return Ok(None) };
-        rows.contiguous()?.apply_op1_no_bwd(&NearestPixels).map(Some)
+        nearest_pixels(&rows).map(Some)
     }
 }
 
@@ -38,14 +38,8 @@ impl Source for Shuffled<'_> {
     fn next(&mut self) -> Result<Option<Tensor>> {
         let Self { rows, conv, halo, delay } = self;
         let Some(out) = halo.next(*conv, || pull(rows, delay))? else { return Ok(None) };
-        match delay {
-            None => out.apply_op1_no_bwd(&Shuffle),
-            Some(delay) => {
-                let input = delay.take(out.dim(0)?)?.contiguous()?;
-                out.apply_op2_no_bwd(&input, &ShuffleAdd)
-            }
-        }
-        .map(Some)
+        let input = delay.as_mut().map(|delay| delay.take(out.dim(0)?)).transpose()?;
+        shuffle(&out, input.as_ref()).map(Some)
     }
 }
 
@@ -72,14 +66,11 @@ impl Source for Unshuffled<'_> {
     fn next(&mut self) -> Result<Option<Tensor>> {
         let Self { rows, conv, channels, halo, delay, done } = self;
         let Some(out) = pairs(done, || halo.next(*conv, || pull(rows, delay)))? else { return Ok(None) };
-        match delay {
-            None => out.apply_op1_no_bwd(&Unshuffle),
-            Some(delay) => {
-                let input = delay.take(out.dim(0)?)?.contiguous()?;
-                out.apply_op2_no_bwd(&input, &UnshuffleAdd { channels: *channels })
-            }
+        if 4 * out.dim(2)? != *channels {
+            candle_core::bail!("{:?} cannot be unshuffled to {channels} channels", out.dims());
         }
-        .map(Some)
+        let input = delay.as_mut().map(|delay| delay.take(out.dim(0)?)).transpose()?;
+        unshuffle(&out, input.as_ref()).map(Some)
     }
 }
 
@@ -109,7 +100,7 @@ impl Source for DownStrided<'_> {
         };
         // A copy: a view would keep the whole band.
         *above = Some(pairs.narrow(0, count - 1, 1)?.force_contiguous()?);
-        first.apply_op2_no_bwd(&pairs, *conv).map(Some)
+        conv.forward(&first, &pairs).map(Some)
     }
 }
 

@@ -113,7 +113,7 @@ impl Source for Attended<'_> {
         let attended = match queries {
             None => None,
             Some(queries) => {
-                let out = layer.to_out.forward(&queries.apply_op1_no_bwd(&sums)?)?;
+                let out = layer.to_out.forward(&sums.attend(&queries)?)?;
                 let residual = begun.take(out.dim(0)?)?;
                 Some(layer.norm.forward_add(&out, &residual)?)
             }

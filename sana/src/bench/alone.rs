@@ -9,6 +9,7 @@ use super::{Part, Work};
 use crate::autoencoder::{Decoder, Tiling, decoder_tensors};
 use crate::config::{AutoencoderConfig, TextEncoderConfig, TransformerConfig};
 use crate::noise::Generator;
+use crate::ops::to_cpu;
 use crate::pipeline::on_pool;
 use crate::plan::{denoise_bytes, encode_bytes};
 use crate::postprocess::Rows;
@@ -44,7 +45,7 @@ pub(super) struct DitInput {
 impl Alone {
     pub(super) fn load(dir: &Path, work: &Work) -> Result<Self, Error> {
         let config = dir.join("config.json");
-        let weights = |stem| Weights::open(dir, stem, None);
+        let weights = |stem| Ok::<_, Error>(Weights::open(dir, stem, None)?.placed(&work.placement));
         let input = work.input.as_deref().map(InputFile::open).transpose()?;
         match work.part {
             Part::Text => {
@@ -86,16 +87,14 @@ impl Alone {
 
     pub(super) fn run(&self) -> Result<(), Error> {
         on_pool(|| match self {
-            Self::Text { encoder, ids } => encoder.encode(ids).map(drop),
+            // Waits for a device.
+            Self::Text { encoder, ids } => Ok(to_cpu(&encoder.encode(ids)?).map(drop)?),
             Self::Dit { transformer, inputs } => forward(transformer, inputs).map(drop),
             Self::Decode { decoder, latent, plan, tiling, .. } => {
                 // Rows become bytes as in the pipeline; whoever writes a file takes each as it comes and keeps none.
                 let mut picture = Rows::new(plan);
                 decoder.decode(latent, *tiling, &mut |band: &Tensor| -> Result<(), Error> {
-                    for row in crate::ops::to_vec(band)?.chunks_exact(band.dim(1)? * 3) {
-                        picture.push(row, &mut |_| Ok(()))?;
-                    }
-                    Ok(())
+                    picture.push_band(band, &mut |_| Ok(()))
                 })?;
                 picture.finish()
             }
@@ -121,7 +120,7 @@ impl Alone {
                 }
             }
         })?;
-        Ok(HashMap::from([(name.to_owned(), tensor)]))
+        Ok(HashMap::from([(name.to_owned(), to_cpu(&tensor)?)]))
     }
 
     /// Parameters of the part, and the planned bytes of values at work.

@@ -1,6 +1,6 @@
 //! Parts of the pipeline at work: what `sana-bench` times.
 //!
-//! A part is taken from a whole model, on inputs that the pipeline made, or [alone] from its own folder, on
+//! A part is taken from a whole model, on inputs that the pipeline made, or alone from its own folder, on
 //! made-up inputs or those of a file. The second way needs no other part and is how full-size configurations are
 //! measured and compared with the reference libraries.
 
@@ -16,7 +16,7 @@ use crate::autoencoder::Tiling;
 use crate::denoise::Noise;
 use crate::pipeline::{Latent, Pipeline, TextEmbedding};
 use crate::size::Plan;
-use crate::{BinMode, DecodeMode, Error, Recipe};
+use crate::{BinMode, DecodeMode, Error, Memory, Placement, Recipe};
 use alone::Alone;
 
 /// What is measured.
@@ -54,6 +54,8 @@ pub struct Work {
     pub steps: u32,
     /// How a latent is decoded.
     pub tiling: Tiling,
+    /// Where it is done.
+    pub placement: Placement,
     /// Tokens of the text (`Text` and `Dit` alone).
     pub tokens: usize,
     /// Two sequences in one call, as with guidance (`Dit` alone).
@@ -143,7 +145,7 @@ enum WholeInput {
 
 impl Whole {
     fn load(model: &Path, work: &Work) -> Result<Self, Error> {
-        let pipeline = Pipeline::load(model)?;
+        let pipeline = Pipeline::load_on(model, Memory::Resident, &work.placement)?;
         let (width, height) = work.size;
         let recipe = Recipe {
             prompt: "a red circle on a white background".into(),

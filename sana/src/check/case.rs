@@ -5,9 +5,9 @@ use candle_core::{DType, Device, Tensor};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::Error;
 use crate::config::read_json;
 use crate::weights::Weights;
+use crate::{Error, Placement};
 
 /// Allowed where a fixture states neither a tolerance nor its own noise.
 const DEFAULT_TOLERANCE: f64 = 1e-4;
@@ -15,6 +15,8 @@ const DEFAULT_TOLERANCE: f64 = 1e-4;
 /// A fixture folder in memory.
 pub(super) struct Case {
     pub(super) dir: PathBuf,
+    /// Where models are loaded to.
+    pub(super) placement: Placement,
     pub(super) config: Value,
     tensors: BTreeMap<String, Tensor>,
 }
@@ -25,12 +27,13 @@ pub(super) fn name(dir: &Path) -> String {
 }
 
 impl Case {
-    pub(super) fn open(dir: &Path) -> Result<Self, Error> {
+    pub(super) fn open(dir: &Path, placement: &Placement) -> Result<Self, Error> {
         let config = read_json(&dir.join("config.json"))?;
         let path = dir.join("io.safetensors");
         let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
             .map_err(|e| Error::Model(format!("read fixture tensors {}: {e}", path.display())))?;
-        Ok(Self { dir: dir.to_path_buf(), config, tensors: tensors.into_iter().collect() })
+        let tensors = tensors.into_iter().collect();
+        Ok(Self { dir: dir.to_path_buf(), placement: placement.clone(), config, tensors })
     }
 
     /// File that errors about the configuration name.
@@ -65,7 +68,7 @@ impl Case {
     }
 
     pub(super) fn weights(&self) -> Result<Weights, Error> {
-        Weights::from_file(&self.dir.join("weights.safetensors"))
+        Ok(Weights::from_file(&self.dir.join("weights.safetensors"))?.placed(&self.placement))
     }
 
     /// The tolerance of a module's result inside the network. The stated noise is that of the output; inside, where

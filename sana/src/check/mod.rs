@@ -5,9 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::Error;
+use crate::{Error, Placement};
 use case::Case;
-pub use report::{Report, Row, State};
+pub use report::{Report, Row, Slack, State};
 
 mod bins;
 mod case;
@@ -47,8 +47,14 @@ enum Kind {
 
 /// Checks one fixture folder. What goes wrong on the way is in the report.
 pub fn run(dir: &Path) -> Report {
-    let mut report = Report::new(case::name(dir));
-    let outcome = Case::open(dir).and_then(|case| check(&case, &mut report));
+    run_on(dir, &Placement::cpu())
+}
+
+/// The same with models on a device, where other orders of sums and a coarser type need more room: besides the fixture's
+/// tolerance, [`Slack`] of the largest value of each tensor.
+pub fn run_on(dir: &Path, placement: &Placement) -> Report {
+    let mut report = Report::new(case::name(dir), Slack::of(placement));
+    let outcome = Case::open(dir, placement).and_then(|case| check(&case, &mut report));
     report.state = outcome.unwrap_or_else(State::Failed);
     report
 }

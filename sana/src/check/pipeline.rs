@@ -12,7 +12,7 @@ use crate::autoencoder::Tiling;
 use crate::config::SchedulerConfig;
 use crate::scheduler::scheduler;
 use crate::size::plan;
-use crate::{BinMode, Error, Family, Latent, Pipeline};
+use crate::{BinMode, Error, Family, Latent, Memory, Pipeline};
 
 /// Bytes of a picture may be one level off, this share of them.
 const BYTES_OFF: f64 = 0.001;
@@ -44,7 +44,7 @@ fn yes() -> bool {
 }
 
 pub(super) fn check(case: &Case, report: &mut Report) -> Result<(), Error> {
-    let pipeline = Pipeline::load(&case.dir.join("model"))?;
+    let pipeline = Pipeline::load_on(&case.dir.join("model"), Memory::Resident, &case.placement)?;
     let calls: serde_json::Map<String, Value> = case.config("calls")?;
     let seeds: serde_json::Map<String, Value> = case.config("seeds")?;
     for (name, call) in &calls {

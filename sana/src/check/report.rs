@@ -1,6 +1,6 @@
 use candle_core::{DType, Tensor};
 
-use crate::Error;
+use crate::{Error, Placement};
 
 /// What came of one fixture.
 #[derive(Debug)]
@@ -11,6 +11,30 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// Whether it was checked at all.
     pub state: State,
+    slack: Slack,
+}
+
+/// What a device may differ from the fixtures' own tolerances.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Slack {
+    /// Of the largest value of a tensor.
+    pub relative: f64,
+    /// Levels of a picture's byte.
+    pub levels: u8,
+    /// Share of a picture's bytes that may be off.
+    pub share: f64,
+}
+
+impl Slack {
+    /// None on the CPU. In f32 other orders of sums; in bf16 the rounding of every result to 8 bits, whose traces add up from
+    /// layer to layer and from step to step.
+    pub fn of(placement: &Placement) -> Self {
+        match placement.dtype() {
+            DType::F32 if placement.by_kernels() => Self { relative: 1e-4, levels: 1, share: 0.01 },
+            DType::F32 => Self::default(),
+            _ => Self { relative: 0.15, levels: 64, share: 1.0 },
+        }
+    }
 }
 
 /// One comparison.
@@ -40,8 +64,8 @@ pub enum State {
 }
 
 impl Report {
-    pub(super) fn new(case: String) -> Self {
-        Self { case, rows: Vec::new(), state: State::Unknown }
+    pub(super) fn new(case: String, slack: Slack) -> Self {
+        Self { case, rows: Vec::new(), state: State::Unknown, slack }
     }
 
     /// Whether something was compared and all of it agrees.
@@ -63,6 +87,8 @@ impl Report {
         } else {
             f64::INFINITY
         };
+        let largest = wanted.iter().fold(0.0, |largest: f64, value| largest.max(value.abs()));
+        let tolerance = tolerance.max(self.slack.relative * largest);
         self.add(name, want.dims(), difference, tolerance, difference <= tolerance);
         Ok(())
     }
@@ -84,6 +110,7 @@ impl Report {
         } else {
             (f64::INFINITY, wanted.len())
         };
+        let (levels, share) = (levels.max(self.slack.levels), share.max(self.slack.share));
         let ok = difference <= f64::from(levels) && off as f64 <= share * wanted.len() as f64;
         self.add(name, want.dims(), difference, f64::from(levels), ok);
         Ok(())
@@ -122,7 +149,7 @@ mod tests {
             (&[1.0, f32::NAN], false),
             (&[1.0], false),
         ] {
-            let mut report = Report::new("case".to_owned());
+            let mut report = Report::new("case".to_owned(), Slack::default());
             report.compare("x", got, &want, 0.1).unwrap();
             report.state = State::Checked;
             assert_eq!(report.passed(), ok, "{got:?}");
@@ -131,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_report_without_rows_has_not_passed() {
-        let mut report = Report::new("case".to_owned());
+        let mut report = Report::new("case".to_owned(), Slack::default());
         report.state = State::Checked;
         assert!(!report.passed());
     }
@@ -141,7 +168,7 @@ mod tests {
         let want = Tensor::zeros(1000, DType::U8, &Device::Cpu).unwrap();
         let mut bytes = vec![0; 1000];
         let passed = |bytes: &[u8]| {
-            let mut report = Report::new("case".to_owned());
+            let mut report = Report::new("case".to_owned(), Slack::default());
             report.compare_bytes("x", bytes, &want, 1, 0.001).unwrap();
             report.state = State::Checked;
             report.passed()

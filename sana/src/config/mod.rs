@@ -118,11 +118,13 @@ impl Keys {
                 "it may change the pictures, so it is not passed over; if it does not, remove it".to_owned()
             }
         };
-        Err(Error::Model(format!("unknown key {key} in {}: {hint}", self.origin.display())))
+        Err(Error::Model(format!("unknown key {} in {}: {hint}", short(key), self.origin.display())))
     }
 
     fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
-        self.raw(key).map(|value| T::deserialize(value).map_err(|e| self.error(key, value, e))).transpose()
+        self.raw(key)
+            .map(|value| T::deserialize(value).map_err(|e| self.error(key, value, short(e))))
+            .transpose()
     }
 
     fn or<T: DeserializeOwned>(&self, key: &str, default: T) -> Result<T, Error> {
@@ -195,5 +197,7 @@ impl Keys {
     }
 }
 
+#[cfg(test)]
+mod absurd;
 #[cfg(test)]
 mod tests;

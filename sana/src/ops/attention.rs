@@ -2,8 +2,9 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::{count, made, to_vec, values};
+use super::{by_kernels, count, made, to_vec, values};
 use crate::cpu::attention::{CrossAttention, Heads, KeyValueSum};
+use crate::cuda;
 
 /// Tokens in one chunk of the transformer's sums.
 const CHUNK: usize = 64;
@@ -18,6 +19,16 @@ pub struct TokenAttention {
     pub heads: usize,
     /// Channels of a head.
     pub width: usize,
+}
+
+impl TokenAttention {
+    /// Attention of the queries to the keys and values.
+    pub fn forward(&self, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Result<Tensor> {
+        if by_kernels(queries) {
+            return cuda::token_attention([queries, keys, values], self.sequences, self.heads, self.width);
+        }
+        queries.apply_op3_no_bwd(keys, values, self)
+    }
 }
 
 impl CustomOp3 for TokenAttention {
@@ -62,24 +73,48 @@ impl CustomOp3 for TokenAttention {
 
 /// Keys and values of one text, ready for cross-attention.
 #[derive(Debug)]
-pub struct CrossText {
-    packed: CrossAttention,
+pub struct CrossText(Keys);
+
+#[derive(Debug)]
+enum Keys {
+    Cpu(CrossAttention),
+    Device(cuda::CrossText),
 }
 
 impl CrossText {
     /// `keys` and `values` are `[tokens, heads * width]`, without padding.
     pub fn new(keys: &Tensor, values: &Tensor, heads: usize, width: usize) -> Result<Self> {
-        Ok(Self { packed: CrossAttention::new(&to_vec(keys)?, &to_vec(values)?, heads, width) })
+        Ok(Self(match by_kernels(keys) {
+            true => Keys::Device(cuda::CrossText::new(keys, values, heads, width)?),
+            false => Keys::Cpu(CrossAttention::new(&to_vec(keys)?, &to_vec(values)?, heads, width)),
+        }))
     }
 }
 
 /// Cross-attention of latent tokens, each sequence to its own text: queries `[sequences * tokens, heads * width]` to
-/// the same shape.
-#[derive(Debug)]
-pub struct CrossTexts<'a> {
-    /// One for each sequence.
-    pub texts: &'a [&'a CrossText],
+/// the same shape. There is one text for each sequence, all of them where the queries are.
+pub fn cross_attention(queries: &Tensor, texts: &[&CrossText]) -> Result<Tensor> {
+    let (rows, _) = queries.dims2()?;
+    if texts.is_empty() || !rows.is_multiple_of(texts.len()) {
+        bail!("cross-attention: {:?} are no tokens for {} texts", queries.dims(), texts.len());
+    }
+    if by_kernels(queries) {
+        let tokens = rows / texts.len();
+        let parts = texts.iter().enumerate().map(|(index, text)| match &text.0 {
+            Keys::Device(text) => text.attend(&queries.narrow(0, index * tokens, tokens)?),
+            Keys::Cpu(_) => bail!("cross-attention: the text is on the CPU, the queries are not"),
+        });
+        return Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0);
+    }
+    let texts = texts.iter().map(|text| match &text.0 {
+        Keys::Cpu(text) => Ok(text),
+        Keys::Device(_) => bail!("cross-attention: the text is on a device, the queries are not"),
+    });
+    queries.apply_op1_no_bwd(&CrossTexts(texts.collect::<Result<_>>()?))
 }
+
+/// On the CPU.
+struct CrossTexts<'a>(Vec<&'a CrossAttention>);
 
 impl CustomOp1 for CrossTexts<'_> {
     fn name(&self) -> &'static str {
@@ -89,10 +124,10 @@ impl CustomOp1 for CrossTexts<'_> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let queries = values(self.name(), storage, layout)?;
         let mut out = vec![0.0; queries.len()];
-        let length = queries.len() / self.texts.len();
+        let length = queries.len() / self.0.len();
         let parts = queries.chunks_exact(length).zip(out.chunks_exact_mut(length));
-        for (text, (queries, out)) in self.texts.iter().zip(parts) {
-            text.packed.attend(queries, out);
+        for (text, (queries, out)) in self.0.iter().zip(parts) {
+            text.attend(queries, out);
         }
         made(out, layout.shape().clone())
     }
@@ -108,12 +143,15 @@ pub struct ScaleSums {
     channels: usize,
     width: usize,
     scales: Vec<KeyValueSum>,
+    /// On a device: the same of all scales as one, from the first rows on.
+    there: Option<cuda::Sums>,
 }
 
 impl ScaleSums {
     /// For `scales` scales of `channels` channels in groups of `width`.
     pub fn new(scales: usize, channels: usize, width: usize) -> Self {
-        Self { channels, width, scales: vec![KeyValueSum::new(channels / width, width); scales] }
+        let scales = vec![KeyValueSum::new(channels / width, width); scales];
+        Self { channels, width, scales, there: None }
     }
 
     /// Adds rows of keys and values.
@@ -121,6 +159,18 @@ impl ScaleSums {
         let (height, width, channels) = rows.dims3()?;
         if channels != self.scales.len() * 2 * self.channels {
             bail!("linear-attention: {channels} channels of keys and values do not fit");
+        }
+        if by_kernels(rows) {
+            let groups = self.scales.len() * self.channels / self.width;
+            let sums = match self.there.take() {
+                Some(sums) => sums,
+                None => cuda::Sums::new(1, groups, self.width, rows.device())?,
+            };
+            let pixels = rows.contiguous()?.flatten(0, 1)?;
+            // A row of the picture is one chunk, as below.
+            sums.add((&pixels, &pixels), width, 2 * self.width, (0, self.width))?;
+            self.there = Some(sums);
+            return Ok(());
         }
         let (storage, layout) = rows.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else {
@@ -136,6 +186,14 @@ impl ScaleSums {
             sums.add(height * width, width, keys, vals);
         }
         Ok(())
+    }
+
+    /// Attention of rows of queries to all that was added.
+    pub fn attend(&self, queries: &Tensor) -> Result<Tensor> {
+        match &self.there {
+            Some(sums) => sums.attend(&queries.contiguous()?.flatten(0, 1)?)?.reshape(queries.shape()),
+            None => queries.apply_op1_no_bwd(self),
+        }
     }
 }
 

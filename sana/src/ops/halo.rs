@@ -5,11 +5,12 @@
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::{Activation, count, made, to_vec, values};
+use super::{Activation, by_kernels, count, made, to_vec, values};
 use crate::cpu::conv::{Conv3x3, Strip, Upsample, Window};
 use crate::cpu::depthwise::Depthwise;
 use crate::cpu::gemm::{Packed, Place, Rows, gemm};
 use crate::cpu::winograd::{TILE, Winograd};
+use crate::cuda;
 
 /// An operation on rows that needs their neighbours above and below.
 pub trait RowOp {
@@ -68,6 +69,7 @@ pub struct Conv {
 enum Kernel {
     Direct(Conv3x3),
     Winograd(Winograd),
+    Device(cuda::Conv),
 }
 
 /// Channels of input and output from which on the transforms cost less than they save.
@@ -87,6 +89,10 @@ impl Conv {
     /// `weight` is `[out, in, 3, 3]`.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Self> {
         let (out, input, ..) = weight.dims4()?;
+        if by_kernels(weight) {
+            let layer = cuda::Conv::new(weight, bias, activation, cuda::ConvShape::FRAMED_3X3)?;
+            return Ok(Self { layer: Kernel::Device(layer), activation });
+        }
         let (weight, bias) = (to_vec(weight)?, bias.map(to_vec).transpose()?);
         let layer = if input.min(out) < WINOGRAD {
             Kernel::Direct(Conv3x3::new(&weight, input, bias))
@@ -101,6 +107,7 @@ impl Conv {
         match &self.layer {
             Kernel::Direct(layer) => layer.bytes(),
             Kernel::Winograd(layer) => layer.bytes(),
+            Kernel::Device(layer) => layer.bytes(),
         }
     }
 }
@@ -112,7 +119,7 @@ impl RowOp for Conv {
 
     fn step(&self) -> usize {
         match self.layer {
-            Kernel::Direct(_) => 1,
+            Kernel::Direct(_) | Kernel::Device(_) => 1,
             Kernel::Winograd(_) => TILE,
         }
     }
@@ -133,6 +140,7 @@ impl RowOp for Conv {
                 layer.run(strip, lead, self.activation, &mut out);
                 rows_made(out, dims)
             }),
+            Kernel::Device(layer) => layer.forward(pieces),
         }
     }
 }
@@ -141,19 +149,33 @@ impl RowOp for Conv {
 /// `[2 (n - 2), 2 w, out]`.
 #[derive(Debug)]
 pub struct UpsampleConv {
-    layer: Upsample,
+    layer: On<Upsample, cuda::UpsampleConv>,
+}
+
+/// A layer where its weights are.
+#[derive(Debug)]
+enum On<C, D> {
+    Cpu(C),
+    Device(D),
 }
 
 impl UpsampleConv {
     /// `weight` is `[out, in, 3, 3]`.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         let input = weight.dim(1)?;
-        Ok(Self { layer: Upsample::new(&to_vec(weight)?, input, bias.map(to_vec).transpose()?) })
+        let layer = match by_kernels(weight) {
+            true => On::Device(cuda::UpsampleConv::new(weight, bias)?),
+            false => On::Cpu(Upsample::new(&to_vec(weight)?, input, bias.map(to_vec).transpose()?)),
+        };
+        Ok(Self { layer })
     }
 
     /// Bytes of weights held.
     pub fn bytes(&self) -> usize {
-        self.layer.bytes()
+        match &self.layer {
+            On::Cpu(layer) => layer.bytes(),
+            On::Device(layer) => layer.bytes(),
+        }
     }
 }
 
@@ -163,11 +185,15 @@ impl RowOp for UpsampleConv {
     }
 
     fn run(&self, pieces: &[Tensor], _lead: usize) -> Result<Tensor> {
+        let layer = match &self.layer {
+            On::Cpu(layer) => layer,
+            On::Device(layer) => return layer.forward(pieces),
+        };
         with_window("upsample2x-conv3x3", pieces, |window| {
-            let dims = (2 * window.inner_rows(), 2 * window.width(), self.layer.channels());
+            let dims = (2 * window.inner_rows(), 2 * window.width(), layer.channels());
             count::add(dims.0 * dims.1 * dims.2, 4 * window.channels());
             let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
-            self.layer.run(window, &mut out);
+            layer.run(window, &mut out);
             rows_made(out, dims)
         })
     }
@@ -176,30 +202,43 @@ impl RowOp for UpsampleConv {
 /// Depthwise 3x3 convolution and gate of a GLUMBConv: `[n, w, 2 f]` to `[n - 2, w, f]`.
 #[derive(Debug)]
 pub struct GatedDepthwise {
-    layer: Depthwise,
+    layer: On<Depthwise, cuda::GatedDepthwise>,
 }
 
 impl GatedDepthwise {
     /// `weight` is `[2 f, 1, 3, 3]`.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
-        Ok(Self { layer: Depthwise::new(&to_vec(weight)?, 3, bias.map(to_vec).transpose()?) })
+        Ok(Self {
+            layer: match by_kernels(weight) {
+                true => On::Device(cuda::GatedDepthwise::new(weight, bias)?),
+                false => On::Cpu(Depthwise::new(&to_vec(weight)?, 3, bias.map(to_vec).transpose()?)),
+            },
+        })
     }
 
     /// Bytes of weights held.
     pub fn bytes(&self) -> usize {
-        self.layer.bytes()
+        match &self.layer {
+            On::Cpu(layer) => layer.bytes(),
+            On::Device(layer) => layer.bytes(),
+        }
+    }
+
+    /// The same over whole pictures of `height` rows of `width` pixels: `[n * height * width, 2 f]` to
+    /// `[n * height * width, f]`.
+    pub fn pictures(&self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+        match &self.layer {
+            On::Cpu(layer) => x.apply_op1_no_bwd(&GatedPictures { layer, height, width }),
+            On::Device(layer) => layer.pictures(x, height, width),
+        }
     }
 }
 
-/// The same over whole pictures: `[n * height * width, 2 f]` to `[n * height * width, f]`.
-#[derive(Debug)]
-pub struct GatedPictures<'a> {
-    /// Weights.
-    pub layer: &'a GatedDepthwise,
-    /// Rows of a picture.
-    pub height: usize,
-    /// Pixels of a row.
-    pub width: usize,
+/// On the CPU.
+struct GatedPictures<'a> {
+    layer: &'a Depthwise,
+    height: usize,
+    width: usize,
 }
 
 impl CustomOp1 for GatedPictures<'_> {
@@ -211,12 +250,12 @@ impl CustomOp1 for GatedPictures<'_> {
         let x = values(self.name(), storage, layout)?;
         let (tokens, channels) = layout.shape().dims2()?;
         let picture = self.height * self.width;
-        if channels != self.layer.layer.channels() || !tokens.is_multiple_of(picture) {
+        if channels != self.layer.channels() || !tokens.is_multiple_of(picture) {
             bail!("depthwise3x3-gate: {:?} are no pictures of {}x{}", layout.dims(), self.width, self.height);
         }
         let mut out = vec![0.0; tokens * channels / 2];
         for (x, out) in x.chunks_exact(picture * channels).zip(out.chunks_exact_mut(picture * channels / 2)) {
-            self.layer.layer.run_gated(&Strip::new(&[x], self.width, channels).framed(1), out);
+            self.layer.run_gated(&Strip::new(&[x], self.width, channels).framed(1), out);
         }
         made(out, (tokens, channels / 2))
     }
@@ -228,11 +267,15 @@ impl RowOp for GatedDepthwise {
     }
 
     fn run(&self, pieces: &[Tensor], _lead: usize) -> Result<Tensor> {
+        let layer = match &self.layer {
+            On::Cpu(layer) => layer,
+            On::Device(layer) => return layer.forward(pieces),
+        };
         with_strip("depthwise3x3-gate", pieces, |strip, _| {
-            let dims = (strip.inner_rows(1), strip.width(), self.layer.channels() / 2);
-            count::add(dims.0 * dims.1, 9 * self.layer.channels());
+            let dims = (strip.inner_rows(1), strip.width(), layer.channels() / 2);
+            count::add(dims.0 * dims.1, 9 * layer.channels());
             let mut out = vec![0.0; dims.0 * dims.1 * dims.2];
-            self.layer.run_gated(strip, &mut out);
+            layer.run_gated(strip, &mut out);
             rows_made(out, dims)
         })
     }
@@ -242,6 +285,12 @@ impl RowOp for GatedDepthwise {
 /// with it behind: `[n, w, c]` to `[n - 2 pad, w, 2 c]`.
 #[derive(Debug)]
 pub struct MultiScale {
+    layer: On<Scale, cuda::MultiScale>,
+}
+
+/// On the CPU.
+#[derive(Debug)]
+struct Scale {
     depthwise: Depthwise,
     groups: Vec<Packed>,
 }
@@ -250,6 +299,9 @@ impl MultiScale {
     /// `proj_in` is `[c, 1, size, size]`, `proj_out` is `[c, width, 1, 1]` in groups of `width`; of both, only
     /// the groups listed in `chosen` are used, in that order.
     pub fn new(proj_in: &Tensor, proj_out: &Tensor, chosen: &[usize]) -> Result<Self> {
+        if by_kernels(proj_in) {
+            return Ok(Self { layer: On::Device(cuda::MultiScale::new(proj_in, proj_out, chosen)?) });
+        }
         let (size, width) = (proj_in.dim(3)?, proj_out.dim(1)?);
         let taps = size * size;
         let (proj_in, proj_out) = (to_vec(proj_in)?, to_vec(proj_out)?);
@@ -265,35 +317,50 @@ impl MultiScale {
                 Packed::new(width, width, None, |k, n| weight[n * width + k])
             })
             .collect();
-        Ok(Self { depthwise: Depthwise::new(&kernels, size, None), groups })
+        let depthwise = Depthwise::new(&kernels, size, None);
+        Ok(Self { layer: On::Cpu(Scale { depthwise, groups }) })
     }
 
     /// Bytes of weights held.
     pub fn bytes(&self) -> usize {
-        self.depthwise.bytes() + self.groups.iter().map(Packed::bytes).sum::<usize>()
+        match &self.layer {
+            On::Cpu(Scale { depthwise, groups }) => {
+                depthwise.bytes() + groups.iter().map(Packed::bytes).sum::<usize>()
+            }
+            On::Device(layer) => layer.bytes(),
+        }
     }
 }
 
 impl RowOp for MultiScale {
     fn pad(&self) -> usize {
-        self.depthwise.pad()
+        match &self.layer {
+            On::Cpu(scale) => scale.depthwise.pad(),
+            On::Device(layer) => layer.pad(),
+        }
     }
 
     fn run(&self, pieces: &[Tensor], _lead: usize) -> Result<Tensor> {
-        with_strip("multi-scale", pieces, |strip, channels| self.filter(strip, channels))
+        match &self.layer {
+            On::Cpu(scale) => {
+                with_strip("multi-scale", pieces, |strip, channels| scale.filter(strip, channels))
+            }
+            On::Device(layer) => layer.forward(pieces),
+        }
     }
 }
 
-impl MultiScale {
+impl Scale {
     fn filter(&self, strip: &Strip<'_>, channels: usize) -> Result<Tensor> {
-        let (rows, width) = (strip.inner_rows(self.pad()), strip.width());
-        let taps = (2 * self.pad() + 1) * (2 * self.pad() + 1);
+        let pad = self.depthwise.pad();
+        let (rows, width) = (strip.inner_rows(pad), strip.width());
+        let taps = (2 * pad + 1) * (2 * pad + 1);
         count::add(rows * width * channels, taps + channels / self.groups.len());
         let mut filtered = vec![0.0; rows * width * channels];
         self.depthwise.run(strip, &mut filtered);
         let mut out = vec![0.0; rows * width * 2 * channels];
         for (y, target) in out.chunks_exact_mut(width * 2 * channels).enumerate() {
-            let source = strip.row(y + self.pad());
+            let source = strip.row(y + pad);
             for (target, source) in target.chunks_exact_mut(2 * channels).zip(source.chunks_exact(channels)) {
                 target[..channels].copy_from_slice(source);
             }

@@ -2,16 +2,20 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::{Activation, count, made, to_vec, values};
+use super::{Activation, by_kernels, count, made, put_beside, to_vec, values};
 use crate::Error;
 use crate::cpu::gemm::{Packed, Place, Rows, gemm};
-use crate::weights::TensorView;
+use crate::cuda;
+use crate::weights::{TensorView, Weights};
 
 /// `activation(x W^T + b)`. A row of the result depends on its own row of `x` alone.
 #[derive(Debug)]
-pub struct Linear {
-    packed: Packed,
-    activation: Activation,
+pub struct Linear(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Cpu(Packed, Activation),
+    Device(cuda::Linear),
 }
 
 impl Linear {
@@ -20,8 +24,22 @@ impl Linear {
         Self::of_rows(&weight, bias.as_ref(), None)
     }
 
-    /// Like [`Self::new`], packed straight from the type that the weight is stored in.
-    pub fn stored(weight: &TensorView<'_>, bias: Option<&Tensor>) -> std::result::Result<Self, Error> {
+    /// Loads `name.weight` of this shape where the weights are placed.
+    pub fn load(
+        weights: &Weights,
+        name: &str,
+        shape: &[usize],
+        bias: Option<&Tensor>,
+    ) -> std::result::Result<Self, Error> {
+        let name = format!("{name}.weight");
+        if weights.placement().by_kernels() {
+            return Ok(Self::of_rows(&weights.get(&name, shape)?, bias, None)?);
+        }
+        Self::stored(&weights.view(&name, shape)?, bias)
+    }
+
+    /// On the CPU, packed straight from the type that the weight is stored in.
+    fn stored(weight: &TensorView<'_>, bias: Option<&Tensor>) -> std::result::Result<Self, Error> {
         let [out, inputs @ ..] = weight.shape() else {
             return Err(candle_core::Error::msg("a linear layer needs a weight of two dimensions").into());
         };
@@ -29,11 +47,14 @@ impl Linear {
         let bias = bias.map(to_vec).transpose()?;
         let packed = Packed::new(input, *out, bias, |k, n| values.get(n * input + k));
         weight.check()?;
-        Ok(Self { packed, activation: Activation::None })
+        Ok(Self(Kind::Cpu(packed, Activation::None)))
     }
 
     /// The layer that computes only the given outputs, in the given order.
     pub fn of_rows(weight: &Tensor, bias: Option<&Tensor>, rows: Option<&[usize]>) -> Result<Self> {
+        if by_kernels(weight) {
+            return Ok(Self(Kind::Device(cuda::Linear::new(weight, bias, rows)?)));
+        }
         let (out, input) = weight.flatten_from(1)?.dims2()?;
         let weight = to_vec(weight)?;
         let bias = bias.map(to_vec).transpose()?;
@@ -47,27 +68,42 @@ impl Linear {
         };
         let bias = bias.map(|bias| rows.iter().map(|&row| bias[row]).collect());
         let packed = Packed::new(input, rows.len(), bias, |k, n| weight[rows[n] * input + k]);
-        Ok(Self { packed, activation: Activation::None })
+        Ok(Self(Kind::Cpu(packed, Activation::None)))
     }
 
     /// The same layer with an activation behind it.
-    pub fn with(mut self, activation: Activation) -> Self {
-        self.activation = activation;
-        self
+    pub fn with(self, activation: Activation) -> Self {
+        Self(match self.0 {
+            Kind::Cpu(packed, _) => Kind::Cpu(packed, activation),
+            Kind::Device(layer) => Kind::Device(layer.with(activation)),
+        })
     }
 
     /// `x` is `[.., in]`, the result `[.., out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?.apply_op1_no_bwd(self)
+        match &self.0 {
+            Kind::Cpu(packed, activation) => {
+                x.contiguous()?.apply_op1_no_bwd(&OnCpu { packed, activation: *activation })
+            }
+            Kind::Device(layer) => layer.forward(&put_beside(layer.weight(), x)?),
+        }
     }
 
     /// Bytes of weights held.
     pub fn bytes(&self) -> usize {
-        self.packed.bytes()
+        match &self.0 {
+            Kind::Cpu(packed, _) => packed.bytes(),
+            Kind::Device(layer) => layer.bytes(),
+        }
     }
 }
 
-impl CustomOp1 for Linear {
+struct OnCpu<'a> {
+    packed: &'a Packed,
+    activation: Activation,
+}
+
+impl CustomOp1 for OnCpu<'_> {
     fn name(&self) -> &'static str {
         "linear"
     }
@@ -87,7 +123,7 @@ impl CustomOp1 for Linear {
         count::add(pixels * n, k);
         let mut out = vec![0.0; pixels * n];
         let rows = Rows { data: x, count: pixels, stride: k, segments: &[0], length: k };
-        gemm(rows, &self.packed, self.activation, Place::rows(n, 0), &mut out);
+        gemm(rows, self.packed, self.activation, Place::rows(n, 0), &mut out);
         made(out, dims)
     }
 }

@@ -1,9 +1,9 @@
 //! The norms that a block of the autoencoder may have.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{RmsNorm, made, to_vec, values};
+use super::{RmsNorm, by_kernels, made, to_vec, values};
 
 /// A norm of each pixel, `[.., n]`.
 #[derive(Debug)]
@@ -19,11 +19,14 @@ pub enum PixelNorm {
 pub struct ChannelScale {
     factors: Vec<f32>,
     summands: Vec<f32>,
+    /// The same on the device of the weights.
+    there: Option<(Tensor, Tensor)>,
 }
 
 impl PixelNorm {
     /// `(x - mean) / sqrt(variance + eps) * weight + bias`, all `[n]`, as one factor and one summand for each channel.
     pub fn batch(weight: &Tensor, bias: &Tensor, mean: &Tensor, variance: &Tensor, eps: f64) -> Result<Self> {
+        let place = by_kernels(weight).then(|| weight.device().clone());
         let [weight, bias, mean, variance] = [weight, bias, mean, variance].map(to_vec);
         let (weight, bias, mean, variance) = (weight?, bias?, mean?, variance?);
         let (mut factors, mut summands) = (Vec::new(), Vec::new());
@@ -32,13 +35,22 @@ impl PixelNorm {
             factors.push(factor as f32);
             summands.push((f64::from(*bias) - f64::from(*mean) * factor) as f32);
         }
-        Ok(Self::Scaled(ChannelScale { factors, summands }))
+        let there = match place {
+            None => None,
+            Some(device) => Some((Tensor::new(&factors[..], &device)?, Tensor::new(&summands[..], &device)?)),
+        };
+        Ok(Self::Scaled(ChannelScale { factors, summands, there }))
     }
 
     /// The norm of `x`, plus `residual`.
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         match self {
             Self::Rms(norm) => norm.forward_add(x, residual),
+            // Only smaller decoders have one: candle's own operations, in f32.
+            Self::Scaled(ChannelScale { there: Some((factors, summands)), .. }) => {
+                let scaled = x.to_dtype(DType::F32)?.broadcast_mul(factors)?.broadcast_add(summands)?;
+                (scaled + residual.to_dtype(DType::F32)?)?.to_dtype(x.dtype())
+            }
             Self::Scaled(scale) => x.contiguous()?.apply_op2_no_bwd(&residual.contiguous()?, scale),
         }
     }

@@ -1,14 +1,74 @@
 //! Pixel shuffles, nearest pixels and the 3x3 convolution of stride 2, with DC-AE's shortcuts.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{Activation, count, made, to_vec, values};
+use super::{Activation, by_kernels, count, made, to_vec, values};
 use crate::cpu::gemm::{Packed, Place, Rows, gemm};
+use crate::cuda;
 
 /// `[r, w, c]` to `[2 r, 2 w, c]`: every pixel four times.
-#[derive(Debug)]
-pub struct NearestPixels;
+pub fn nearest_pixels(x: &Tensor) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    if by_kernels(&x) {
+        let (rows, width, channels) = x.dims3()?;
+        let each = x.reshape((rows, 1, width, 1, channels))?.broadcast_as((rows, 2, width, 2, channels))?;
+        return each.contiguous()?.reshape((2 * rows, 2 * width, channels));
+    }
+    x.apply_op1_no_bwd(&NearestPixels)
+}
+
+/// `[r, w, 4 c]`, sorted by the four pixels and then by the channel, to `[2 r, 2 w, c]`. An input `[r, w, i]` is added, its
+/// channels repeated to `4 c` and shuffled in the library's order (by the channel, then by the pixel).
+pub fn shuffle(x: &Tensor, input: Option<&Tensor>) -> Result<Tensor> {
+    if by_kernels(x) {
+        return cuda::shuffle(x, input);
+    }
+    match input {
+        None => x.apply_op1_no_bwd(&Shuffle),
+        Some(input) => x.apply_op2_no_bwd(&input.contiguous()?, &ShuffleAdd),
+    }
+}
+
+/// `[2 r, 2 w, c]` to `[r, w, 4 c]`, sorted by the channel and then by the pixel. Of an input `[2 r, 2 w, i]`, unshuffled too,
+/// the means over groups of neighbouring channels are added.
+pub fn unshuffle(x: &Tensor, input: Option<&Tensor>) -> Result<Tensor> {
+    if by_kernels(x) {
+        let out = unshuffled_there(x)?;
+        let channels = out.dim(2)?;
+        return match input {
+            None => Ok(out),
+            Some(input) => out + means_there(input, channels)?,
+        };
+    }
+    match input {
+        None => x.apply_op1_no_bwd(&Unshuffle),
+        Some(input) => x.apply_op2_no_bwd(&input.contiguous()?, &UnshuffleAdd { channels: 4 * x.dim(2)? }),
+    }
+}
+
+/// On a device, for a part that only the encoder has: candle's own operations.
+fn unshuffled_there(x: &Tensor) -> Result<Tensor> {
+    let (rows, width, channels) = x.dims3()?;
+    if !rows.is_multiple_of(2) || !width.is_multiple_of(2) {
+        bail!("pixel-unshuffle: {:?} cannot be halved", x.dims());
+    }
+    let split = x.reshape((rows / 2, 2, width / 2, 2, channels))?.permute((0, 2, 4, 1, 3))?;
+    split.contiguous()?.reshape((rows / 2, width / 2, 4 * channels))
+}
+
+/// The means over groups of channels of an unshuffled input, on a device.
+fn means_there(input: &Tensor, channels: usize) -> Result<Tensor> {
+    let (rows, width, wide) = unshuffled_there(input)?.dims3()?;
+    if !wide.is_multiple_of(channels) {
+        bail!("pixel-unshuffle: {:?} cannot be added to {channels} channels", input.dims());
+    }
+    let all = unshuffled_there(&input.to_dtype(DType::F32)?)?;
+    all.reshape((rows, width, channels, wide / channels))?.mean(D::Minus1)?.to_dtype(input.dtype())
+}
+
+/// On the CPU.
+struct NearestPixels;
 
 impl CustomOp1 for NearestPixels {
     fn name(&self) -> &'static str {
@@ -29,9 +89,8 @@ impl CustomOp1 for NearestPixels {
     }
 }
 
-/// `[r, w, 4 c]`, sorted by the four pixels and then by the channel, to `[2 r, 2 w, c]`.
-#[derive(Debug)]
-pub struct Shuffle;
+/// On the CPU.
+struct Shuffle;
 
 impl CustomOp1 for Shuffle {
     fn name(&self) -> &'static str {
@@ -39,14 +98,12 @@ impl CustomOp1 for Shuffle {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        shuffle(self.name(), values(self.name(), storage, layout)?, layout, &[], 0)
+        shuffled(self.name(), values(self.name(), storage, layout)?, layout, &[], 0)
     }
 }
 
-/// The same, plus an input `[r, w, i]` whose channels are repeated to `4 c` and shuffled in the library's order (by the
-/// channel, then by the pixel).
-#[derive(Debug)]
-pub struct ShuffleAdd;
+/// On the CPU, with the input.
+struct ShuffleAdd;
 
 impl CustomOp2 for ShuffleAdd {
     fn name(&self) -> &'static str {
@@ -65,11 +122,11 @@ impl CustomOp2 for ShuffleAdd {
         if (rows, width) != (r, w) || !channels.is_multiple_of(input) {
             bail!("{}: {:?} cannot be added to {:?}", self.name(), l2.dims(), l1.dims());
         }
-        shuffle(self.name(), values(self.name(), s1, l1)?, l1, added, input)
+        shuffled(self.name(), values(self.name(), s1, l1)?, l1, added, input)
     }
 }
 
-fn shuffle(
+fn shuffled(
     name: &str,
     x: &[f32],
     layout: &Layout,
@@ -97,9 +154,8 @@ fn shuffle(
     made(out, (2 * rows, 2 * width, columns))
 }
 
-/// `[2 r, 2 w, c]` to `[r, w, 4 c]`, sorted by the channel and then by the pixel.
-#[derive(Debug)]
-pub struct Unshuffle;
+/// On the CPU.
+struct Unshuffle;
 
 impl CustomOp1 for Unshuffle {
     fn name(&self) -> &'static str {
@@ -121,11 +177,10 @@ impl CustomOp1 for Unshuffle {
     }
 }
 
-/// The same, plus the mean over groups of neighbouring channels of an unshuffled input `[2 r, 2 w, i]`.
-#[derive(Debug)]
-pub struct UnshuffleAdd {
+/// On the CPU, with the input.
+struct UnshuffleAdd {
     /// Of the result.
-    pub channels: usize,
+    channels: usize,
 }
 
 impl CustomOp2 for UnshuffleAdd {
@@ -185,7 +240,17 @@ fn add_means(x: &[f32], (width, input): (usize, usize), channels: usize, out: &m
 /// 3x3 convolution of stride 2, with DC-AE's shortcut if wanted: the row above `[1, w, in]` and `[2 r, w, in]` to
 /// `[r, w / 2, out]`.
 #[derive(Debug)]
-pub struct StridedConv {
+pub struct StridedConv(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Cpu(Strided),
+    /// With the shortcut or not.
+    Device(cuda::Conv, bool),
+}
+
+#[derive(Debug)]
+struct Strided {
     packed: Packed,
     input: usize,
     shortcut: bool,
@@ -195,21 +260,44 @@ impl StridedConv {
     /// `weight` is `[out, in, 3, 3]`.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, shortcut: bool) -> Result<Self> {
         let (out, input, _, _) = weight.dims4()?;
+        if by_kernels(weight) {
+            let shape = cuda::ConvShape::STRIDED_3X3;
+            let conv = cuda::Conv::new(weight, bias, Activation::None, shape)?;
+            return Ok(Self(Kind::Device(conv, shortcut)));
+        }
         let weight = to_vec(weight)?;
         let packed = Packed::new(9 * input, out, bias.map(to_vec).transpose()?, |k, n| {
             let (tap, channel) = (k / input, k % input);
             weight[(n * input + channel) * 9 + tap]
         });
-        Ok(Self { packed, input, shortcut })
+        Ok(Self(Kind::Cpu(Strided { packed, input, shortcut })))
     }
 
     /// Bytes of weights held.
     pub fn bytes(&self) -> usize {
-        self.packed.bytes()
+        match &self.0 {
+            Kind::Cpu(layer) => layer.packed.bytes(),
+            Kind::Device(layer, _) => layer.bytes(),
+        }
+    }
+
+    /// `above` is `[1, w, in]`, `rows` `[2 r, w, in]`.
+    pub fn forward(&self, above: &Tensor, rows: &Tensor) -> Result<Tensor> {
+        match &self.0 {
+            Kind::Cpu(layer) => above.apply_op2_no_bwd(rows, layer),
+            Kind::Device(layer, shortcut) => {
+                let out = layer.forward(&[above.clone(), rows.clone()])?;
+                if !shortcut {
+                    return Ok(out);
+                }
+                let channels = out.dim(2)?;
+                out + means_there(rows, channels)?
+            }
+        }
     }
 }
 
-impl CustomOp2 for StridedConv {
+impl CustomOp2 for Strided {
     fn name(&self) -> &'static str {
         "conv3x3-stride2"
     }

@@ -2,7 +2,10 @@
 //!
 //! Rows pass through one at a time, so a picture of any height needs the memory of a few rows.
 
+use candle_core::Tensor;
+
 use crate::Error;
+use crate::ops;
 use crate::size::Plan;
 use resize::Resize;
 
@@ -32,6 +35,34 @@ impl Rows {
         Self { source_width, source_height, resize, taken: 0, single_colour: None, bytes: Vec::new() }
     }
 
+    /// Takes the next decoded rows, `[rows, width, 3]`, from wherever they are. What needs no resize becomes bytes on
+    /// the device, a quarter of the bytes to move.
+    pub fn push_band(
+        &mut self,
+        band: &Tensor,
+        out: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
+    ) -> Result<(), Error> {
+        let line = band.dim(1)? * 3;
+        if self.resize.is_some() || !ops::on_device(band) {
+            return ops::to_vec(band)?.chunks_exact(line).try_for_each(|row| self.push(row, out));
+        }
+        if let Some(at) = ops::first_not_finite(band)? {
+            let value = ops::to_vec(&band.flatten_all()?.narrow(0, at, 1)?)?;
+            return Err(self.not_finite(value[0], at % line, at / line));
+        }
+        for bytes in ops::to_rgb8(band)?.chunks_exact(line) {
+            self.expect(bytes.len())?;
+            let first = self.taken == 0;
+            self.taken += 1;
+            if first || self.single_colour.is_some() {
+                let colour = one_colour(bytes);
+                self.single_colour = colour.filter(|colour| first || self.single_colour == Some(*colour));
+            }
+            out(bytes).map_err(Error::Sink)?;
+        }
+        Ok(())
+    }
+
     /// Takes the next decoded row, interleaved RGB around -1 to 1, and calls `out` once for each row of the
     /// picture (interleaved RGB bytes) that is now known.
     pub fn push(
@@ -39,22 +70,9 @@ impl Rows {
         row: &[f32],
         out: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
     ) -> Result<(), Error> {
-        if row.len() != self.source_width * 3 || self.taken == self.source_height {
-            return Err(Error::Setting(format!(
-                "row {} with {} values does not belong to a picture of {}x{}",
-                self.taken,
-                row.len(),
-                self.source_width,
-                self.source_height
-            )));
-        }
+        self.expect(row.len())?;
         if let Some(at) = row.iter().position(|value| !value.is_finite()) {
-            return Err(Error::Numeric(format!(
-                "the decoded picture is {} at column {}, row {}",
-                row[at],
-                at / 3,
-                self.taken
-            )));
+            return Err(self.not_finite(row[at], at, 0));
         }
         let first = self.taken == 0;
         self.taken += 1;
@@ -70,6 +88,26 @@ impl Rows {
                 out(bytes).map_err(Error::Sink)
             }),
         }
+    }
+
+    /// Whether a row of that many values can come now.
+    fn expect(&self, values: usize) -> Result<(), Error> {
+        if values == self.source_width * 3 && self.taken < self.source_height {
+            return Ok(());
+        }
+        Err(Error::Setting(format!(
+            "row {} with {values} values does not belong to a picture of {}x{}",
+            self.taken, self.source_width, self.source_height
+        )))
+    }
+
+    /// About value `at` of the row that is `below` the next.
+    fn not_finite(&self, value: f32, at: usize, below: usize) -> Error {
+        Error::Numeric(format!(
+            "the decoded picture is {value} at column {}, row {}",
+            at / 3,
+            self.taken + below
+        ))
     }
 
     /// Call after the last row: refuses a picture that is not whole or has one colour.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tokenizers::Tokenizer;
+use tokenizers::{PostProcessorWrapper, Tokenizer};
 
 use crate::Error;
 use crate::error::short;
@@ -51,6 +51,8 @@ impl PromptTokens {
 #[derive(Debug)]
 pub struct PromptTokenizer {
     tokenizer: Tokenizer,
+    /// In front of every text: `<bos>`.
+    start: Vec<u32>,
     instruction: String,
     /// Tokens of the instruction alone, with the one that starts a text.
     instruction_tokens: usize,
@@ -65,17 +67,18 @@ impl PromptTokenizer {
             return Err(failed("no such file; the model folder needs it".to_owned()));
         }
         let text = crate::files::read_text(&path, MAX_FILE).map_err(|e| failed(e.to_string()))?;
-        kind::check(&text).map_err(failed)?;
-        let mut tokenizer: Tokenizer = text.parse().map_err(|e| failed(short(e)))?;
-        // Length and padding are ours, whatever the file asks for.
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|e| failed(e.to_string()))?;
-        let mut prompts = Self { tokenizer, instruction: instruction(), instruction_tokens: 0 };
-        if prompts.encode("")?.is_empty() {
+        let start = kind::check(&text).map_err(failed)?;
+        if start.is_empty() {
             return Err(failed("it does not start a text with a <bos> token".to_owned()));
         }
+        let mut tokenizer: Tokenizer = text.parse().map_err(|e| failed(short(e)))?;
+        // Start, length and padding are ours, whatever the file asks for.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|e| failed(e.to_string()))?;
+        tokenizer.with_post_processor(None::<PostProcessorWrapper>);
+        let mut prompts = Self { tokenizer, start, instruction: instruction(), instruction_tokens: 0 };
         prompts.instruction_tokens = prompts.encode(&prompts.instruction)?.len();
-        if prompts.instruction_tokens < 2 {
+        if prompts.instruction_tokens == prompts.start.len() {
             return Err(failed("it knows no word of the instruction".to_owned()));
         }
         Ok(prompts)
@@ -112,11 +115,11 @@ impl PromptTokenizer {
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let encoding = self.tokenizer.encode(text, true);
-        Ok(encoding
-            .map_err(|e| Error::Prompt(format!("split the prompt into tokens: {e}")))?
-            .get_ids()
-            .to_vec())
+        let encoding = self
+            .tokenizer
+            .encode(text, false)
+            .map_err(|e| Error::Prompt(format!("split the prompt into tokens: {e}")))?;
+        Ok([self.start.as_slice(), encoding.get_ids()].concat())
     }
 }
 

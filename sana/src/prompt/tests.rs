@@ -126,6 +126,13 @@ fn a_tokenizer_of_another_kind_is_refused_before_the_library_sees_it() {
         model[key] = value;
         json!({ "model": model })
     };
+    let around = |single: Value| {
+        let tokens = json!({ "<bos>": { "id": "<bos>", "ids": [2], "tokens": ["<bos>"] } });
+        let kind = "TemplateProcessing";
+        json!({ "post_processor": { "type": kind, "single": single, "pair": [], "special_tokens": tokens } })
+    };
+    let token = |id: &str| json!({ "SpecialToken": { "id": id, "type_id": 0 } });
+    let text = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
     let split = |pattern: Value| json!({ "type": "Split", "pattern": pattern, "behavior": "Isolated" });
     let replace = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "x" });
     for (parts, told) in [
@@ -136,7 +143,15 @@ fn a_tokenizer_of_another_kind_is_refused_before_the_library_sees_it() {
         (json!({ "normalizer": { "type": "Sequence", "normalizers": {} } }), "normalizer"),
         (json!({ "pre_tokenizer": split(json!({ "Regex": "(a*)*b" })) }), "pre_tokenizer"),
         (json!({ "pre_tokenizer": { "type": "ByteLevel" } }), "ByteLevel"),
-        (json!({ "post_processor": 5 }), "post_processor"),
+        (json!({ "post_processor": 5 }), "struct Template"),
+        // And on these when it is given a text.
+        (around(json!([token("<bo>s"), text("A")])), "what the token <bo>s is"),
+        (around(json!([token("<bos>"), text("B")])), "the text B and not A"),
+        // This would be as many copies of the text.
+        (around(json!([token("<bos>"), text("A"), text("A")])), "twice"),
+        (around(json!([text("A"), token("<bos>")])), "end in the text"),
+        (around(json!([text("A")])), "<bos>"),
+        (around(json!([])), "end in the text"),
         (json!({ "decoder": { "type": "CTC" } }), "decoder"),
         (json!({ "model": { "type": "Unigram", "vocab": [], "unk_id": 0 } }), "Unigram"),
         (json!({ "model": { "vocab": { "a": 0 }, "merges": [] } }), "type"),

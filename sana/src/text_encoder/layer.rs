@@ -1,9 +1,9 @@
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use super::attention::{Attention, Rotation, linear};
+use super::attention::{Attention, linear};
 use crate::Error;
 use crate::config::TextEncoderConfig;
-use crate::ops::Linear;
+use crate::ops::{Linear, RmsNorm, Rotation, gelu_product};
 use crate::weights::Weights;
 
 /// Attention and feed-forward, each between two norms.
@@ -27,7 +27,7 @@ impl Layer {
     ) -> std::result::Result<Self, Error> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let prefix = format!("layers.{layer}");
-        let norm = |name: &str| RmsNorm::load(config, weights, &format!("{prefix}.{name}_layernorm"));
+        let norm = |name: &str| norm(config, weights, &format!("{prefix}.{name}_layernorm"));
         Ok(Self {
             attention: Attention::load(config, weights, layer)?,
             gate: linear(weights, &format!("{prefix}.mlp.gate_proj"), hidden, inner)?,
@@ -50,32 +50,17 @@ impl Layer {
         let y = self.attention.forward(&self.input_norm.forward(x)?, rotation)?;
         let x = (x + self.post_attention_norm.forward(&y)?)?;
         let y = self.pre_feedforward_norm.forward(&x)?;
-        // candle's gelu is the tanh approximation that Gemma-2 was trained with.
-        let y = (self.gate.forward(&y)?.gelu()? * self.up.forward(&y)?)?;
+        let y = gelu_product(&self.gate.forward(&y)?, &self.up.forward(&y)?)?;
         x + self.post_feedforward_norm.forward(&self.down.forward(&y)?)?
     }
 }
 
-/// Gemma's norm: its weights are stored as the distance from 1.
-#[derive(Debug)]
-pub(super) struct RmsNorm {
-    scale: Tensor,
-    eps: f64,
-}
-
-impl RmsNorm {
-    pub(super) fn load(
-        config: &TextEncoderConfig,
-        weights: &Weights,
-        name: &str,
-    ) -> std::result::Result<Self, Error> {
-        let weight = weights.get(&format!("{name}.weight"), &[config.hidden_size])?;
-        Ok(Self { scale: (weight + 1.0)?, eps: config.rms_norm_eps })
-    }
-
-    /// Over the last axis.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
-        x.broadcast_div(&(mean + self.eps)?.sqrt()?)?.broadcast_mul(&self.scale)
-    }
+/// Loads one of Gemma's norms: their weights are stored as the distance from 1.
+pub(super) fn norm(
+    config: &TextEncoderConfig,
+    weights: &Weights,
+    name: &str,
+) -> std::result::Result<RmsNorm, Error> {
+    let weight = weights.get(&format!("{name}.weight"), &[config.hidden_size])?;
+    Ok(RmsNorm::beyond_one(&weight, config.rms_norm_eps)?)
 }

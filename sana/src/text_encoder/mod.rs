@@ -3,14 +3,15 @@
 //! Padding is never computed: it stands on the right of a causal model and is masked afterwards, so it cannot
 //! reach a kept row. One sequence for each call also means that a result depends on nothing but its tokens.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
-use crate::Error;
 use crate::config::TextEncoderConfig;
 use crate::denoise::finite;
+use crate::ops::{RmsNorm, Rotation};
 use crate::prompt::PromptTokens;
 use crate::weights::{RowTable, Weights};
-use layer::{Layer, RmsNorm};
+use crate::{Error, Placement};
+use layer::Layer;
 pub use tensors::tensors;
 
 mod attention;
@@ -25,6 +26,7 @@ pub struct TextEncoder {
     table: RowTable,
     layers: Vec<Layer>,
     norm: RmsNorm,
+    placement: Placement,
 }
 
 /// What the transformer sees of one prompt.
@@ -42,7 +44,8 @@ impl TextEncoder {
             layers: (0..config.num_hidden_layers)
                 .map(|layer| Layer::load(config, weights, layer))
                 .collect::<Result<_, _>>()?,
-            norm: RmsNorm::load(config, weights, "norm")?,
+            norm: layer::norm(config, weights, "norm")?,
+            placement: weights.placement().clone(),
             config: config.clone(),
         })
     }
@@ -75,8 +78,9 @@ impl TextEncoder {
                  the tokenizer is of another model"
             )));
         }
-        let rotation = attention::Rotation::new(&self.config, ids.len());
-        let mut x = (self.table.gather(ids)? * (self.config.hidden_size as f64).sqrt())?;
+        let rotation = Rotation::new(self.config.head_dim, self.config.rope_theta as f32, ids.len());
+        let x = (self.table.gather(ids)? * (self.config.hidden_size as f64).sqrt())?;
+        let mut x = self.placement.put(&x)?;
         for (number, layer) in self.layers.iter().enumerate() {
             observe(number, &x)?;
             x = layer.forward(&x, &rotation)?;
@@ -89,7 +93,8 @@ impl TextEncoder {
         let real = tokens.real();
         let selected: Vec<u32> =
             tokens.selected.iter().filter(|at| **at < real.len()).map(|at| *at as u32).collect();
-        let rows = self.encode(real)?.index_select(&Tensor::new(selected, &Device::Cpu)?, 0)?;
+        let hidden = self.encode(real)?;
+        let rows = hidden.index_select(&Tensor::new(selected, hidden.device())?, 0)?;
         if !finite(&rows)? {
             return Err(Error::NotFinite { step: None, group: self.culprit(real)? });
         }

@@ -6,8 +6,8 @@ use super::{Load, Observer};
 use crate::Error;
 use crate::config::TransformerConfig;
 use crate::ops::{
-    Activation, AddGated, CrossText, CrossTexts, GatedDepthwise, GatedPictures, LayerNormModulated, Linear,
-    RmsNorm, TokenAttention, to_vec,
+    Activation, CrossText, GatedDepthwise, Linear, Modulation, RmsNorm, TokenAttention, add, add_gated,
+    cross_attention, layer_norm_modulated, to_vec,
 };
 
 /// Queries, keys and values of one attention, its output layer, and the norms that Sana 1.5 has on queries and keys.
@@ -128,42 +128,34 @@ impl Block {
             .iter()
             .map(|row| row.iter().zip(&self.scale_shift_table).map(|(time, table)| time + table).collect())
             .collect();
-        // Of each sequence one of: shift, scale, gate of the attention; the same of the feed-forward part.
-        let parts = |part: usize| -> Vec<&[f32]> {
-            modulation.iter().map(|row| &row[part * self.width..][..self.width]).collect()
-        };
+        let sequences = modulation.len();
         if observer.is_some() {
             // Its own module in the reference; here the modulation is part of it.
-            let zeros = vec![0.0; self.width];
-            let zeros = vec![&zeros[..]; modulation.len()];
-            observe("norm1", &self.normed(&hidden, &zeros, &zeros)?)?;
+            let zeros = Modulation::new(vec![vec![0.0; self.width]; sequences], self.width, &hidden)?;
+            observe("norm1", &layer_norm_modulated(&hidden, &zeros, 0, 0, self.eps)?)?;
         }
+        // Shift, scale, gate of the attention; the same of the feed-forward part.
+        let modulation = Modulation::new(modulation, self.width, &hidden)?;
 
-        let x = self.normed(&hidden, &parts(0), &parts(1))?;
+        let x = layer_norm_modulated(&hidden, &modulation, 1, 0, self.eps)?;
         let (q, k, v) =
             (self.attention.queries(&x)?, self.attention.keys(&x)?, self.attention.v.forward(&x)?);
-        let attention = TokenAttention { sequences: modulation.len(), ..self.self_attention };
-        let attended = self.attention.out.forward(&q.apply_op3_no_bwd(&k, &v, &attention)?)?;
+        let attention = TokenAttention { sequences, ..self.self_attention };
+        let attended = self.attention.out.forward(&attention.forward(&q, &k, &v)?)?;
         observe("attn1", &attended)?;
-        hidden.inplace_op2(&attended, &AddGated { gates: &parts(2) })?;
+        add_gated(&hidden, &attended, &modulation, 2)?;
 
         let texts: Vec<_> = texts.iter().map(|text| &text.0).collect();
-        let attended = self.cross.queries(&hidden)?.apply_op1_no_bwd(&CrossTexts { texts: &texts })?;
+        let attended = cross_attention(&self.cross.queries(&hidden)?, &texts)?;
         let attended = self.cross.out.forward(&attended)?;
         observe("attn2", &attended)?;
-        hidden.inplace_op2(&attended, &AddGated { gates: &[] })?;
+        add(&hidden, &attended)?;
 
-        let x = self.normed(&hidden, &parts(3), &parts(4))?;
-        let gate = GatedPictures { layer: &self.depthwise, height, width };
-        let out = self.point.forward(&self.inverted.forward(&x)?.apply_op1_no_bwd(&gate)?)?;
+        let x = layer_norm_modulated(&hidden, &modulation, 4, 3, self.eps)?;
+        let gated = self.depthwise.pictures(&self.inverted.forward(&x)?, height, width)?;
+        let out = self.point.forward(&gated)?;
         observe("ff", &out)?;
-        hidden.inplace_op2(&out, &AddGated { gates: &parts(5) })?;
+        add_gated(&hidden, &out, &modulation, 5)?;
         Ok(hidden)
-    }
-
-    /// Layer norm of each sequence with its own shift and scale.
-    fn normed(&self, hidden: &Tensor, shift: &[&[f32]], scale: &[&[f32]]) -> Result<Tensor> {
-        let scale_shift: Vec<_> = scale.iter().copied().zip(shift.iter().copied()).collect();
-        hidden.apply_op1_no_bwd(&LayerNormModulated { scale_shift: &scale_shift, eps: self.eps })
     }
 }

@@ -7,12 +7,12 @@ mod block;
 mod embed;
 mod tensors;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::Error;
 use crate::config::TransformerConfig;
-use crate::ops::{Activation, LayerNormModulated, Linear, RmsNorm, to_vec};
+use crate::ops::{Activation, Linear, Modulation, RmsNorm, layer_norm_modulated, to_cpu, to_vec};
 use crate::weights::Weights;
 use block::{Block, BlockText};
 use embed::TimeEmbed;
@@ -33,6 +33,7 @@ pub struct Transformer {
     blocks: Vec<Block>,
     scale_shift_table: Vec<f32>,
     proj_out: Linear,
+    on_device: bool,
     bytes: usize,
 }
 
@@ -81,6 +82,7 @@ impl Transformer {
             blocks,
             scale_shift_table,
             proj_out,
+            on_device: weights.placement().by_kernels(),
             bytes: load.bytes,
         })
     }
@@ -112,7 +114,7 @@ impl Transformer {
 
     /// The model's output for each sequence, `[height, width, out_channels]`.
     pub fn forward(&self, sequences: &[Sequence<'_>], observer: Option<Observer<'_>>) -> Result<Vec<Tensor>> {
-        if observer.is_none() && rayon::current_num_threads() > 1 {
+        if observer.is_none() && !self.on_device && rayon::current_num_threads() > 1 {
             // Threads that share a sequence wait for each other in every layer, those with one each never.
             let each = |sequence| self.forward_all(std::slice::from_ref(sequence), None);
             let outputs = sequences.par_iter().map(each).collect::<Result<Vec<_>>>()?;
@@ -134,7 +136,10 @@ impl Transformer {
         if let Some(scale) = self.config.interpolation_scale {
             let table = positions(self.config.width(), (height, width), self.config.sample_size, scale);
             let table = Tensor::from_vec(table, (tokens, self.config.width()), hidden.device())?;
-            hidden = Tensor::cat(&vec![table; sequences.len()], 0)?.add(&hidden)?;
+            // Added in f32, whatever the model's own type.
+            let dtype = hidden.dtype();
+            let tables = Tensor::cat(&vec![table; sequences.len()], 0)?;
+            hidden = tables.add(&hidden.to_dtype(DType::F32)?)?.to_dtype(dtype)?;
         }
         observe("patch_embed", &hidden)?;
 
@@ -145,7 +150,7 @@ impl Transformer {
         let (modulation, embedded) = self.time_embed.forward(&times, guidance.as_deref())?;
         observe("time_embed.0", &modulation)?;
         observe("time_embed.1", &embedded)?;
-        let modulation: Vec<Vec<f32>> = modulation.to_vec2()?;
+        let modulation: Vec<Vec<f32>> = to_cpu(&modulation)?.to_vec2()?;
 
         for (index, block) in self.blocks.iter().enumerate() {
             let texts: Vec<&BlockText> =
@@ -157,7 +162,7 @@ impl Transformer {
             observe(&name, &hidden)?;
         }
 
-        let embedded: Vec<Vec<f32>> = embedded.to_vec2()?;
+        let embedded: Vec<Vec<f32>> = to_cpu(&embedded)?.to_vec2()?;
         // Shift, then scale; both from the embedding itself and not from the blocks' modulation.
         let final_rows: Vec<Vec<f32>> = embedded
             .iter()
@@ -169,18 +174,13 @@ impl Transformer {
                     .collect()
             })
             .collect();
-        let scale_shift: Vec<_> = final_rows
-            .iter()
-            .map(|row| {
-                let (shift, scale) = row.split_at(self.config.width());
-                (scale, shift)
-            })
-            .collect();
-        let norm = LayerNormModulated { scale_shift: &scale_shift, eps: self.config.norm_eps as f32 };
-        let normed = hidden.apply_op1_no_bwd(&norm)?;
+        let modulation = Modulation::new(final_rows, self.config.width(), &hidden)?;
+        let normed = layer_norm_modulated(&hidden, &modulation, 1, 0, self.config.norm_eps as f32)?;
         observe("norm_out", &normed)?;
         let out = self.proj_out.forward(&normed)?;
         observe("proj_out", &out)?;
+        // The solver and guidance work on the CPU, in f32.
+        let out = to_cpu(&out)?;
         (0..sequences.len())
             .map(|index| {
                 out.narrow(0, index * tokens, tokens)?.reshape((height, width, self.config.out_channels))
@@ -197,9 +197,8 @@ struct Load<'a> {
 
 impl Load<'_> {
     fn linear(&mut self, name: &str, shape: &[usize], bias: bool) -> std::result::Result<Linear, Error> {
-        let weight = self.weights.view(&format!("{name}.weight"), shape)?;
         let bias = if bias { Some(self.weights.get(&format!("{name}.bias"), &shape[..1])?) } else { None };
-        let linear = Linear::stored(&weight, bias.as_ref())?;
+        let linear = Linear::load(self.weights, name, shape, bias.as_ref())?;
         self.bytes += linear.bytes();
         Ok(linear)
     }

@@ -21,7 +21,7 @@ pub(super) struct Entry {
 
 /// Reads a header and checks that its tensors fill the `data` bytes behind it, each byte once.
 pub(super) fn parse(json: &[u8], data: u64) -> Result<BTreeMap<String, Entry>, String> {
-    let Header(infos) = serde_json::from_slice(json).map_err(|e| format!("read header: {e}"))?;
+    let Header(infos) = serde_json::from_slice(json).map_err(|e| format!("read header: {}", short(e)))?;
     let mut entries = BTreeMap::new();
     let mut spans = Vec::with_capacity(infos.len());
     for (name, Info { dtype, shape, data_offsets: (start, end) }) in infos {
@@ -92,8 +92,9 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
-            let info =
-                map.next_value().map_err(|e| A::Error::custom(format!("tensor {}: {e}", short(&name))))?;
+            let info = map
+                .next_value()
+                .map_err(|e| A::Error::custom(format!("tensor {}: {}", short(&name), short(e))))?;
             if infos.contains_key(&name) {
                 return Err(A::Error::custom(format!("tensor {} stands in it twice", short(&name))));
             }

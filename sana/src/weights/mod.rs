@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use crate::Error;
 use crate::error::short;
+use crate::{Error, Placement};
 use file::WeightFile;
 use header::Entry;
 pub use view::{RowTable, TensorView, Values};
@@ -29,6 +29,7 @@ pub struct Weights {
     files: Vec<Arc<WeightFile>>,
     paths: Vec<PathBuf>,
     tensors: BTreeMap<String, Stored>,
+    placement: Placement,
 }
 
 #[derive(Debug)]
@@ -82,14 +83,25 @@ impl Weights {
                 tensors.insert(name, Stored { file: index, entry });
             }
         }
-        Ok(Self { files, paths, tensors })
+        Ok(Self { files, paths, tensors, placement: Placement::cpu() })
     }
 
-    /// Reads a tensor of the given shape into memory, as f32 on the CPU whatever type it is stored in.
+    /// The same tensors for another place than the CPU.
+    pub fn placed(self, placement: &Placement) -> Self {
+        Self { placement: placement.clone(), ..self }
+    }
+
+    /// Where [`Weights::get`] puts tensors.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Reads a tensor of the given shape into memory and puts it where the weights are placed, in the type of that place,
+    /// whatever type it is stored in: on the CPU as f32.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
         let stored = self.find(name, shape)?;
         let values = self.files[stored.file].read(name, &stored.entry)?;
-        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+        Ok(self.placement.put(&Tensor::from_vec(values, shape, &Device::Cpu)?)?)
     }
 
     /// Shows a tensor of the given shape as it is stored, without a copy.

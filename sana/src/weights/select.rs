@@ -75,7 +75,7 @@ fn files_of(
 fn shards(dir: &Path, index: &Path) -> Result<Selected, Error> {
     let broken = |what: String| Error::Model(format!("weights index {}: {what}", index.display()));
     let text = crate::files::read_text(index, MAX_INDEX).map_err(|e| broken(e.to_string()))?;
-    let map = serde_json::from_str::<Index>(&text).map_err(|e| broken(e.to_string()))?.weight_map;
+    let map = serde_json::from_str::<Index>(&text).map_err(|e| broken(short(e)))?.weight_map;
     if map.is_empty() {
         return Err(broken("names no tensor".to_owned()));
     }

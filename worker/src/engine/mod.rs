@@ -5,12 +5,12 @@ use std::path::Path;
 
 use sana::{ModelInfo, Recipe};
 
-mod cpu;
 mod encoder;
+mod pipeline;
 mod thread;
 
-pub(crate) use cpu::SanaEngine;
 pub(crate) use encoder::Picture;
+pub(crate) use pipeline::SanaEngine;
 pub(crate) use thread::{Claim, Command, Context, Outcome, Rendered, Threads, start};
 
 /// Where a picture is.

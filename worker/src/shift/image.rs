@@ -12,7 +12,7 @@ use crate::leases::LeaseKey;
 use crate::publish::{Published, publish};
 use crate::recipe::Failure;
 use crate::report::Report;
-use crate::{Error, device, recipe};
+use crate::{Error, recipe};
 
 /// What became of an image.
 pub(super) enum Settled {
@@ -29,6 +29,7 @@ pub(super) enum Settled {
 pub(super) struct Image {
     pub(super) lease: LeaseKey,
     pub(super) index: u64,
+    pub(super) device_id: String,
     pub(super) settled: Settled,
 }
 
@@ -66,7 +67,12 @@ impl Shift {
         shard.in_hand += 1;
         let (reply, rendered) = oneshot::channel();
         let claim = Claim::new(shard.skip.clone());
-        let image = Image { lease: shard.key.clone(), index: leased.index, settled: Settled::Skipped };
+        let image = Image {
+            lease: shard.key.clone(),
+            index: leased.index,
+            device_id: self.device_id.clone(),
+            settled: Settled::Skipped,
+        };
         match recipe::recipe(&shard.settings, &leased) {
             Ok(recipe) => permit.send(Command {
                 lease: shard.key.clone(),
@@ -150,7 +156,7 @@ impl Image {
         let result = ImageResult {
             index: self.index,
             outcome: Some(told),
-            device_id: device::CPU.into(),
+            device_id: self.device_id.clone(),
             render_seconds: rendered.render_seconds,
             decode_seconds: rendered.decode_seconds,
         };

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sanafarm_proto::v1::{LeasedImage, OpenSessionRequest, ReleaseReason, Settings};
+use sanafarm_proto::v1::{Device, LeasedImage, OpenSessionRequest, ReleaseReason, Settings};
 use sanafarm_storage::Output;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
@@ -15,7 +15,7 @@ use crate::engine::{self, Context, Engine, Threads};
 use crate::leases::{LeaseKey, Leases};
 use crate::report::{Acknowledged, Report, renew_leases, report_results};
 use crate::session::{End, Session};
-use crate::{Error, Options, Shutdown, Summary, device};
+use crate::{Error, Options, Shutdown, Summary};
 
 mod image;
 mod lease;
@@ -65,6 +65,8 @@ enum Aside {
 
 struct Shift {
     session: Session,
+    /// Of the device that images are rendered on.
+    device_id: String,
     /// The only job to work for; any when empty.
     job: String,
     leases: Arc<Leases>,
@@ -95,13 +97,13 @@ pub(crate) async fn run(
     options: Options,
     shutdown: Shutdown,
     engine: Box<dyn Engine>,
+    device: Device,
 ) -> Result<Summary, Error> {
-    let probed = tokio::task::spawn_blocking(device::probe).await;
-    let devices = probed.map_err(|error| Error::Engine(format!("probe devices: {error}")))?;
+    let device_id = device.id.clone();
     let registration = OpenSessionRequest {
         worker: options.name,
         version: env!("CARGO_PKG_VERSION").into(),
-        devices,
+        devices: vec![device],
         labels: [].into(),
     };
     // Cancelled by the soft shutdown, and by whatever else makes the worker leave.
@@ -122,12 +124,14 @@ pub(crate) async fn run(
     };
     let threads = engine::start(engine, context)
         .map_err(|error| Error::Engine(format!("start the engine thread: {error}")))?;
-    Shift::new(session, options.job.unwrap_or_default(), leases, leaving, stop).work(threads, shutdown).await
+    let job = options.job.unwrap_or_default();
+    Shift::new(session, device_id, job, leases, leaving, stop).work(threads, shutdown).await
 }
 
 impl Shift {
     fn new(
         session: Session,
+        device_id: String,
         job: String,
         leases: Arc<Leases>,
         skip: CancellationToken,
@@ -135,6 +139,7 @@ impl Shift {
     ) -> Self {
         Self {
             session,
+            device_id,
             job,
             leases,
             shards: Vec::new(),

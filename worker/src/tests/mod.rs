@@ -52,10 +52,13 @@ impl Farm {
             name: "worker-1".into(),
             cache: folder.path().join("cache"),
             job: None,
+            device: None,
             activity: None,
         };
         let engine = Box::new(TestEngine(watch.clone()));
-        let worker = tokio::spawn(shift::run(served.channel.clone(), options, shutdown.clone(), engine));
+        let device = crate::device::cpu();
+        let worker =
+            tokio::spawn(shift::run(served.channel.clone(), options, shutdown.clone(), engine, device));
         Self { served, folder, watch, shutdown, worker }
     }
 

@@ -207,12 +207,23 @@ async fn the_activity_names_image_stage_and_step() {
     let lease = shard("a", 5, &["wait"], &out, &model);
     let served = super::TestCoordinator::serve(vec![lease]).await;
     let (activity, mut seen) = watch::channel(Activity::default());
-    let options =
-        crate::Options { name: "w".into(), cache: folder.path().into(), job: None, activity: Some(activity) };
+    let options = crate::Options {
+        name: "w".into(),
+        cache: folder.path().into(),
+        job: None,
+        device: None,
+        activity: Some(activity),
+    };
     let shutdown = crate::Shutdown::default();
     let gate = std::sync::Arc::new(engine::Watch::default());
     let test_engine = Box::new(engine::TestEngine(gate.clone()));
-    let worker = tokio::spawn(shift::run(served.channel.clone(), options, shutdown.clone(), test_engine));
+    let worker = tokio::spawn(shift::run(
+        served.channel.clone(),
+        options,
+        shutdown.clone(),
+        test_engine,
+        crate::device::cpu(),
+    ));
     let denoising = Activity { index: 5, stage: "denoise", step: 3, steps: 3 };
     seen.wait_for(|now| *now == denoising).await.unwrap();
     gate.open();

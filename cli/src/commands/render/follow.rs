@@ -47,6 +47,7 @@ impl Follow<'_> {
             name: "render".to_owned(),
             cache: self.models.clone(),
             job: Some(job.job_id.clone()),
+            device: None,
             activity: Some(activity),
         };
         let mut worker = JoinSet::new();

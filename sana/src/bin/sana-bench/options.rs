@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use sana::autoencoder::Tiling;
 use sana::bench::{Part, Source, Work};
+use sana::{Placement, Precision};
 
 /// Shown with `--help` and behind every mistake.
 pub const USAGE: &str = "\
@@ -33,6 +34,8 @@ Both:
   --decode exact|tiles|blend|whole
                               how a latent is decoded (exact: in bands)
   --tile N                    rows of a band (exact), side of a tile (tiles 1024, blend 512)
+  --device cpu|cuda|cuda:N    where the work is done (cpu); no GPU has run this yet
+  --precision bf16|f32        on a CUDA device (bf16)
   --threads N                 threads (all)
   --repeat N                  runs that are timed after the first one (5); 0 times the first one
   --turns                     time a run for each line of standard input instead
@@ -58,6 +61,7 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Optio
     let (mut size, mut steps, mut tokens, mut pair) = ((0, 0), 20, 300, false);
     let (mut decode, mut tile) = ("exact".to_owned(), None);
     let (mut input, mut output) = (None, None);
+    let (mut device, mut precision) = ("cpu".to_owned(), Precision::Bf16);
     let (mut threads, mut repeat, mut turns, mut json) = (None, 5, false, false);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
@@ -77,6 +81,8 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Optio
             "--tile" => tile = Some(number(&value()?)?),
             "--input" => input = Some(value()?.into()),
             "--output" => output = Some(value()?.into()),
+            "--device" => device = value()?,
+            "--precision" => precision = precision_of(&value()?)?,
             "--threads" => threads = Some(number(&value()?)?),
             "--repeat" => repeat = number(&value()?)?,
             "--turns" => turns = true,
@@ -103,8 +109,17 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Optio
         ("blend", Some(tile)) => Tiling::Blend { tile, stride: tile / 8 * 7 },
         (other, _) => return Err(format!("--decode {other}: choose exact, tiles, blend or whole")),
     };
-    let work = Work { part, source, size, steps, tiling, tokens, pair, input };
+    let placement = Placement::parse(&device, precision).map_err(|error| error.to_string())?;
+    let work = Work { part, source, size, steps, tiling, placement, tokens, pair, input };
     Ok(Some(Options { work, name, output, threads, repeat, turns, json }))
+}
+
+fn precision_of(text: &str) -> Result<Precision, String> {
+    match text {
+        "bf16" => Ok(Precision::Bf16),
+        "f32" => Ok(Precision::F32),
+        other => Err(format!("--precision {other}: choose bf16 or f32")),
+    }
 }
 
 /// A number of the wanted type.

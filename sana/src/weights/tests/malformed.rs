@@ -66,6 +66,9 @@ fn a_header_that_lies_is_refused() {
         (format!("{{{twice}}}"), 8, "tensor a stands in it twice"),
         (r#"{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#.into(), 4, "duplicate"),
         (r#"{"a":{"dtype":"F32","shape":[1]}}"#.into(), 4, "data_offsets"),
+        (format!("{{{}}}", tensor("a", &"x".repeat(100_000), "[2]", "[0,8]")), 8, "tensor a"),
+        (format!("{{{}}}", tensor(&"x".repeat(100_000), "WAT", "[2]", "[0,8]")), 8, "tensor xxx"),
+        (format!("\"{}\"", "x".repeat(100_000)), 0, "read header"),
         ("nonsense".into(), 0, "read header"),
         ("[]".into(), 0, "an object of tensors"),
         ("{} {}".into(), 0, "read header"),
@@ -181,6 +184,8 @@ fn a_folder_of_hostile_names_is_refused() {
         assert!(error.contains(index) && error.contains(told), "{bytes}: {error}");
     }
     let long = "x".repeat(1_000_000);
+    std::fs::write(dir.path().join(index), format!(r#"{{"weight_map":"{long}"}}"#)).unwrap();
+    assert!(text(open(&dir, None)).len() < 1000);
     write_index(&dir, index, &[("a", &format!("{long}/"))]);
     assert!(text(open(&dir, None)).len() < 1000);
     std::fs::write(dir.path().join(index), " ".repeat(20_000_000)).unwrap();

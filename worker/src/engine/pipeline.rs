@@ -1,19 +1,23 @@
-//! The Sana pipeline on the CPU.
+//! The Sana pipeline on the device that this worker renders on.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use sana::{ModelInfo, Pipeline, Recipe};
+use sana::{Memory, ModelInfo, Pipeline, Placement, Recipe};
 
 use super::{Engine, Stage};
 
 /// Keeps the last model loaded.
-#[derive(Default)]
 pub(crate) struct SanaEngine {
+    placement: Placement,
     pipeline: Option<Pipeline>,
 }
 
 impl SanaEngine {
+    pub(crate) fn new(placement: Placement) -> Self {
+        Self { placement, pipeline: None }
+    }
+
     fn pipeline(&self) -> Result<&Pipeline, sana::Error> {
         self.pipeline.as_ref().ok_or_else(|| sana::Error::Model("no model is loaded".into()))
     }
@@ -23,7 +27,8 @@ impl Engine for SanaEngine {
     fn load(&mut self, folder: &Path) -> Result<ModelInfo, sana::Error> {
         // The old model goes first: two need not fit into memory.
         self.pipeline = None;
-        let pipeline = self.pipeline.insert(Pipeline::load(folder)?);
+        let loaded = Pipeline::load_on(folder, Memory::Resident, &self.placement)?;
+        let pipeline = self.pipeline.insert(loaded);
         Ok(pipeline.info().clone())
     }
 
