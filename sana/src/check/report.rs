@@ -32,7 +32,7 @@ impl Slack {
         match placement.dtype() {
             DType::F32 if placement.by_kernels() => Self { relative: 1e-4, levels: 1, share: 0.01 },
             DType::F32 => Self::default(),
-            _ => Self { relative: 0.15, levels: 64, share: 1.0 },
+            _ => Self { relative: 0.25, levels: 64, share: 1.0 },
         }
     }
 }

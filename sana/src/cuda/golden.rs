@@ -24,44 +24,25 @@ fn check(name: &str, placement: &Placement) {
     assert!(report.passed(), "{name}: {:?}", report.state);
 }
 
-/// One part of a model.
-const PARTS: [&str; 14] = [
-    "gemma2",
-    "gemma2_bf16",
-    "dit_10",
-    "dit_10_bf16",
-    "dit_pos_embed",
-    "dit_15_qk_norm",
-    "dcae_decode_square",
-    "dcae_decode_rect",
-    "dcae_decode_quadratic",
-    "dcae_decode_bf16",
-    "dcae_decode_mix_style",
-    "dcae_decode_lite_style",
-    "dcae_encode",
-    "dcae_tiled_decode",
-];
-
-#[test]
-fn parts_in_f32() {
-    for name in PARTS {
-        // Everything of these runs on this thread.
-        forced(|| check(name, &Placement::emulated(DType::F32)));
-    }
+macro_rules! fixtures {
+    ($($module:ident($dtype:ident, $run:expr): $($name:ident)*;)*) => {
+        $(mod $module {
+            use super::*;
+            $(#[test]
+            fn $name() {
+                $run(|| check(stringify!($name), &Placement::emulated(DType::$dtype)));
+            })*
+        })*
+    };
 }
 
-#[test]
-fn parts_in_bf16() {
-    for name in PARTS {
-        check(name, &Placement::emulated(DType::BF16));
-    }
-}
-
-#[test]
-fn pipelines_in_bf16() {
-    for name in ["pipeline_sana", "pipeline_sana_bf16"] {
-        check(name, &Placement::emulated(DType::BF16));
-    }
+fixtures! {
+    // Everything of these runs on one thread.
+    parts_in_f32(F32, forced):
+        gemma2 dit_10 dit_pos_embed dit_15_qk_norm dit_sprint
+        dcae_decode_square dcae_decode_mix_style dcae_decode_lite_style dcae_encode;
+    in_bf16(BF16, |work: fn()| work()):
+        gemma2 dit_10 dcae_decode_mix_style pipeline_sprint;
 }
 
 #[test]
