@@ -11,7 +11,7 @@ use crate::config::{AutoencoderConfig, TextEncoderConfig, TransformerConfig};
 use crate::ops::{conv_values, upsample_values};
 use crate::prompt::MAX_SEQUENCE_LENGTH;
 use crate::size::{LATENT_SCALE, plan as plan_size};
-use crate::{BinMode, Memory, text_encoder, transformer};
+use crate::{BinMode, Memory, Precision, cuda, text_encoder, transformer};
 
 pub use models::{Model, names};
 
@@ -21,22 +21,11 @@ const F32: u64 = 4;
 const DECODES: [Tiling; 5] =
     [Tiling::Bands(None), Tiling::Tiles(2048), Tiling::Tiles(1024), Tiling::Tiles(512), Tiling::Tiles(256)];
 
-/// Type of weights and activations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// 4 bytes: the CPU.
-    F32,
-    /// 2 bytes: CUDA.
-    Bf16,
-}
-
-impl Precision {
-    /// Bytes of a value.
-    pub fn bytes(self) -> u64 {
-        match self {
-            Self::F32 => F32,
-            Self::Bf16 => 2,
-        }
+/// Bytes of a value.
+fn bytes_of(precision: Precision) -> u64 {
+    match precision {
+        Precision::F32 => F32,
+        Precision::Bf16 => 2,
     }
 }
 
@@ -45,7 +34,7 @@ impl Precision {
 pub struct Request {
     /// Width and height of the picture in pixels, multiples of 32.
     pub size: (u32, u32),
-    /// Of weights and activations.
+    /// Of weights and activations: f32 as on the CPU, bf16 as on a CUDA device.
     pub precision: Precision,
     /// Which weights are in memory.
     pub mode: Memory,
@@ -133,7 +122,7 @@ impl Plan {
         let size = plan_size(request.size.0, request.size.1, BinMode::Never, model.transformer.sample_size)?;
         let side = |pixels: u32| u64::from(pixels / LATENT_SCALE);
         let latent = side(size.compute_width) * side(size.compute_height);
-        let bytes = request.precision.bytes();
+        let bytes = bytes_of(request.precision);
         let pictures = request.pictures as u64;
 
         let config = &model.transformer;
@@ -170,8 +159,13 @@ impl Plan {
         let (width, height) = (size.compute_width as usize, size.compute_height as usize);
         for tiling in DECODES {
             let cost = DecodePlan::of(&model.autoencoder, (width, height), tiling)?;
-            // It counts in f32.
-            let activations = u64::try_from(cost.activations * u128::from(bytes) / u128::from(F32))
+            // A device makes windows of pixels for its convolutions.
+            let windows = match request.precision {
+                Precision::F32 => 0,
+                Precision::Bf16 => cuda::WINDOW_BYTES as u128,
+            };
+            // The cost is in f32.
+            let activations = u64::try_from(cost.activations * u128::from(bytes) / u128::from(F32) + windows)
                 .map_err(|_| Error::Size(format!("{width}x{height} is too large to plan")))?;
             let recomputed = cost.recomputed();
             let fits = phase("decode", vae, vae_loading, activations, latents).peak() <= request.memory;
