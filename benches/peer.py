@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 PARTS = ("text", "dit", "decode", "picture")
 PROMPT = "a red circle on a white background"
@@ -113,7 +113,7 @@ def alone(args: argparse.Namespace):
     if args.part == "dit":
         from diffusers import SanaTransformer2DModel
 
-        model = SanaTransformer2DModel.from_pretrained(args.alone, torch_dtype=dtype).eval()
+        model = SanaTransformer2DModel.from_pretrained(args.alone, dtype=dtype).eval()
         given = inputs_of(args, model.config)
 
         def dit():
@@ -129,7 +129,7 @@ def alone(args: argparse.Namespace):
     if args.part == "decode":
         from diffusers import AutoencoderDC
 
-        model = AutoencoderDC.from_pretrained(args.alone, torch_dtype=dtype).eval()
+        model = AutoencoderDC.from_pretrained(args.alone, dtype=dtype).eval()
         # Only what decodes counts.
         del model.encoder
         latent = inputs_of(args, model.config)["latent"].to(dtype)
@@ -170,7 +170,7 @@ def whole(args: argparse.Namespace):
     import torch
     from diffusers import SanaPipeline
 
-    pipe = SanaPipeline.from_pretrained(args.model, torch_dtype=torch.float32, variant=args.variant)
+    pipe = SanaPipeline.from_pretrained(args.model, dtype=torch.float32, variant=args.variant)
     pipe.set_progress_bar_config(disable=True)
     width, height = sides(args.size)
     blend(pipe.vae, args)

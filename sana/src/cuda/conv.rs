@@ -8,7 +8,7 @@ use super::{Launch, ROWS, WARP, f32_of};
 use crate::ops::Activation;
 
 /// Bytes of windows at a time: 9 times the input if they were all there at once.
-pub(super) const WINDOW_BYTES: usize = 256 << 20;
+pub(crate) const WINDOW_BYTES: usize = 256 << 20;
 
 /// Rows of a picture in at most two pieces, those kept from before above the new ones.
 #[derive(Debug)]

@@ -33,7 +33,7 @@ use candle_core::{
 };
 
 pub(crate) use attention::{CrossText, Sums, token_attention};
-pub(crate) use conv::{Conv, ConvShape, UpsampleConv, shuffle};
+pub(crate) use conv::{Conv, ConvShape, UpsampleConv, WINDOW_BYTES, shuffle};
 pub(crate) use depthwise::{GatedDepthwise, MultiScale};
 pub(crate) use linear::Linear;
 pub(crate) use norm::{RmsNorm, add, add_gated, layer_norm_modulated};

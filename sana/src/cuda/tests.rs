@@ -186,7 +186,7 @@ fn convolutions_of_many_pieces_and_of_many_parts() {
     let got = Conv::new(&gw, None, Activation::None, ConvShape::FRAMED_3X3).unwrap();
     let cuts = [(0, 1), (1, 3), (4, 1), (5, 4)].map(|(first, count)| gx.narrow(0, first, count).unwrap());
     close("pieces", &got.forward(&cuts).unwrap(), &want, DType::BF16);
-    let parts = conv::in_parts(7, conv::WINDOW_BYTES / 2, |first, count| {
+    let parts = conv::in_parts(7, WINDOW_BYTES / 2, |first, count| {
         Tensor::arange(first as f32, (first + count) as f32, &Device::Cpu)
     });
     assert_eq!(parts.unwrap().to_vec1::<f32>().unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);

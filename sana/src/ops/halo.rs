@@ -75,6 +75,16 @@ enum Kernel {
 /// Channels of input and output from which on the transforms cost less than they save.
 const WINOGRAD: usize = 16;
 
+/// Values that a [`Conv`] of these channels holds: Winograd's weights are four times as many.
+pub fn conv_values(out: usize, input: usize) -> usize {
+    out * input * if input.min(out) < WINOGRAD { 9 } else { 36 }
+}
+
+/// Values that an [`UpsampleConv`] of these channels holds: four convolutions of 2x2.
+pub fn upsample_values(out: usize, input: usize) -> usize {
+    16 * out * input
+}
+
 impl Conv {
     /// `weight` is `[out, in, 3, 3]`.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Self> {

@@ -17,6 +17,7 @@ use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Ten
 
 pub use attention::{CrossText, ScaleSums, TokenAttention, cross_attention};
 pub use halo::{Conv, GatedDepthwise, MultiScale, RowOp, UpsampleConv};
+pub(crate) use halo::{conv_values, upsample_values};
 pub use linear::Linear;
 pub use norm::{Modulation, RmsNorm, add, add_gated, layer_norm_modulated};
 pub use pixel_norm::{ChannelScale, PixelNorm};

@@ -7,10 +7,11 @@ mod models;
 
 use crate::Error;
 use crate::autoencoder::{Tiling, decoder_tensors, plan::Plan as DecodePlan};
-use crate::config::{TextEncoderConfig, TransformerConfig};
+use crate::config::{AutoencoderConfig, TextEncoderConfig, TransformerConfig};
+use crate::ops::{conv_values, upsample_values};
 use crate::prompt::MAX_SEQUENCE_LENGTH;
 use crate::size::{LATENT_SCALE, plan as plan_size};
-use crate::{BinMode, Memory, text_encoder, transformer};
+use crate::{BinMode, Memory, Precision, cuda, text_encoder, transformer};
 
 pub use models::{Model, names};
 
@@ -20,22 +21,11 @@ const F32: u64 = 4;
 const DECODES: [Tiling; 5] =
     [Tiling::Bands(None), Tiling::Tiles(2048), Tiling::Tiles(1024), Tiling::Tiles(512), Tiling::Tiles(256)];
 
-/// Type of weights and activations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// 4 bytes: the CPU.
-    F32,
-    /// 2 bytes: CUDA.
-    Bf16,
-}
-
-impl Precision {
-    /// Bytes of a value.
-    pub fn bytes(self) -> u64 {
-        match self {
-            Self::F32 => F32,
-            Self::Bf16 => 2,
-        }
+/// Bytes of a value.
+fn bytes_of(precision: Precision) -> u64 {
+    match precision {
+        Precision::F32 => F32,
+        Precision::Bf16 => 2,
     }
 }
 
@@ -44,7 +34,7 @@ impl Precision {
 pub struct Request {
     /// Width and height of the picture in pixels, multiples of 32.
     pub size: (u32, u32),
-    /// Of weights and activations.
+    /// Of weights and activations: f32 as on the CPU, bf16 as on a CUDA device.
     pub precision: Precision,
     /// Which weights are in memory.
     pub mode: Memory,
@@ -65,7 +55,7 @@ pub struct PartWeights {
     pub name: &'static str,
     /// Numbers in its tensors.
     pub parameters: u64,
-    /// Bytes of them in memory, in the chosen precision. The text encoder's table of tokens is not: its rows are read from
+    /// Bytes of them in memory, in the chosen precision; of the decoder in f32 as they are packed for the CPU. The text encoder's table of tokens is not: its rows are read from
     /// the file as they are needed.
     pub bytes: u64,
 }
@@ -132,7 +122,7 @@ impl Plan {
         let size = plan_size(request.size.0, request.size.1, BinMode::Never, model.transformer.sample_size)?;
         let side = |pixels: u32| u64::from(pixels / LATENT_SCALE);
         let latent = side(size.compute_width) * side(size.compute_height);
-        let bytes = request.precision.bytes();
+        let bytes = bytes_of(request.precision);
         let pictures = request.pictures as u64;
 
         let config = &model.transformer;
@@ -143,7 +133,11 @@ impl Plan {
 
         let (text, text_loading) = weights("text encoder", text_encoder::tensors(&model.text_encoder), bytes);
         let (dit, dit_loading) = weights("transformer", transformer::tensors(config), bytes);
-        let (vae, vae_loading) = weights("decoder", decoder_tensors(&model.autoencoder).into_iter(), bytes);
+        let (mut vae, vae_loading) =
+            weights("decoder", decoder_tensors(&model.autoencoder).into_iter(), bytes);
+        if request.precision == Precision::F32 {
+            vae.bytes = packed_decoder(&model.autoencoder) * F32;
+        }
         let held = |own: PartWeights| match request.mode {
             Memory::Resident => text.bytes + dit.bytes + vae.bytes,
             Memory::Sequential => own.bytes,
@@ -165,8 +159,13 @@ impl Plan {
         let (width, height) = (size.compute_width as usize, size.compute_height as usize);
         for tiling in DECODES {
             let cost = DecodePlan::of(&model.autoencoder, (width, height), tiling)?;
-            // It counts in f32.
-            let activations = u64::try_from(cost.activations * u128::from(bytes) / u128::from(F32))
+            // A device makes windows of pixels for its convolutions.
+            let windows = match request.precision {
+                Precision::F32 => 0,
+                Precision::Bf16 => cuda::WINDOW_BYTES as u128,
+            };
+            // The cost is in f32.
+            let activations = u64::try_from(cost.activations * u128::from(bytes) / u128::from(F32) + windows)
                 .map_err(|_| Error::Size(format!("{width}x{height} is too large to plan")))?;
             let recomputed = cost.recomputed();
             let fits = phase("decode", vae, vae_loading, activations, latents).peak() <= request.memory;
@@ -208,6 +207,20 @@ fn weights(
         }
     }
     (PartWeights { name, parameters, bytes: held * bytes }, 2 * largest * bytes)
+}
+
+/// Values of the decoder's weights as the CPU's kernels hold them.
+fn packed_decoder(config: &AutoencoderConfig) -> u64 {
+    let count = |(name, shape): (String, Vec<usize>)| match *shape {
+        // Depthwise kernels have one input channel.
+        [_, 1, _, _] => shape.iter().product::<usize>(),
+        [out, input, 3, 3] if name.ends_with(".0.conv.weight") && !config.pixel_shuffle => {
+            upsample_values(out, input)
+        }
+        [out, input, 3, 3] => conv_values(out, input),
+        _ => shape.iter().product(),
+    };
+    decoder_tensors(config).into_iter().map(|tensor| count(tensor) as u64).sum()
 }
 
 /// Bytes of values at work for one sequence of a text encoder: of the attention its input, the norm of it, queries, keys

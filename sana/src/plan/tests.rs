@@ -49,6 +49,18 @@ fn the_4k_model_fits_8_gb_one_part_after_the_other_and_not_all_at_once() {
 }
 
 #[test]
+fn weights_of_the_bundled_model_are_planned_as_they_are_held() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/sana-tiny");
+    let model = Model::open(&dir).unwrap();
+    let request = request(512, Precision::F32, Memory::Resident, u64::MAX);
+    let planned: u64 = Plan::of(&model, &request).unwrap().weights.iter().map(|part| part.bytes).sum();
+    let held = crate::Pipeline::load(&dir).unwrap().resident_bytes() as u64;
+    // Columns of packed matrices are rounded up, and vectors such as biases of norms are not counted as held.
+    let ratio = held as f64 / planned as f64;
+    assert!((0.98..1.05).contains(&ratio), "held {held}, planned {planned}");
+}
+
+#[test]
 fn less_memory_takes_smaller_tiles_and_at_last_does_not_fit() {
     let model = Model::named("Sana_600M_1024px").unwrap();
     let plan = |memory| {

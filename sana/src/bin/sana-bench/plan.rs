@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use sana::Memory;
 use sana::autoencoder::Tiling;
-use sana::plan::{Model, Phase, Plan, Precision, Request, names};
+use sana::plan::{Model, Phase, Plan, Request, names};
+use sana::{Memory, Precision};
 use serde_json::{Value, json};
 
 use crate::options::{number, pair_of_sides};
@@ -117,12 +117,11 @@ fn text(model: &Model, request: &Request, plan: &Plan) -> Result<String, std::fm
         Memory::Sequential => "one part in memory at a time",
     };
     let mut out = String::new();
-    let value = request.precision.bytes();
-    writeln!(
-        out,
-        "{} at {width}x{height}, {value} bytes a value, {mode}; figures in GB (10^9 bytes)\n",
-        model.name
-    )?;
+    let precision = match request.precision {
+        Precision::F32 => "f32 as on the CPU",
+        Precision::Bf16 => "bf16 as on a CUDA device",
+    };
+    writeln!(out, "{} at {width}x{height}, {precision}, {mode}; figures in GB (10^9 bytes)\n", model.name)?;
     writeln!(out, "{:<14} {:>15} {:>8}", "weights", "parameters", "GB")?;
     for part in &plan.weights {
         writeln!(out, "{:<14} {:>15} {:>8}", part.name, part.parameters, gb(part.bytes))?;
