@@ -224,25 +224,24 @@ fn packed_decoder(config: &AutoencoderConfig) -> u64 {
 }
 
 /// Bytes of values at work for one sequence of a text encoder: of the attention its input, the norm of it, queries, keys
-/// and values with a copy of each and the scores in f32; of the feed-forward part the input, the norm of it and four wide
-/// tensors (gate, its activation, the other half, the product).
+/// and values with a copy of each and the scores in f32; of the feed-forward part five tensors of the sequence (input,
+/// attention, their sum, norms) and four wide ones (gate, its activation, the other half, the product).
 pub fn encode_bytes(config: &TextEncoderConfig, tokens: u64, bytes: u64) -> u64 {
     let (hidden, inner) = (config.hidden_size as u64, config.intermediate_size as u64);
     let heads = config.num_attention_heads as u64;
     let queries = heads * config.head_dim as u64;
     let keys = (config.num_key_value_heads * config.head_dim) as u64;
     let attention = tokens * (2 * hidden + 2 * queries + 4 * keys) * bytes + heads * tokens * tokens * F32;
-    attention.max(tokens * (2 * hidden + 4 * inner) * bytes)
+    attention.max(tokens * (5 * hidden + 4 * inner) * bytes)
 }
 
 /// Bytes of values at work in a call of the transformer for `sequences` of `latent` tokens each: of the feed-forward part
-/// the sequence, the norm of it, the wide tensor with twice the inner width, the gated one with the inner width, and the
-/// result; of the attention the sequence, the norm of it, queries, keys, values, what they give, and the result. To
-/// these come keys and values of the texts for all blocks, and for each sequence noise, sample and the solver's last
-/// estimate in f32.
+/// the sequence, the wide tensor with twice the inner width and the gated one with the inner width; of the attention the
+/// sequence, queries, keys, values, what they give, and the result. To these come keys and values of the texts for all
+/// blocks, and for each sequence noise, sample and the solver's last estimate in f32.
 pub fn denoise_bytes(config: &TransformerConfig, sequences: u64, latent: u64, bytes: u64) -> u64 {
     let (width, hidden) = (config.width() as u64, config.hidden_width() as u64);
-    let widest = (3 * width + 3 * hidden).max(7 * width);
+    let widest = (width + 3 * hidden).max(6 * width);
     let texts = config.num_layers as u64 * MAX_SEQUENCE_LENGTH as u64 * 2 * width;
     let samples = 3 * latent * config.in_channels as u64 * F32;
     sequences * ((latent * widest + texts) * bytes + samples)

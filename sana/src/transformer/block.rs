@@ -137,25 +137,46 @@ impl Block {
         // Shift, scale, gate of the attention; the same of the feed-forward part.
         let modulation = Modulation::new(modulation, self.width, &hidden)?;
 
-        let x = layer_norm_modulated(&hidden, &modulation, 1, 0, self.eps)?;
-        let (q, k, v) =
-            (self.attention.queries(&x)?, self.attention.keys(&x)?, self.attention.v.forward(&x)?);
-        let attention = TokenAttention { sequences, ..self.self_attention };
-        let attended = self.attention.out.forward(&attention.forward(&q, &k, &v)?)?;
+        // Each part's tensors are gone before the next makes its own: they are most of the memory of a call.
+        let attended = self.attend(&hidden, &modulation, sequences)?;
         observe("attn1", &attended)?;
         add_gated(&hidden, &attended, &modulation, 2)?;
+        drop(attended);
 
         let texts: Vec<_> = texts.iter().map(|text| &text.0).collect();
-        let attended = cross_attention(&self.cross.queries(&hidden)?, &texts)?;
-        let attended = self.cross.out.forward(&attended)?;
+        let attended = self.cross.out.forward(&cross_attention(&self.cross.queries(&hidden)?, &texts)?)?;
         observe("attn2", &attended)?;
         add(&hidden, &attended)?;
+        drop(attended);
 
-        let x = layer_norm_modulated(&hidden, &modulation, 4, 3, self.eps)?;
-        let gated = self.depthwise.pictures(&self.inverted.forward(&x)?, height, width)?;
-        let out = self.point.forward(&gated)?;
+        let out = self.feed_forward(&hidden, &modulation, (height, width))?;
         observe("ff", &out)?;
         add_gated(&hidden, &out, &modulation, 5)?;
         Ok(hidden)
+    }
+
+    /// The linear self-attention with its norm.
+    fn attend(&self, hidden: &Tensor, modulation: &Modulation, sequences: usize) -> Result<Tensor> {
+        let x = layer_norm_modulated(hidden, modulation, 1, 0, self.eps)?;
+        let (q, k, v) =
+            (self.attention.queries(&x)?, self.attention.keys(&x)?, self.attention.v.forward(&x)?);
+        drop(x);
+        let attention = TokenAttention { sequences, ..self.self_attention };
+        self.attention.out.forward(&attention.forward(&q, &k, &v)?)
+    }
+
+    /// The Mix-FFN with its norm.
+    fn feed_forward(
+        &self,
+        hidden: &Tensor,
+        modulation: &Modulation,
+        (height, width): (usize, usize),
+    ) -> Result<Tensor> {
+        let x = layer_norm_modulated(hidden, modulation, 4, 3, self.eps)?;
+        let wide = self.inverted.forward(&x)?;
+        drop(x);
+        let gated = self.depthwise.pictures(&wide, height, width)?;
+        drop(wide);
+        self.point.forward(&gated)
     }
 }
