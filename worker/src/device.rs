@@ -4,7 +4,8 @@ use cudarc::driver::result::device;
 use cudarc::driver::sys::CUdevice_attribute::{
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
 };
-use cudarc::driver::{DriverError, result, sys};
+use cudarc::driver::sys::cudaError_enum::CUDA_ERROR_NO_DEVICE;
+use cudarc::driver::{DriverError, result};
 use sana::{Placement, Precision};
 use sanafarm_proto::v1::Device;
 
@@ -78,11 +79,17 @@ fn proc_field(file: &str, field: &str) -> Option<String> {
 }
 
 fn cuda() -> Result<Vec<Device>, DriverError> {
-    // SAFETY: it only tries to load the driver library; without one any other driver call would panic.
-    if !unsafe { sys::is_culib_present() } {
+    // A build with CUDA is linked with the driver's library and does not start without it. Any other loads it now.
+    #[cfg(not(feature = "cuda"))]
+    // SAFETY: it only tries to load the library; without one any other driver call would panic.
+    if !unsafe { cudarc::driver::sys::is_culib_present() } {
         return Ok(Vec::new());
     }
-    result::init()?;
+    match result::init() {
+        // A driver on a machine whose devices are gone or hidden.
+        Err(DriverError(CUDA_ERROR_NO_DEVICE)) => return Ok(Vec::new()),
+        initialised => initialised?,
+    }
     (0..device::get_count()?).map(cuda_device).collect()
 }
 

@@ -133,6 +133,29 @@ mod tests {
     use crate::store::sqlite::SqliteStore;
 
     #[tokio::test]
+    async fn what_a_killed_worker_left_half_written_is_gone_when_its_job_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("farm.db");
+        let store = Arc::new(SqliteStore::open(&database).await.unwrap());
+        let bench = Bench::new(store.clone());
+        let out = folder.path().join("out");
+        let wanted = Job { output: out.display().to_string(), ..bench_job(&bench).await };
+        std::fs::create_dir(&out).unwrap();
+        let left = out.join(".sanafarm-0123456789abcdef0123456789abcdef.part");
+        std::fs::write(&left, "half a picture").unwrap();
+        std::fs::write(out.join("notes.part"), "somebody's").unwrap();
+        manifest::write(store.as_ref(), &wanted, &folder.path().join("scratch")).await.unwrap();
+        assert!(!left.exists() && out.join("notes.part").exists() && out.join("manifest.parquet").exists());
+    }
+
+    /// A job of one picture, rendered.
+    async fn bench_job(bench: &Bench) -> Job {
+        let id = bench.submit_rows(spec("a"), std::iter::once(row(1)), 32).await;
+        bench.render_all(&bench.session("w").await).await;
+        bench.store.job(id.as_str()).await.unwrap()
+    }
+
+    #[tokio::test]
     async fn a_job_ends_beside_others_whose_output_is_stuck() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("farm.db");

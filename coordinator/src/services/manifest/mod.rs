@@ -47,6 +47,11 @@ struct Files {
 pub(super) async fn write(store: &dyn Store, job: &Job, scratch: &Path) -> Result<(), Error> {
     let place = job.output.clone();
     let output = tokio::task::spawn_blocking(move || Output::open(&place)).await??;
+    // A worker that was killed in the middle of a picture may have been the last to write here.
+    match output.sweep_staging().await {
+        Ok(swept) => tracing::debug!(output = output.place(), swept, "cleared leftovers"),
+        Err(error) => tracing::warn!(%error, "leftovers not cleared"),
+    }
     let columns = store.columns(&job.id).await?;
     let (pages, from) = mpsc::channel(2);
     let task = tokio::task::spawn_blocking({
