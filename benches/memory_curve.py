@@ -10,7 +10,7 @@
 One run of a new process a size. Ours is the peak of resident memory from the end of loading to the last row, less the
 weights: program, code and buffers of loading count, and rows of 8-bit RGB as they are handed out; a file encoder takes each
 row as it comes, so the picture is never held. PyTorch decodes untiled, and what it adds to the loaded model is counted; it is
-run up to `--peer-up-to`. Figures are kept in docs/performance/memory.json, and memory.svg and memory.md are made of them.
+run up to `--peer-up-to`. Time is CPU time of all threads, which other work on the machine moves least. Figures are kept in docs/performance/memory.json, and memory.svg and memory.md are made of them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def measured(command: list[str], args: argparse.Namespace, size: int) -> dict:
 def table(figures: dict[str, dict]) -> str:
     """Markdown."""
     lines = [
-        "| size | ours, MB above the weights | planned at work | floor | goal | ours, s | CPU s | s a megapixel |"
+        "| size | ours, MB above the weights | planned at work | floor | goal | ours, s | CPU s | CPU s a megapixel |"
         " PyTorch, MB above the model | s | CPU s | threads | date |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -71,7 +71,7 @@ def table(figures: dict[str, dict]) -> str:
         ours, theirs = row["ours"], row.get("torch", {})
         cells = [
             size, f"{ours['above_mb']:.0f}", f"{ours['planned_mb']:.0f}", FLOOR.get(size, ""), GOAL.get(size, ""),
-            f"{ours['seconds']:.1f}", f"{ours['cpu_seconds']:.1f}", f"{ours['seconds'] / (size * size / 1e6):.1f}",
+            f"{ours['seconds']:.1f}", f"{ours['cpu_seconds']:.1f}", f"{ours['cpu_seconds'] / (size * size / 1e6):.1f}",
             *(f"{theirs[key]:.{digits}f}" if theirs else "" for key, digits in
               (("above_mb", 0), ("seconds", 1), ("cpu_seconds", 1))),
             row["threads"], row["date"],
@@ -95,10 +95,10 @@ def draw(figures: dict[str, dict], path: Path) -> None:
         there = [(size, row[side]) for size, row in rows if side in row]
         sizes = [size for size, _ in there]
         memory.plot(sizes, [run["above_mb"] for _, run in there], style, label=label)
-        speed.plot(sizes, [run["seconds"] / (size * size / 1e6) for size, run in there], style, label=label)
+        speed.plot(sizes, [run["cpu_seconds"] / (size * size / 1e6) for size, run in there], style, label=label)
     memory.plot(list(GOAL), list(GOAL.values()), "k_", markersize=14, label="goal")
     memory.set(title="Memory of a decode above the weights", ylabel="MB", xscale="log", yscale="log")
-    speed.set(title="Time per megapixel", ylabel="s", xscale="log", ylim=(0, None))
+    speed.set(title="CPU time per megapixel", ylabel="s", xscale="log", ylim=(0, None))
     for axes in (memory, speed):
         ticks = [size for size, _ in rows]
         axes.set(xlabel="side of the picture, pixels")
