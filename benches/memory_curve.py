@@ -93,12 +93,15 @@ def draw(figures: dict[str, dict], path: Path) -> None:
     figure, (memory, speed) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for side, label, style in (("ours", "sana, exact bands", "o-"), ("torch", "PyTorch, untiled", "s--")):
         there = [(size, row[side]) for size, row in rows if side in row]
+        if not there:
+            continue
         sizes = [size for size, _ in there]
         memory.plot(sizes, [run["above_mb"] for _, run in there], style, label=label)
         speed.plot(sizes, [run["cpu_seconds"] / (size * size / 1e6) for size, run in there], style, label=label)
     memory.plot(list(GOAL), list(GOAL.values()), "k_", markersize=14, label="goal")
     memory.set(title="Memory of a decode above the weights", ylabel="MB", xscale="log", yscale="log")
-    speed.set(title="CPU time per megapixel", ylabel="s", xscale="log", ylim=(0, None))
+    speed.set(title="CPU time per megapixel", ylabel="s", xscale="log")
+    speed.set_ylim(0, 1.1 * speed.get_ylim()[1])
     for axes in (memory, speed):
         ticks = [size for size, _ in rows]
         axes.set(xlabel="side of the picture, pixels")
