@@ -7,6 +7,7 @@ pub(in crate::store) mod changes;
 pub(in crate::store) mod ending;
 pub(in crate::store) mod interleaving;
 pub(in crate::store) mod leasing;
+pub(in crate::store) mod presence;
 pub(in crate::store) mod results;
 pub(in crate::store) mod submission;
 
@@ -59,6 +60,8 @@ macro_rules! conformance_suite {
             changes: a_cancelled_job_is_not_tried_again,
             changes: jobs_of_a_held_owner_wait,
             changes: the_history_tells_who_and_why,
+            presence: what_waits_is_told_by_cause,
+            presence: open_sessions_are_listed_with_what_they_hold,
             ending: a_job_ends_when_told_and_only_when_complete,
             ending: a_job_with_a_failed_image_fails,
             ending: cancel_revokes_and_keeps_what_is_done,

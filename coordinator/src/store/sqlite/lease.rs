@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::SqliteStore;
-use super::codec::{json, settings, small, time, time_text, unsigned};
+use super::codec::{expiry, json, settings, small, time, time_text, unsigned};
 use super::event::{Event, record};
 use super::session::open_key;
 use super::shard_state::{SHARD_COLUMNS, Shard};
@@ -216,11 +216,6 @@ async fn start_job(db: &mut SqliteConnection, job: i64, from: JobState, now: Tim
         .execute(&mut *db)
         .await?;
     record(db, Event { kind: "job_started", job: Some(job), ..Event::default() }, now).await
-}
-
-/// When a lease that is granted or renewed now ends.
-pub(super) fn expiry(now: Timestamp, duration: Duration) -> Result<Timestamp> {
-    now.saturating_add(duration).map_err(|error| Error::Corrupt(format!("lease duration: {error}")))
 }
 
 async fn open_images(db: &mut SqliteConnection, shard: &Shard) -> Result<Vec<LeasedImage>> {
