@@ -49,6 +49,8 @@ macro_rules! conformance_suite {
             results: a_wrong_report_is_refused_and_the_others_are_kept,
             results: an_error_sent_twice_counts_once,
             results: an_image_with_too_many_errors_fails,
+            results: an_image_that_fails_on_different_workers_fails,
+            results: a_worker_that_fails_image_after_image_is_taken_out_and_forgiven,
             results: a_permanent_error_fails_the_image_at_once,
             results: a_shard_with_errors_waits_before_it_is_tried_again,
             results: an_image_that_loses_its_worker_too_often_fails,

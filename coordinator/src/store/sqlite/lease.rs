@@ -11,6 +11,7 @@ use super::codec::{expiry, json, settings, small, time, time_text, unsigned};
 use super::event::{Event, record};
 use super::session::open_key;
 use super::shard_state::{SHARD_COLUMNS, Shard};
+use super::standing;
 use crate::domain::id::{JobId, ShardId};
 use crate::domain::schedule::{Choice, OpenGroup, OpenJob};
 use crate::domain::state::{JobState, ShardState};
@@ -88,6 +89,7 @@ pub(super) async fn lease_shards(
     let mut answers = Vec::with_capacity(claims.len());
     for claim in claims {
         answers.push(match open_key(&mut tx, &claim.session).await {
+            Ok(session) if standing::is_excluded(&mut tx, session, now).await? => Ok(None),
             Ok(session) => Ok(lease_shard(&mut tx, session, &claim.choices, duration, now).await?),
             Err(error @ (Error::SessionClosed(_) | Error::NotFound { .. })) => Err(error),
             Err(error) => return Err(error),

@@ -6,7 +6,7 @@
 //! - `open`: options, migrations, read-only opening
 //! - `submit`, `change`, `session`, `lease`, `report`, `sweep`, `finish`, `read`, `presence`: one file per duty
 //! - `query`: the analyst's SQL
-//! - `shard_state`, `event`: what several duties share
+//! - `shard_state`, `standing`, `event`: what several duties share
 //! - `codec`: between columns and the words of the domain
 
 use std::path::PathBuf;
@@ -39,6 +39,7 @@ mod read;
 mod report;
 mod session;
 mod shard_state;
+mod standing;
 mod submit;
 mod sweep;
 #[cfg(test)]
