@@ -1,10 +1,9 @@
 //! Asking the history by SQL.
 
-use sanafarm_proto::v1;
 use sanafarm_proto::v1::cell::Value;
 use tonic::Code;
 
-use super::support::{farm, row};
+use super::support::farm;
 
 const GUIDE: &str = include_str!("../../../docs/sql.md");
 const VIEWS: [&str; 6] =
