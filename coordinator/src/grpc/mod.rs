@@ -1,6 +1,6 @@
 //! The thin outside: messages in, one call to the store, messages out.
 //!
-//! - `jobs`, `workers`, `history`: one service each
+//! - `jobs`, `workers`, `history`: one service each; `submit`, `watch`, `explain`: their longer calls
 //! - `convert`: between messages and the words of the domain
 //! - `status`: what each error is on the wire
 //! - `server`: over TCP and inside the process
@@ -12,6 +12,7 @@ mod jobs;
 mod server;
 mod status;
 mod submit;
+mod watch;
 mod workers;
 
 pub(crate) use server::{local_channel, serve};
