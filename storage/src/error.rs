@@ -43,6 +43,18 @@ impl Error {
         }
     }
 
+    /// The same without a part of its text that nobody should read.
+    pub(crate) fn without(self, secret: &str) -> Self {
+        let hide = |text: String| if secret.is_empty() { text } else { text.replace(secret, "...") };
+        match self {
+            Self::Full(text) => Self::Full(hide(text)),
+            Self::Denied(text) => Self::Denied(hide(text)),
+            Self::Invalid(text) => Self::Invalid(hide(text)),
+            Self::NotFound(text) => Self::NotFound(hide(text)),
+            Self::Unavailable(text) => Self::Unavailable(hide(text)),
+        }
+    }
+
     /// Sorts an error of the store; `doing` says what was tried, on which object, where.
     pub(crate) fn from_store(doing: &str, error: &object_store::Error) -> Self {
         if let Some(cause) = find_io(error) {
