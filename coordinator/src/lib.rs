@@ -19,4 +19,5 @@ mod services;
 mod store;
 
 pub use coordinator::{Coordinator, Error};
+pub use grpc::{Rehearsal, RehearsedGroup};
 pub use options::Options;

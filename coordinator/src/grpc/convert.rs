@@ -19,7 +19,7 @@ pub(super) fn missing(what: &str) -> Status {
     Status::invalid_argument(format!("the message has no {what}"))
 }
 
-fn settings(settings: &v1::Settings) -> Settings {
+pub(super) fn settings(settings: &v1::Settings) -> Settings {
     Settings {
         width: settings.width,
         height: settings.height,
@@ -38,7 +38,7 @@ fn settings(settings: &v1::Settings) -> Settings {
     }
 }
 
-fn settings_message(settings: &Settings) -> v1::Settings {
+pub(super) fn settings_message(settings: &Settings) -> v1::Settings {
     let bin = match settings.bin {
         BinMode::Auto => v1::BinMode::Auto,
         BinMode::Always => v1::BinMode::Always,

@@ -17,6 +17,7 @@ use super::status::{status, stopping};
 use super::{convert, submit};
 use crate::domain::id::JobId;
 use crate::domain::state::ImageState;
+use crate::domain::submission::{MAX_GROUPS, Speed};
 use crate::farm::Farm;
 use crate::store::records::Job;
 
@@ -125,6 +126,36 @@ impl v1::job_service_server::JobService for Jobs {
         tracing::info!(job = %job.id, state = %job.state, "job cancelled");
         self.farm.live.job_changed();
         Ok(Response::new(convert::job_message(job)))
+    }
+
+    async fn estimate(
+        &self,
+        request: Request<v1::EstimateRequest>,
+    ) -> Result<Response<v1::EstimateResponse>, Status> {
+        let request = request.into_inner();
+        if request.settings.len() > MAX_GROUPS {
+            return Err(Status::invalid_argument(format!(
+                "{} different settings; a job has {MAX_GROUPS} at most",
+                request.settings.len()
+            )));
+        }
+        let speeds = self.farm.store.speeds(&request.model).await.map_err(status)?;
+        let measured = request.settings.iter().map(|wanted| measured(&speeds, wanted)).collect();
+        let target_shard_seconds = self.farm.options.target_shard_duration.as_secs_f64();
+        Ok(Response::new(v1::EstimateResponse { measured, target_shard_seconds, workers: 0 }))
+    }
+}
+
+/// What is known of images like the wanted ones.
+fn measured(speeds: &[Speed], wanted: &v1::Settings) -> v1::Measured {
+    let pixels = u64::from(wanted.width) * u64::from(wanted.height);
+    match speeds.iter().find(|speed| speed.pixels == pixels && speed.steps == wanted.steps) {
+        Some(speed) => v1::Measured {
+            seconds_per_image: Some(speed.seconds),
+            bytes_per_image: Some(speed.bytes),
+            images: speed.images,
+        },
+        None => v1::Measured::default(),
     }
 }
 
