@@ -127,7 +127,8 @@ pub fn image_json(image: &Image) -> Value {
     Value::Object(object)
 }
 
-fn settings_json(settings: &Settings) -> Value {
+/// Settings as one JSON object.
+pub fn settings_json(settings: &Settings) -> Value {
     json!({
         "width": settings.width,
         "height": settings.height,

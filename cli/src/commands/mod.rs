@@ -2,6 +2,7 @@
 
 mod cancel;
 mod coordinator;
+mod estimate;
 mod images;
 mod jobs;
 mod render;
@@ -21,6 +22,7 @@ pub fn log_level(command: &Command) -> &'static str {
         Command::Coordinator(_) | Command::Worker(_) => "info",
         Command::Render(_)
         | Command::Submit(_)
+        | Command::Estimate(_)
         | Command::Jobs(_)
         | Command::Show(_)
         | Command::Watch(_)
@@ -37,6 +39,7 @@ pub async fn run(command: Command, printer: &Printer) -> Result<Exit, Error> {
         Command::Coordinator(args) => coordinator::run(args, printer).await,
         Command::Worker(args) => worker::run(args, printer).await,
         Command::Submit(args) => submit::run(args, printer).await,
+        Command::Estimate(args) => estimate::run(args, printer).await,
         Command::Jobs(args) => jobs::run(args, printer).await,
         Command::Show(args) => show::run(args, printer).await,
         Command::Watch(args) => watch::run(args, printer).await,
