@@ -96,7 +96,7 @@ fn lines(estimate: &Estimate) -> Vec<(&'static str, String)> {
 /// What the workers that are connected now would take, all of them at this one job.
 fn farm_seconds(estimate: &Estimate) -> Option<f64> {
     let workers = estimate.workers.filter(|workers| *workers > 0)?;
-    Some(estimate.seconds()? / f64::from(workers))
+    Some(estimate.seconds()? / workers as f64)
 }
 
 fn groups(estimate: &Estimate) -> Result<(), Error> {

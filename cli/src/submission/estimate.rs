@@ -1,5 +1,6 @@
 //! What would become of a submission: counts by the coordinator's own rules, time and bytes from its history.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sanafarm_coordinator::domain::submission::Speed;
@@ -31,7 +32,7 @@ pub struct Estimate {
     /// Lines that were left out.
     pub skipped: Skipped,
     /// Workers that are connected to the coordinator; `None` without one.
-    pub workers: Option<u32>,
+    pub workers: Option<u64>,
 }
 
 /// Images of one size and one set of settings.
@@ -86,7 +87,7 @@ pub async fn estimate(
     history: Option<JobServiceClient<Channel>>,
 ) -> Result<Estimate, Error> {
     let Submission { numbering, mut spool, spec, skipped } = submission;
-    let target = Options::new(Default::default()).target_shard_duration;
+    let target = Options::file(PathBuf::new()).target_shard_duration;
     let (job, names) = (spec.clone(), numbering.clone());
     let (mut spool, duplicates, mut groups) = blocking(move || {
         let duplicates = duplicates(&mut spool, &job)?;

@@ -64,6 +64,8 @@ pub fn spec(args: &SubmissionArgs, stem: &str, settings: Settings, model: &Model
         seed: args.seed,
         images_per_prompt: args.images_per_prompt,
         name_template: DEFAULT_TEMPLATE.to_owned(),
+        priority: 0,
+        needs: None,
     })
 }
 
