@@ -5,5 +5,6 @@
 mod cli;
 mod farm;
 mod faults;
+mod lists;
 mod render;
 mod support;
