@@ -13,6 +13,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde_json::Value;
 
+use crate::farm;
 use crate::support::web::WebServer;
 use crate::support::{Sandbox, database, files_below};
 
@@ -212,4 +213,24 @@ fn equal_images_are_refused_or_merged_when_asked() {
     assert!(merged.stderr.contains("dropped 1 rows (1 images) that are there already"), "{}", merged.stderr);
     let rows = database::texts(&sandbox.database(), "select prompt from audit_images order by image_index");
     assert_eq!(rows, ["red dots", "blue dots"]);
+}
+
+#[test]
+fn a_coordinator_tells_what_its_workers_would_take() {
+    let sandbox = Sandbox::new();
+    let (_coordinator, address) = farm::coordinator(&sandbox);
+    sandbox.write("a.txt", "red dots\nblue dots\n");
+    let options = ["a.txt", "--size", "32x32", "--steps", "1", "--coordinator", &address];
+    let before = estimate(&sandbox, &options);
+    assert_eq!((&before["workers"], &before["seconds"]), (&Value::from(0), &Value::Null));
+
+    let job = sandbox.run(&[&["submit"], &options[..]].concat()).ok().stdout.trim_end().to_owned();
+    let _worker = farm::worker(&sandbox, &address, "w");
+    sandbox.run(&["watch", &job, "--coordinator", &address]).ok();
+    let after = sandbox.run(&[&["submit", "--dry-run", "--json"], &options[..]].concat()).ok().last_json();
+    assert_eq!((&after["workers"], &after["unmeasured_images"]), (&Value::from(1), &Value::from(0)));
+    assert!(after["seconds"].as_f64().unwrap() > 0.0 && after["bytes"].as_f64().unwrap() > 0.0, "{after}");
+    assert_eq!(after["farm_seconds"], after["seconds"]);
+    // A dry run has submitted nothing.
+    assert_eq!(sandbox.run(&["jobs", "--json", "--coordinator", &address]).ok().json_lines().len(), 1);
 }

@@ -43,15 +43,14 @@ impl Error {
         }
     }
 
-    /// The same without a part of its text that nobody should read.
-    pub(crate) fn without(self, secret: &str) -> Self {
-        let hide = |text: String| if secret.is_empty() { text } else { text.replace(secret, "...") };
+    /// The same with its text changed.
+    pub(crate) fn map(self, change: impl FnOnce(String) -> String) -> Self {
         match self {
-            Self::Full(text) => Self::Full(hide(text)),
-            Self::Denied(text) => Self::Denied(hide(text)),
-            Self::Invalid(text) => Self::Invalid(hide(text)),
-            Self::NotFound(text) => Self::NotFound(hide(text)),
-            Self::Unavailable(text) => Self::Unavailable(hide(text)),
+            Self::Full(text) => Self::Full(change(text)),
+            Self::Denied(text) => Self::Denied(change(text)),
+            Self::Invalid(text) => Self::Invalid(change(text)),
+            Self::NotFound(text) => Self::NotFound(change(text)),
+            Self::Unavailable(text) => Self::Unavailable(change(text)),
         }
     }
 

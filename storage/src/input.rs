@@ -22,6 +22,9 @@ const RETRIES: usize = 6;
 /// A large object takes long: its last byte is tried for as often as its first.
 const RETRY_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Longest error of a server that is told, in characters.
+const MAX_ERROR: usize = 500;
+
 /// How connections behave. A request has no time limit, as an object may be of any size; silence has one.
 const CLIENT: [(ClientConfigKey, &str); 3] = [
     (ClientConfigKey::Timeout, "1day"),
@@ -52,10 +55,10 @@ impl Scheme {
     }
 }
 
-/// An object to read. Opening asks nobody anything.
+/// An object to read.
 #[derive(Clone, Debug)]
 pub struct Input {
-    store: Arc<dyn ObjectStore>,
+    url: Url,
     path: ObjectPath,
     scheme: Scheme,
     /// The URL for people: without a password or a signature.
@@ -73,7 +76,7 @@ pub struct Reading {
 
 impl Input {
     /// Takes `s3://`, `gs://`, `az://`, `https://`, `http://` and `file://`; credentials come from the usual
-    /// environment variables of each.
+    /// environment variables of each. Asks nobody anything yet.
     pub fn open(text: &str) -> Result<Self, Error> {
         let url = Url::parse(text).map_err(|error| Error::Invalid(format!("not a URL: {error}")))?;
         let scheme = Scheme::of(&url).ok_or_else(|| {
@@ -85,17 +88,14 @@ impl Input {
         if file_name.is_empty() {
             return Err(Error::Invalid("the URL names no object".to_owned()));
         }
-        let wrong = |error: &dyn std::error::Error| Error::Invalid(format!("cannot be opened: {error}"));
         let path = match scheme {
             // The whole URL is kept, with its query: it may be signed.
             Scheme::Http => ObjectPath::default(),
-            Scheme::File | Scheme::S3 | Scheme::Gcs | Scheme::Azure => {
-                ObjectPath::from_url_path(url.path()).map_err(|error| wrong(&error))?
-            }
+            Scheme::File | Scheme::S3 | Scheme::Gcs | Scheme::Azure => ObjectPath::from_url_path(url.path())
+                .map_err(|error| Error::Invalid(format!("the URL names no object: {error}")))?,
         };
-        let store = open_store(scheme, &url).map_err(|error| wrong(&error))?;
-        let (place, secret) = for_people(url);
-        Ok(Self { store, path, scheme, place, file_name, secret })
+        let (place, secret) = for_people(url.clone());
+        Ok(Self { url, path, scheme, place, file_name, secret })
     }
 
     /// The URL, without a password or a signature in it.
@@ -110,16 +110,23 @@ impl Input {
 
     /// Asks for the object. A connection that breaks is taken up again where it broke, when the server can.
     pub async fn read(&self) -> Result<Reading, Error> {
-        let got = self.store.get(&self.path).await.map_err(|error| self.error(&error))?;
+        let store = open_store(self.scheme, &self.url).map_err(|error| self.error(&error))?;
+        let got = store.get(&self.path).await.map_err(|error| self.error(&error))?;
         Ok(Reading { input: self.clone(), chunks: got.into_stream() })
     }
 
+    /// On one line, as servers answer in documents, and without secrets.
     fn error(&self, error: &object_store::Error) -> Error {
         let error = Error::from_store(&format!("read {}", self.place), error);
-        match &self.secret {
-            Some(secret) => error.without(secret),
-            None => error,
-        }
+        error.map(|text| {
+            let text = match &self.secret {
+                Some(secret) if !secret.is_empty() => text.replace(secret, "..."),
+                Some(_) | None => text,
+            };
+            let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let end = line.char_indices().nth(MAX_ERROR).map_or(line.len(), |(at, _)| at);
+            if end < line.len() { format!("{}...", &line[..end]) } else { line }
+        })
     }
 
     /// What to try when it could not be read.

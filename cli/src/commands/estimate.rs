@@ -30,7 +30,7 @@ pub async fn rehearse(
     printer: &Printer,
 ) -> Result<Exit, Error> {
     data.create()?;
-    let list = GoodList::read_good_lines(args, data).await?;
+    let list = GoodList::read_good_lines(args, data, printer).await?;
     let model = submitted_model(&args.model, data).await?;
     let submission = Submission::new(args, list, &model, printer).await?;
     let client = history.as_ref().map(|connection| JobServiceClient::new(connection.channel.clone()));
@@ -57,6 +57,8 @@ pub async fn rehearse(
     let skipped = &estimate.skipped;
     let error = Error::mistake(format!("{}: {} lines are invalid", estimate.list, skipped.count));
     let error = skipped.first.iter().cloned().fold(error, Error::because);
+    let more = skipped.rows - skipped.first.len() as u64;
+    let error = if more > 0 { error.because(format!("and {more} more")) } else { error };
     Err(error.hint("mend them, or skip bad lines with --skip-invalid"))
 }
 

@@ -24,7 +24,7 @@ pub async fn run(args: SubmitArgs, printer: &Printer) -> Result<Exit, Error> {
     // Looking for a coordinator costs less than reading a million lines.
     let connection = Connection::changing(place).await?;
     data.create()?;
-    let list = GoodList::read(&args.submission, &data).await?;
+    let list = GoodList::read(&args.submission, &data, printer).await?;
     let model = submitted_model(&args.submission.model, &data).await?;
     let mut submission = Submission::new(&args.submission, list, &model, printer).await?;
     schedule(&mut submission.spec, args.scheduling);

@@ -19,6 +19,7 @@ use crate::args::{OnDuplicate, SubmissionArgs};
 use crate::data_folder::DataFolder;
 use crate::error::Error;
 use crate::printer::Printer;
+use crate::progress::Reading;
 use crate::prompts::{Numbering, PromptList};
 
 use selection::Selection;
@@ -52,26 +53,39 @@ pub struct Submission {
 
 impl GoodList {
     /// Reads the list that the user named to its end, so that nothing is started when any line of it is wrong.
-    pub async fn read(args: &SubmissionArgs, data: &DataFolder) -> Result<Self, Error> {
-        Self::read_with(args, data, args.skip_invalid).await
+    pub async fn read(args: &SubmissionArgs, data: &DataFolder, printer: &Printer) -> Result<Self, Error> {
+        Self::read_with(args, data, args.skip_invalid, printer).await
     }
 
     /// Reads the list and leaves bad lines out; they are in the submission's `skipped`.
-    pub async fn read_good_lines(args: &SubmissionArgs, data: &DataFolder) -> Result<Self, Error> {
-        Self::read_with(args, data, true).await
+    pub async fn read_good_lines(
+        args: &SubmissionArgs,
+        data: &DataFolder,
+        printer: &Printer,
+    ) -> Result<Self, Error> {
+        Self::read_with(args, data, true, printer).await
     }
 
-    async fn read_with(args: &SubmissionArgs, data: &DataFolder, skip: bool) -> Result<Self, Error> {
+    async fn read_with(
+        args: &SubmissionArgs,
+        data: &DataFolder,
+        skip: bool,
+        printer: &Printer,
+    ) -> Result<Self, Error> {
+        let progress = Reading::start(&args.prompts.to_string_lossy(), printer);
+        let rows = progress.clone();
         let (path, format, chosen) = (args.prompts.clone(), args.format, args.chosen_columns());
         let (folder, args) = (data.path().to_owned(), args.clone());
-        blocking(move || {
+        let read = blocking(move || {
             let list = PromptList::open(&path, format, chosen).map_err(|error| survey::list_error(&error))?;
             let (numbering, stem) = (list.numbering().clone(), list.stem().to_owned());
             let selection = Selection::new(&args, numbering.clone());
-            let survey = Survey::take(list, selection, skip, &folder)?;
+            let survey = Survey::take(list, selection, skip, &folder, |more| rows.rows(more))?;
             Ok(Self { numbering, stem, survey, folder })
-        })
-        .await?
+        });
+        let read = read.await;
+        progress.finish();
+        read?
     }
 }
 

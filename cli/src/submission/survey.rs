@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
+use std::time::Instant;
 
 use sanafarm_proto::v1::PromptRow;
 
@@ -47,13 +48,15 @@ pub struct Skipped {
 
 impl Survey {
     /// Reads the list; good rows are written to a nameless file in `folder`. The first bad row is an error unless
-    /// `skip` says to leave such rows out.
+    /// `skip` says to leave such rows out. `progress` is told how many more rows were read.
     pub fn take(
         list: PromptList,
         mut selection: Selection,
         skip: bool,
         folder: &Path,
+        progress: impl Fn(usize),
     ) -> Result<Self, Error> {
+        let started = Instant::now();
         let writer = Writer::new(folder)?;
         let name = list.name().to_owned();
         let mut skipped = Skipped::default();
@@ -72,7 +75,10 @@ impl Survey {
                     }
                 }
                 // The encoder leaves early only when it cannot write.
-                let lost = chunk.is_full() && sender.send(chunk.take()).is_err();
+                let lost = chunk.is_full() && {
+                    progress(chunk.rows.len());
+                    sender.send(chunk.take()).is_err()
+                };
                 if lost || !selection.wants_more() {
                     ControlFlow::Break(())
                 } else {
@@ -89,6 +95,12 @@ impl Survey {
             read.map_err(|error| list_error(&error))?;
             encoded
         })?;
+        tracing::debug!(
+            list = name,
+            rows = spool.rows,
+            seconds = started.elapsed().as_secs_f64(),
+            "list read"
+        );
         if spool.rows == 0 {
             return Err(no_rows(&name, &skipped));
         }

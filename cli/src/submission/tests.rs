@@ -25,7 +25,7 @@ fn survey(path: &Path, options: &[&str]) -> Result<Survey, Error> {
     let list = PromptList::open(path, None, Chosen::default()).unwrap();
     let args = args(options);
     let selection = Selection::new(&args, list.numbering().clone());
-    Survey::take(list, selection, args.skip_invalid, path.parent().unwrap())
+    Survey::take(list, selection, args.skip_invalid, path.parent().unwrap(), |_| ())
 }
 
 /// The list of these lines in a file of this name.
@@ -139,7 +139,7 @@ fn a_list_that_cannot_be_copied_says_where() {
     let list = PromptList::open(&path, None, Chosen::default()).unwrap();
     let selection = Selection::new(&args(&[]), list.numbering().clone());
     let nowhere = folder.path().join("nowhere");
-    let refused = Survey::take(list, selection, false, &nowhere).unwrap_err();
+    let refused = Survey::take(list, selection, false, &nowhere, |_| ()).unwrap_err();
     assert_eq!(refused.what, format!("copy the list to a temporary file in {}", nowhere.display()));
 }
 

@@ -34,7 +34,7 @@ pub async fn run(args: RenderArgs, printer: &Printer) -> Result<Exit, Error> {
     }
     data.create()?;
     let _lock = data.lock()?;
-    let list = GoodList::read(&args.submission, &data).await?;
+    let list = GoodList::read(&args.submission, &data, printer).await?;
     let model = local_model(&args.submission.model, &data).await?;
     let submission = Submission::new(&args.submission, list, &model, printer).await?;
     let output = open_output(&submission.spec.output).await?;

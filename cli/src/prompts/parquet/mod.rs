@@ -7,6 +7,7 @@ mod column;
 mod kind;
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ::parquet::errors::ParquetError;
 use ::parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
@@ -43,7 +44,7 @@ pub fn read(file: File, list: &str, chosen: &Chosen, sink: &mut Sink<'_>) -> Res
         while left > 0 {
             let batch = left.min(BATCH);
             for column in columns.iter_mut().flatten() {
-                column.decode(batch).map_err(broken)?;
+                decode(column, batch).map_err(broken)?;
             }
             for _ in 0..batch {
                 rows += 1;
@@ -61,6 +62,13 @@ pub fn read(file: File, list: &str, chosen: &Chosen, sink: &mut Sink<'_>) -> Res
         }
     }
     Ok(())
+}
+
+/// Decodes the next rows. The decoders of a damaged page may panic.
+fn decode(column: &mut Column, rows: usize) -> Result<(), ParquetError> {
+    // After a panic the column is not used again.
+    let decoded = catch_unwind(AssertUnwindSafe(|| column.decode(rows)));
+    decoded.unwrap_or_else(|_| Err(ParquetError::General("a page is damaged".to_owned())))
 }
 
 /// A column that is read.
@@ -93,7 +101,13 @@ fn wanted(schema: &SchemaDescriptor, shape: &Shape) -> Result<Vec<Option<Wanted>
 
 fn open(group: &dyn RowGroupReader, wanted: &[Option<Wanted>]) -> Result<Vec<Option<Column>>, ParquetError> {
     let open = |wanted: &Wanted| {
-        let descriptor = group.metadata().column(wanted.leaf).column_descr_ptr();
+        let metadata = group.metadata().column(wanted.leaf);
+        let places = [metadata.data_page_offset(), metadata.compressed_size()];
+        // The reader takes this for granted.
+        if places.into_iter().chain(metadata.dictionary_page_offset()).any(|place| place < 0) {
+            return Err(ParquetError::General("a column lies at a negative place".to_owned()));
+        }
+        let descriptor = metadata.column_descr_ptr();
         Column::new(&descriptor, wanted.kind, group.get_column_reader(wanted.leaf)?)
     };
     wanted.iter().map(|wanted| wanted.as_ref().map(open).transpose()).collect()

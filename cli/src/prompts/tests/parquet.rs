@@ -186,3 +186,23 @@ fn what_is_no_parquet_or_cut_short_is_refused() {
     // The same file is known by its first letters under any name.
     assert_eq!(read("list", &whole, Chosen::default()), ["1| a"]);
 }
+
+#[test]
+fn a_damaged_file_is_an_error_or_other_rows_but_no_crash() {
+    let schema = "message list { required binary prompt (UTF8); optional int64 seed; }";
+    let (folder, path) = file(schema, Compression::SNAPPY, 1, |group| {
+        texts(group, &[Some("red dots"), Some("blue dots"), Some("red dots")]);
+        column::<Int64Type>(group, &[Some(7), None, Some(9)]);
+    });
+    let whole = std::fs::read(path).unwrap();
+    let path = folder.path().join("damaged.parquet");
+    for at in 0..whole.len() {
+        for flip in [0x01, 0x80] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= flip;
+            std::fs::write(&path, damaged).unwrap();
+            let rows = read_path(&path, Some(Format::Parquet), Chosen::default());
+            assert!(rows.len() <= 4, "{rows:?}");
+        }
+    }
+}
