@@ -83,8 +83,7 @@ impl Input {
             let known = "s3, gs, az, https, http and file";
             Error::Invalid(format!("URLs of `{}` cannot be read; those of {known} can", url.scheme()))
         })?;
-        let file_name = url.path().rsplit('/').next().unwrap_or_default();
-        let file_name = percent_decoded(file_name);
+        let file_name = percent_decoded(url.path().rsplit('/').next().unwrap_or_default());
         if file_name.is_empty() {
             return Err(Error::Invalid("the URL names no object".to_owned()));
         }
@@ -212,8 +211,12 @@ fn for_people(mut url: Url) -> (String, Option<String>) {
     (url.to_string(), secret)
 }
 
-fn percent_decoded(text: &str) -> String {
-    ObjectPath::from_url_path(text).map_or_else(|_| text.to_owned(), |path| path.as_ref().to_owned())
+/// What stands for a slash or a parent folder in a name stays as it is written.
+fn percent_decoded(name: &str) -> String {
+    match ObjectPath::from_url_path(name) {
+        Ok(path) if !path.as_ref().contains('/') => path.as_ref().to_owned(),
+        Ok(_) | Err(_) => name.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -226,6 +229,12 @@ mod tests {
         assert_eq!(input.place(), "https://me@host/a/list%20one.csv.gz");
         assert_eq!(input.file_name(), "list one.csv.gz");
         assert_eq!(input.secret.as_deref(), Some("X-Amz-Signature=abc"));
+        // A name is never a path.
+        assert_eq!(Input::open("s3://bucket/a/b%2Fc.csv").unwrap().file_name(), "b%2Fc.csv");
+        assert_eq!(
+            Input::open("s3://bucket/%2E%2E%2Fc.csv").map(|input| input.file_name().to_owned()).ok(),
+            None
+        );
     }
 
     #[test]

@@ -88,21 +88,31 @@ impl Rows<'_, '_> {
     /// A caption of COCO names its image by id only.
     fn add_file_name(&self, item: &mut Item<'_>) {
         let Item::Object(entries) = item else { return };
-        let value = |wanted: &str| entries.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
-        if self.files.is_empty() || value("file_name").is_some() {
+        if self.files.is_empty() || find(entries, "file_name").is_some() {
             return;
         }
-        let file = value("image_id").and_then(id_text).and_then(|id| self.files.get(id.as_str()));
+        let file = find(entries, "image_id").and_then(id_text).and_then(|id| self.files.get(id.as_str()));
         if let Some(file) = file {
             let file = Value::Text(file.clone().into_string().into());
             entries.push((Cow::Borrowed("file_name"), file));
         }
     }
 
+    /// Remembers the file names of images.
+    fn learn_images<'de, A: SeqAccess<'de>>(&mut self, mut array: A) -> Result<(), A::Error> {
+        loop {
+            self.limit.one_row();
+            let Some(image) = array.next_element::<Item<'de>>()? else { break };
+            self.learn_image(&image);
+        }
+        self.limit.lift();
+        Ok(())
+    }
+
     fn learn_image(&mut self, image: &Item<'_>) {
         let Item::Object(entries) = image else { return };
-        let value = |wanted: &str| entries.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
-        if let (Some(id), Some(Value::Text(file))) = (value("id").and_then(id_text), value("file_name")) {
+        let id = find(entries, "id").and_then(id_text);
+        if let (Some(id), Some(Value::Text(file))) = (id, find(entries, "file_name")) {
             self.files.insert(id.into(), file.as_ref().into());
         }
     }
@@ -115,6 +125,10 @@ impl Rows<'_, '_> {
         self.foreign = Some(what);
         E::custom("no list")
     }
+}
+
+fn find<'e, 'a>(entries: &'e [(Cow<'a, str>, Value<'a>)], wanted: &str) -> Option<&'e Value<'a>> {
+    entries.iter().find(|(name, _)| name == wanted).map(|(_, value)| value)
 }
 
 /// Ids are numbers, in some data sets text.
@@ -150,11 +164,13 @@ impl<'de> Visitor<'de> for Document<'_, '_, '_> {
             self.rows.limit.lift();
             match name.as_str() {
                 "annotations" => {
-                    object.next_value_seed(Annotations { rows: &mut *self.rows })?;
+                    object.next_value_seed(Array { rows: &mut *self.rows, kind: Kind::Annotations })?;
                     taken = true;
                 }
                 // Later they come too late for the rows that are already handed out.
-                "images" if !taken => object.next_value_seed(Images { rows: &mut *self.rows })?,
+                "images" if !taken => {
+                    object.next_value_seed(Array { rows: &mut *self.rows, kind: Kind::Images })?;
+                }
                 _ => {
                     object.next_value::<IgnoredAny>()?;
                 }
@@ -195,12 +211,18 @@ impl<'de> Visitor<'de> for Document<'_, '_, '_> {
     }
 }
 
-/// COCO's `annotations`.
-struct Annotations<'d, 'r, 's> {
+/// An array of COCO's object.
+struct Array<'d, 'r, 's> {
     rows: &'d mut Rows<'r, 's>,
+    kind: Kind,
 }
 
-impl<'de> DeserializeSeed<'de> for Annotations<'_, '_, '_> {
+enum Kind {
+    Annotations,
+    Images,
+}
+
+impl<'de> DeserializeSeed<'de> for Array<'_, '_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -208,46 +230,18 @@ impl<'de> DeserializeSeed<'de> for Annotations<'_, '_, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for Annotations<'_, '_, '_> {
+impl<'de> Visitor<'de> for Array<'_, '_, '_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an array of annotations")
+        formatter.write_str("an array")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<(), A::Error> {
-        self.rows.take(array)
-    }
-}
-
-/// COCO's `images`.
-struct Images<'d, 'r, 's> {
-    rows: &'d mut Rows<'r, 's>,
-}
-
-impl<'de> DeserializeSeed<'de> for Images<'_, '_, '_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Images<'_, '_, '_> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an array of images")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
-        loop {
-            self.rows.limit.one_row();
-            let Some(image) = array.next_element::<Item<'de>>()? else { break };
-            self.rows.learn_image(&image);
+        match self.kind {
+            Kind::Annotations => self.rows.take(array),
+            Kind::Images => self.rows.learn_images(array),
         }
-        self.rows.limit.lift();
-        Ok(())
     }
 }
 
