@@ -7,4 +7,5 @@ mod farm;
 mod faults;
 mod lists;
 mod render;
+mod steering;
 mod support;

@@ -39,6 +39,8 @@ fn help_lists_every_verb() {
             "show",
             "watch",
             "images",
+            "explain",
+            "workers",
             "pause",
             "resume",
             "priority",

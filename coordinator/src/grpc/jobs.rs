@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::{status, stopping};
-use super::{convert, submit};
+use super::{convert, explain, submit};
 use crate::domain::id::JobId;
 use crate::domain::state::ImageState;
 use crate::domain::submission::{MAX_GROUPS, Speed};
@@ -120,6 +120,23 @@ impl v1::job_service_server::JobService for Jobs {
         Ok(Response::new(images.boxed()))
     }
 
+    async fn explain_job(
+        &self,
+        request: Request<v1::ExplainJobRequest>,
+    ) -> Result<Response<v1::ExplainJobResponse>, Status> {
+        let explained = explain::explain(&self.farm, &request.into_inner().job_id).await.map_err(status)?;
+        Ok(Response::new(explained))
+    }
+
+    async fn list_workers(
+        &self,
+        _request: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        let sessions = self.farm.store.sessions().await.map_err(status)?;
+        let workers = sessions.into_iter().map(convert::presence_message).collect();
+        Ok(Response::new(v1::ListWorkersResponse { workers }))
+    }
+
     async fn change_job(
         &self,
         request: Request<v1::ChangeJobRequest>,
@@ -177,7 +194,7 @@ impl v1::job_service_server::JobService for Jobs {
         let speeds = self.farm.store.speeds(&request.model).await.map_err(status)?;
         let measured = request.settings.iter().map(|wanted| measured(&speeds, wanted)).collect();
         let target_shard_seconds = self.farm.options.target_shard_duration.as_secs_f64();
-        let workers = self.farm.store.open_sessions().await.map_err(status)?;
+        let workers = self.farm.store.sessions().await.map_err(status)?.len() as u64;
         Ok(Response::new(v1::EstimateResponse { measured, target_shard_seconds, workers }))
     }
 }

@@ -9,9 +9,8 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::SqliteStore;
-use super::codec::{json as read_json, json_text, time_text, unsigned};
+use super::codec::{expiry, json as read_json, json_text, time_text};
 use super::event::{Event, record};
-use super::lease::expiry;
 use super::shard_state::{HeldBy, SHARD_COLUMNS, Shard};
 use crate::domain::blame::retry_delay;
 use crate::domain::id::SessionId;
@@ -71,13 +70,6 @@ pub(super) async fn session(store: &SqliteStore, session: &SessionId) -> Result<
         labels: read_json(&row, "labels")?,
         embedded: row.try_get("embedded")?,
     })
-}
-
-pub(super) async fn open_sessions(store: &SqliteStore) -> Result<u64> {
-    let row = sqlx::query("SELECT count(*) AS open FROM sessions WHERE closed_at IS NULL")
-        .fetch_one(&store.reader)
-        .await?;
-    unsigned(&row, "open")
 }
 
 /// The key of an open session.
