@@ -172,7 +172,8 @@ fn needs_text(needs: &Needs) -> String {
     parts.join(", ")
 }
 
-fn settings_json(settings: &Settings) -> Value {
+/// Settings as one JSON object.
+pub fn settings_json(settings: &Settings) -> Value {
     json!({
         "width": settings.width,
         "height": settings.height,

@@ -84,6 +84,34 @@ fn rendering(first: &Rendering, others: usize) -> String {
     format!("{worker}: #{index} {stage}{step}{others}")
 }
 
+/// Shows how much of a list was read, where standard error is a terminal.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    bar: ProgressBar,
+}
+
+impl Reading {
+    /// Starts at the first row of the list that the user named so.
+    pub fn start(list: &str, printer: &Printer) -> Self {
+        let style = ProgressStyle::with_template("{spinner} reading {msg}: {human_pos} rows")
+            .expect("the template is a constant");
+        let bar = printer.bars().add(ProgressBar::new_spinner().with_style(style));
+        bar.set_message(list.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self { bar }
+    }
+
+    /// So many more rows were read.
+    pub fn rows(&self, rows: usize) {
+        self.bar.inc(rows as u64);
+    }
+
+    /// Takes it away.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 fn words(activity: &Activity) -> String {
     let Activity { index, stage, step, steps, job: _ } = activity;
     match *stage {
@@ -130,5 +158,6 @@ mod tests {
     fn both_styles_are_valid() {
         style(true);
         style(false);
+        Reading::start("a.csv", &Printer::new()).finish();
     }
 }

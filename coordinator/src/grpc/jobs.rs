@@ -14,6 +14,7 @@ use super::status::status;
 use super::{convert, explain, submit, watch};
 use crate::domain::id::JobId;
 use crate::domain::state::{ImageState, JobState};
+use crate::domain::submission::{MAX_GROUPS, Speed};
 use crate::farm::Farm;
 
 /// Jobs of a list when the caller does not say.
@@ -161,6 +162,37 @@ impl v1::job_service_server::JobService for Jobs {
         );
         self.farm.live.shards_ready();
         Ok(Response::new(v1::ChangeOwnerResponse {}))
+    }
+
+    async fn estimate(
+        &self,
+        request: Request<v1::EstimateRequest>,
+    ) -> Result<Response<v1::EstimateResponse>, Status> {
+        let request = request.into_inner();
+        if request.settings.len() > MAX_GROUPS {
+            return Err(Status::invalid_argument(format!(
+                "{} different settings; a job has {MAX_GROUPS} at most",
+                request.settings.len()
+            )));
+        }
+        let speeds = self.farm.store.speeds(&request.model).await.map_err(status)?;
+        let measured = request.settings.iter().map(|wanted| measured(&speeds, wanted)).collect();
+        let target_shard_seconds = self.farm.options.target_shard_duration.as_secs_f64();
+        let workers = self.farm.store.sessions().await.map_err(status)?.len() as u64;
+        Ok(Response::new(v1::EstimateResponse { measured, target_shard_seconds, workers }))
+    }
+}
+
+/// What is known of images like the wanted ones.
+fn measured(speeds: &[Speed], wanted: &v1::Settings) -> v1::Measured {
+    let pixels = u64::from(wanted.width) * u64::from(wanted.height);
+    match speeds.iter().find(|speed| speed.pixels == pixels && speed.steps == wanted.steps) {
+        Some(speed) => v1::Measured {
+            seconds_per_image: Some(speed.seconds),
+            bytes_per_image: Some(speed.bytes),
+            images: speed.images,
+        },
+        None => v1::Measured::default(),
     }
 }
 
