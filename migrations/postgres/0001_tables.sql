@@ -177,6 +177,16 @@ CREATE TABLE sessions (
 
 CREATE INDEX sessions_open ON sessions (key) WHERE closed_at IS NULL;
 
+-- How a worker stands, by its lasting name: only those that failed since they last rendered an image.
+CREATE TABLE standings (
+    worker text NOT NULL,
+    failures integer NOT NULL,
+    last_failed text,
+    exclusions integer NOT NULL,
+    excluded_until timestamptz,
+    CONSTRAINT standings_are_there_once EXCLUDE USING hash (worker WITH =)
+);
+
 -- Every attempt at a shard. One with no end is held now.
 CREATE TABLE leases (
     shard bigint NOT NULL REFERENCES shards (key),

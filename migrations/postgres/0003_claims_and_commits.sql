@@ -5,7 +5,7 @@
 -- (FOR NO KEY UPDATE). Each statement of a function sees what was committed before it began, so what is read after a
 -- lock is what is true under it.
 
--- Gives shards to sessions that want one. A row for each claim that got one, and for each whose session is not open.
+-- Gives shards to sessions that want one and whose workers were not taken out. A row for each claim that got one, and for each whose session is not open.
 CREATE FUNCTION claim_shards(
     -- One of each a claim: its session, and the number of its list of choices.
     claim_sessions uuid[], claim_lists integer[],
@@ -46,7 +46,8 @@ BEGIN
         SELECT array_agg(c.no ORDER BY c.no), array_agg(w.key ORDER BY c.no) INTO _waiting, _sessions
             FROM unnest(claim_sessions, claim_lists) WITH ORDINALITY AS c (session, list, no)
             JOIN sessions AS w ON w.id = c.session AND w.closed_at IS NULL
-            WHERE c.list = _list;
+            WHERE c.list = _list AND NOT EXISTS (SELECT FROM standings AS t
+                WHERE t.worker = w.worker AND t.excluded_until > moment);
         FOR _choice IN
             SELECT c.job, c.group_no FROM unnest(choice_lists, choice_jobs, choice_groups) WITH ORDINALITY
                 AS c (list, job, group_no, no)
@@ -106,7 +107,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Commits pictures. A report that breaks a rule is refused whole. A row for each report: why it was refused, or the
+-- Commits pictures, one at least in each report. A report that breaks a rule is refused whole. A row for each report: why it was refused, or the
 -- images that were committed for its session and attempt, by this call, and how things stand after it.
 CREATE FUNCTION commit_pictures(
     -- One of each a report.
@@ -199,6 +200,11 @@ BEGIN
             FROM moved AS m
             WHERE l.shard = m.key AND (l.ended_at IS NULL AND m.done
                 OR EXISTS (SELECT FROM by_attempt AS a WHERE a.shard = l.shard AND a.attempt = l.attempt))),
+        -- A worker that rendered an image stands as well as any.
+        forgiven AS (
+            DELETE FROM standings AS t USING generate_subscripts(report_shards, 1) AS n (report), sessions AS w
+            WHERE w.key = _sessions[n.report] AND NOT w.embedded AND t.worker = w.worker
+                AND _refused[n.report] IS NULL AND NOT EXISTS (SELECT FROM wrong AS x WHERE x.report = n.report)),
         told AS (
             INSERT INTO events (at, kind, job, shard, attempt, session)
             SELECT moment, 'lease_finished', e.job, e.shard, e.attempt, e.session FROM ending AS e ORDER BY e.shard)

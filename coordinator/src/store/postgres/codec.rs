@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::str::FromStr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::encode::IsNull;
@@ -49,6 +50,11 @@ impl<'r> Decode<'r, Postgres> for Time {
             PgValueFormat::Text => Ok(Self(value.as_str()?.parse()?)),
         }
     }
+}
+
+/// When a lease that is granted or renewed now ends.
+pub(super) fn expiry(now: Timestamp, duration: Duration) -> Result<Timestamp> {
+    now.saturating_add(duration).map_err(|error| Error::Corrupt(format!("lease duration: {error}")))
 }
 
 /// Reads a time.

@@ -9,6 +9,7 @@ use super::codec::{Time, clean, signed, small};
 use super::report::{Picture, commit_pictures, never_given_out, not_in_this_shard};
 use super::session::{attempt, find};
 use super::shard_state::{Failure, Shard, fail_image, settle};
+use super::standing;
 use crate::domain::Invalid;
 use crate::domain::blame::{Caps, ErrorClass, Verdict, after_error};
 use crate::store::Result;
@@ -37,6 +38,10 @@ pub(super) async fn commit(
     if !(1..=shard.attempt).contains(&reporter.attempt) {
         return Err(Invalid::job(never_given_out(report)).into());
     }
+    let before = match session {
+        Some(session) => standing::lock(&mut tx, session).await?,
+        None => None,
+    };
     let mut accepted = 0;
     if !pictures.is_empty() {
         for answer in commit_pictures(&mut tx, &[(report, pictures)], now).await? {
@@ -49,6 +54,9 @@ pub(super) async fn commit(
         {
             accepted += 1;
         }
+    }
+    if let Some(before) = before {
+        standing::judge(&mut tx, &shard, before, report, now).await?;
     }
     settle(&mut tx, shard.key, now).await?;
     let row = sqlx::query(
@@ -113,7 +121,8 @@ async fn commit_error(
     .fetch_optional(&mut *db)
     .await?;
     let Some(errors) = errors else { return Ok(false) };
-    match after_error(class, small(&errors, "errors")?, reporter.caps) {
+    let workers = failing_workers(db, shard.job, index).await?;
+    match after_error(class, small(&errors, "errors")?, workers, reporter.caps) {
         Verdict::Again => {}
         Verdict::Failed => {
             let failure = Failure {
@@ -129,4 +138,19 @@ async fn commit_error(
         }
     }
     Ok(true)
+}
+
+/// Different workers that failed an image since it was last tried anew. Errors of sessions that nobody knows count as
+/// those of one worker.
+async fn failing_workers(db: &mut PgConnection, job: i64, index: i64) -> Result<u32> {
+    let row = sqlx::query(
+        "SELECT count(DISTINCT coalesce(w.worker, ''))::integer AS workers FROM image_errors AS e \
+         LEFT JOIN sessions AS w ON w.key = e.session WHERE e.job = $1 AND e.idx = $2 AND e.attempt > \
+         (SELECT coalesce(max(t.attempt), 0) FROM retried_results AS t WHERE t.job = $1 AND t.idx = $2)",
+    )
+    .bind(job)
+    .bind(index)
+    .fetch_one(db)
+    .await?;
+    small(&row, "workers")
 }

@@ -10,7 +10,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::codec::{Time, id, optional_time, settings, small, small_signed, time, unsigned, uuid};
+use super::codec::{Time, expiry, id, optional_time, settings, small, small_signed, time, unsigned, uuid};
 use super::session::not_found;
 use super::trouble::retried;
 use crate::domain::schedule::{Choice, OpenGroup, OpenJob};
@@ -71,11 +71,6 @@ fn open_job(row: &PgRow) -> Result<OpenJob> {
         leased_images: unsigned(row, "leased_images")?,
         groups: groups.map(|(number, size)| OpenGroup { number, size }).collect(),
     })
-}
-
-/// When a lease that is granted or renewed now ends.
-pub(super) fn expiry(now: Timestamp, duration: Duration) -> Result<Timestamp> {
-    now.saturating_add(duration).map_err(|error| Error::Corrupt(format!("lease duration: {error}")))
 }
 
 /// A shard that was given out, whose images are still to be read.
@@ -186,13 +181,14 @@ fn read_given(row: &PgRow, claim: usize) -> Result<Given> {
 }
 
 /// The images of some shards. Up to where groups begin to alternate a range of indices is one of group 0; from there
-/// the index of groups leads to them. `whole` shards need not be compared with the results.
+/// the index of groups leads to them. `whole` shards need not be compared with the results. LIMIT and OFFSET have each
+/// looked up by its key, whatever the planner believes of a job that it has not looked at yet.
 pub(super) fn images_sql(whole: bool) -> String {
     const COLUMNS: &str = "i.job, i.idx, i.copy, i.seed, i.object, i.prompt, i.negative_prompt";
     let open = if whole {
         ""
     } else {
-        "WHERE NOT EXISTS (SELECT FROM results AS r WHERE r.job = i.job AND r.idx = i.idx) "
+        "WHERE NOT EXISTS (SELECT FROM results AS r WHERE r.job = i.job AND r.idx = i.idx OFFSET 0) "
     };
     format!(
         "SELECT g.no, i.idx, i.seed, i.object, coalesce(i.prompt, f.prompt) AS prompt, \
@@ -202,8 +198,9 @@ pub(super) fn images_sql(whole: bool) -> String {
          CROSS JOIN LATERAL (SELECT {COLUMNS} FROM images AS i WHERE i.job = g.job \
          AND i.idx BETWEEN g.first AND least(g.last, g.mixed_from - 1) \
          UNION ALL SELECT {COLUMNS} FROM images AS i WHERE i.mixed AND i.job = g.job AND i.group_no = g.group_no \
-         AND i.idx BETWEEN greatest(g.first, g.mixed_from) AND g.last) AS i \
-         LEFT JOIN images AS f ON f.job = i.job AND f.idx = CASE WHEN i.copy > 0 THEN i.idx - i.copy END \
+         AND i.idx BETWEEN greatest(g.first, g.mixed_from) AND g.last OFFSET 0) AS i \
+         LEFT JOIN LATERAL (SELECT f.prompt, f.negative_prompt FROM images AS f \
+         WHERE i.copy > 0 AND f.job = i.job AND f.idx = i.idx - i.copy LIMIT 1) AS f ON true \
          {open}ORDER BY g.no, i.idx"
     )
 }

@@ -4,12 +4,12 @@
 //! (`migrations/postgres/0003_claims_and_commits.sql` tells in which order rows are locked). Everything else is a
 //! transaction that locks first and reads then. Two that get in each other's way are tried again.
 //!
-//! - `open`: connecting, migrations, read-only opening
-//! - `presence`: that this coordinator lives, as the others see it; `turn`: duties that one of them does
-//! - `submit`, `change`, `session`, `lease`, `report`, `sweep`, `finish`, `read`: one file per duty
+//! - `open`: connecting and migrations
+//! - `life`: that this coordinator lives, as the others see it; `turn`: duties that one of them does
+//! - `submit`, `change`, `session`, `lease`, `report`, `sweep`, `finish`, `read`, `presence`: one file per duty
 //! - `faults`: reports with errors, by the rules of the domain
 //! - `query`: the analyst's SQL
-//! - `shard_state`, `event`: what several duties share
+//! - `shard_state`, `standing`, `event`: what several duties share
 //! - `codec`, `copy`: between columns and the words of the domain; `trouble`: its errors
 
 use std::sync::Arc;
@@ -25,8 +25,9 @@ use sqlx::{Postgres, Transaction};
 use tokio::sync::Semaphore;
 
 use super::records::*;
-use super::{Error, Result, Store};
+use super::{Result, Store};
 use crate::domain::blame::Caps;
+use crate::domain::explain::Backlog;
 use crate::domain::id::{JobId, SessionId};
 use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
@@ -40,6 +41,7 @@ mod event;
 mod faults;
 mod finish;
 mod lease;
+mod life;
 mod open;
 mod presence;
 mod query;
@@ -47,6 +49,7 @@ mod read;
 mod report;
 mod session;
 mod shard_state;
+mod standing;
 mod submit;
 mod sweep;
 #[cfg(test)]
@@ -55,7 +58,7 @@ pub(super) mod trouble;
 mod turn;
 
 use codec::Time;
-use presence::Presence;
+use life::Life;
 use trouble::{Trouble, retried};
 
 /// No month at all.
@@ -71,8 +74,7 @@ pub struct PostgresStore {
     options: PgConnectOptions,
     /// Where it is, for people.
     place: String,
-    /// None when it is open to look only.
-    presence: Option<Arc<Presence>>,
+    life: Arc<Life>,
     trouble: Arc<Trouble>,
     /// The month that the history was last seen to have room for.
     month: Arc<AtomicI64>,
@@ -86,20 +88,14 @@ impl std::fmt::Debug for PostgresStore {
         f.debug_struct("PostgresStore")
             .field("place", &self.place)
             .field("pool", &self.pool)
-            .field("presence", &self.presence)
+            .field("life", &self.life)
             .finish_non_exhaustive()
     }
 }
 
 impl PostgresStore {
-    /// This coordinator, when it may write.
-    fn presence(&self) -> Result<&Presence> {
-        self.presence.as_deref().ok_or(Error::ReadOnly)
-    }
-
     /// Connections for a statement that writes at this moment.
     async fn writer(&self, now: Timestamp) -> Result<&PgPool> {
-        self.presence()?;
         self.months(now).await?;
         Ok(&self.pool)
     }
@@ -165,6 +161,14 @@ impl Store for PostgresStore {
 
     async fn images(&self, job: &JobId, states: &[ImageState], from: u64, limit: u32) -> Result<Vec<Image>> {
         self.heard(read::images(self, job, states, from, limit).await)
+    }
+
+    async fn backlog(&self, job: &JobId, now: Timestamp) -> Result<Backlog> {
+        self.heard(presence::backlog(self, job, now).await)
+    }
+
+    async fn sessions(&self) -> Result<Vec<Presence>> {
+        self.heard(presence::sessions(self).await)
     }
 
     async fn change_job(&self, job: &JobId, change: &Change, by: &By, now: Timestamp) -> Result<Changed> {
@@ -275,8 +279,6 @@ impl Store for PostgresStore {
     async fn close(&self) {
         self.duties.close().await;
         self.pool.close().await;
-        if let Some(presence) = &self.presence {
-            presence.leave().await;
-        }
+        self.life.end().await;
     }
 }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, Row, SqlSafeStr};
+use sqlx::{ConnectOptions, Connection, PgConnection, SqlSafeStr};
 use tokio::sync::Semaphore;
 
-use super::presence::Presence;
+use super::life::Life;
 use super::trouble::Trouble;
 use super::{NO_MONTH, PostgresStore};
 use crate::store::parts::ANALYSTS;
@@ -38,7 +38,7 @@ const IDLE: Duration = Duration::from_secs(1);
 /// large the tables are. A plan made while a table was small is kept for long and must not read it whole. What waits
 /// for a lock ends some time, and so does a transaction whose coordinator does not answer.
 pub(super) const SETTINGS: &str = "SET TIME ZONE 'UTC'; SET enable_seqscan = off; SET enable_hashjoin = off; \
-    SET enable_mergejoin = off; SET random_page_cost = 1.1; SET jit = off; SET lock_timeout = '10s'; \
+    SET enable_mergejoin = off; SET random_page_cost = 1.1; SET max_parallel_workers_per_gather = 0; SET jit = off; SET lock_timeout = '10s'; \
     SET idle_in_transaction_session_timeout = '60s'";
 
 fn migrator() -> Migrator {
@@ -67,43 +67,20 @@ impl PostgresStore {
             .await
             .map_err(|error| open_error(&place, &error))?;
         close(connection).await;
-        let presence = Presence::take(options.clone()).await.map_err(|error| open_error(&place, &error))?;
-        let store = Self::with_pools(options, place, connections, Some(presence));
+        let life = Life::begin(options.clone()).await.map_err(|error| open_error(&place, &error))?;
+        let store = Self::with_pools(options, place, connections, life);
         store.months(Timestamp::now()).await?;
         Ok(store)
     }
 
-    /// Connects to an existing database to look only.
-    pub async fn open_read_only(url: &str) -> Result<Self> {
-        let (options, place) = read_url(url)?;
-        let options = options.options([("default_transaction_read_only", "on")]);
-        let mut connection = options.connect().await.map_err(|error| open_error(&place, &error))?;
-        let row = sqlx::query("SELECT coalesce(max(version), 0) AS version FROM _sqlx_migrations")
-            .fetch_one(&mut connection)
-            .await
-            .map_err(|error| open_error(&place, &error))?;
-        close(connection).await;
-        let found: i64 = row.try_get("version")?;
-        match found.cmp(&NEWEST) {
-            std::cmp::Ordering::Less => Err(Error::Older { file: place, found, known: NEWEST }),
-            std::cmp::Ordering::Equal => Ok(Self::with_pools(options, place, CONNECTIONS, None)),
-            std::cmp::Ordering::Greater => Err(Error::Newer { file: place, found, known: NEWEST }),
-        }
-    }
-
-    fn with_pools(
-        options: PgConnectOptions,
-        place: String,
-        connections: u32,
-        presence: Option<Presence>,
-    ) -> Self {
+    fn with_pools(options: PgConnectOptions, place: String, connections: u32, life: Life) -> Self {
         let trouble = Arc::new(Trouble::new());
         Self {
             pool: pool(&options, connections, &trouble),
             duties: pool(&options, DUTIES, &trouble),
             options,
             place,
-            presence: presence.map(Arc::new),
+            life: Arc::new(life),
             trouble,
             month: Arc::new(AtomicI64::new(NO_MONTH)),
             analysts: Arc::new(Semaphore::new(ANALYSTS)),
@@ -189,13 +166,10 @@ fn migrate_error(place: &str, error: MigrateError) -> Error {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_password_is_told_to_nobody() {
-        let (options, place) =
-            read_url("postgres://ann:geheim@db.example:5433/farm?sslmode=require").unwrap();
+    #[test]
+    fn a_password_is_told_to_nobody() {
+        let (_, place) = read_url("postgres://ann:geheim@db.example:5433/farm?sslmode=require").unwrap();
         assert_eq!(place, "postgres://ann@db.example:5433/farm");
-        let store = format!("{:?}", PostgresStore::with_pools(options, place, 1, None));
-        assert!(!store.contains("geheim"), "{store}");
         for wrong in [
             "postgres://ann:geheim@db:port/farm",
             "mysql://ann:geheim@db/farm",

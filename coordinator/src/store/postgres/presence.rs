@@ -1,97 +1,113 @@
-//! That this coordinator lives, as the others see it: it holds an advisory lock on a connection of its own. The lock
-//! goes with the process, and no clocks are compared.
+//! What waits, and who is there.
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgConnection, Row};
-use tokio::sync::Mutex;
+use jiff::Timestamp;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use uuid::Uuid;
 
-use crate::store::Result;
+use super::PostgresStore;
+use super::codec::{Time, id, optional_time, small, time, unsigned, uuid, word};
+use crate::domain::blame::ErrorClass;
+use crate::domain::explain::Backlog;
+use crate::domain::id::{JobId, SessionId};
+use crate::store::records::{LeaseRef, NewSession, Presence, PresentLease};
+use crate::store::{Error, Result};
 
-/// First half of the locks of living coordinators; the second is the coordinator's key.
-const LIVING: i32 = 1_396_788_801;
+/// Images of a job whose errors are looked at.
+const RETRIED_IMAGES: i64 = 1000;
 
-/// Whether the coordinator with the key `{key}` lives, in SQL.
-macro_rules! lives {
-    ($key:literal) => {
-        concat!(
-            "EXISTS (SELECT FROM pg_locks AS k WHERE k.locktype = 'advisory' AND k.classid::bigint = 1396788801 \
-             AND k.objsubid = 2 AND k.granted AND k.objid::bigint = ",
-            $key,
-            " AND k.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()))"
-        )
-    };
-}
-pub(super) use lives;
-
-/// The place of this coordinator among the others.
-pub(super) struct Presence {
-    /// In the table `coordinators`.
-    pub key: i32,
-    options: PgConnectOptions,
-    /// Holds the lock; none after it broke.
-    connection: Mutex<Option<PgConnection>>,
-}
-
-/// Nothing of the options: they hold the password.
-impl std::fmt::Debug for Presence {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Presence").field("key", &self.key).finish_non_exhaustive()
-    }
-}
-
-impl Presence {
-    /// Takes a new place.
-    pub async fn take(options: PgConnectOptions) -> std::result::Result<Self, sqlx::Error> {
-        let mut connection = connect(&options).await?;
-        let row = sqlx::query("INSERT INTO coordinators DEFAULT VALUES RETURNING key")
-            .fetch_one(&mut connection)
-            .await?;
-        let key = row.try_get("key")?;
-        hold(&mut connection, key).await?;
-        Ok(Self { key, options, connection: Mutex::new(Some(connection)) })
-    }
-
-    /// Takes the lock again when the connection is broken.
-    pub async fn keep(&self) -> Result<()> {
-        let mut held = self.connection.lock().await;
-        if let Some(connection) = held.as_mut() {
-            match connection.ping().await {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    tracing::warn!(%error, "lost the connection that shows that this coordinator lives")
-                }
-            }
-        }
-        *held = None;
-        let mut connection = connect(&self.options).await?;
-        hold(&mut connection, self.key).await?;
-        *held = Some(connection);
-        Ok(())
-    }
-
-    /// Gives the place up.
-    pub async fn leave(&self) {
-        if let Some(connection) = self.connection.lock().await.take()
-            && let Err(error) = connection.close().await
-        {
-            tracing::debug!(%error, "close the connection that shows that this coordinator lives");
-        }
-    }
-}
-
-/// The server finds out within half a minute when this machine is gone without a word.
-async fn connect(options: &PgConnectOptions) -> std::result::Result<PgConnection, sqlx::Error> {
-    let mut connection = options.connect().await?;
-    sqlx::raw_sql(
-        "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4",
+pub(super) async fn backlog(store: &PostgresStore, job: &JobId, now: Timestamp) -> Result<Backlog> {
+    let row = sqlx::query(
+        "SELECT j.key, j.state, j.output_error, coalesce(o.held, false) AS held, r.ready, r.delayed, r.next_at, \
+         (SELECT count(*) FROM leases AS l WHERE l.job = j.key AND l.ended_at IS NULL) AS leased \
+         FROM jobs AS j LEFT JOIN owners AS o ON o.owner = j.owner \
+         CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE s.not_before <= $2) AS ready, \
+         count(*) FILTER (WHERE s.not_before > $2) AS delayed, \
+         min(s.not_before) FILTER (WHERE s.not_before > $2) AS next_at \
+         FROM shards AS s WHERE s.job = j.key AND s.state = 'ready') AS r \
+         WHERE j.id = $1 AND j.sealed_at IS NOT NULL",
     )
-    .execute(&mut connection)
+    .bind(uuid(job.as_str()))
+    .bind(Time(now))
+    .fetch_optional(&store.pool)
     .await?;
-    Ok(connection)
+    let Some(row) = row else { return Err(Error::NotFound { what: "job", id: job.to_string() }) };
+    let delayed = unsigned(&row, "delayed")?;
+    Ok(Backlog {
+        state: word(&row, "state")?,
+        owner_held: row.try_get("held")?,
+        ready: unsigned(&row, "ready")?,
+        delayed,
+        next_at: optional_time(&row, "next_at")?,
+        leased: unsigned(&row, "leased")?,
+        error: if delayed > 0 { frequent_error(store, row.try_get("key")?).await? } else { None },
+        output_error: row.try_get("output_error")?,
+    })
 }
 
-/// It may still be held by a connection of ours that the server does not know to be broken: then that one shows it.
-async fn hold(connection: &mut PgConnection, key: i32) -> std::result::Result<(), sqlx::Error> {
-    sqlx::query("SELECT pg_try_advisory_lock($1, $2)").bind(LIVING).bind(key).execute(connection).await?;
-    Ok(())
+/// The most frequent of the errors of some images that have no result.
+async fn frequent_error(store: &PostgresStore, job: i64) -> Result<Option<(ErrorClass, String)>> {
+    let row = sqlx::query(
+        "SELECT error_class, error FROM (SELECT e.error_class, e.error FROM image_errors AS e WHERE e.job = $1 \
+         AND NOT EXISTS (SELECT FROM results AS r WHERE r.job = $1 AND r.idx = e.idx OFFSET 0) LIMIT $2) AS e \
+         GROUP BY error_class, error ORDER BY count(*) DESC, error LIMIT 1",
+    )
+    .bind(job)
+    .bind(RETRIED_IMAGES)
+    .fetch_optional(&store.pool)
+    .await?;
+    row.map(|row| Ok((word(&row, "error_class")?, row.try_get("error")?))).transpose()
+}
+
+pub(super) async fn sessions(store: &PostgresStore) -> Result<Vec<Presence>> {
+    let rows = sqlx::query(
+        "SELECT w.id AS session_id, w.worker, w.version, w.devices, w.labels, w.embedded, w.opened_at, w.seen_at, \
+         s.id AS shard_id, l.attempt, j.id AS job_id, j.model, l.images, l.expires_at \
+         FROM sessions AS w LEFT JOIN leases AS l ON l.session = w.key AND l.ended_at IS NULL \
+         LEFT JOIN shards AS s ON s.key = l.shard LEFT JOIN jobs AS j ON j.key = l.job \
+         WHERE w.closed_at IS NULL ORDER BY w.key, l.granted_at, l.shard",
+    )
+    .fetch_all(&store.pool)
+    .await?;
+    let mut sessions: Vec<Presence> = Vec::new();
+    for row in &rows {
+        let id: SessionId = id(row, "session_id")?;
+        if sessions.last().is_none_or(|last| last.id != id) {
+            sessions.push(presence(row, id)?);
+        }
+        if let (Some(last), Some(lease)) = (sessions.last_mut(), lease(row)?) {
+            last.leases.push(lease);
+        }
+    }
+    Ok(sessions)
+}
+
+fn presence(row: &PgRow, id: SessionId) -> Result<Presence> {
+    Ok(Presence {
+        id,
+        session: NewSession {
+            worker: row.try_get("worker")?,
+            version: row.try_get("version")?,
+            devices: row.try_get::<Json<_>, _>("devices")?.0,
+            labels: row.try_get::<Json<_>, _>("labels")?.0,
+            embedded: row.try_get("embedded")?,
+        },
+        opened_at: time(row, "opened_at")?,
+        seen_at: time(row, "seen_at")?,
+        leases: Vec::new(),
+    })
+}
+
+fn lease(row: &PgRow) -> Result<Option<PresentLease>> {
+    if row.try_get::<Option<Uuid>, _>("shard_id")?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(PresentLease {
+        lease: LeaseRef { shard: id(row, "shard_id")?, attempt: small(row, "attempt")? },
+        job: id(row, "job_id")?,
+        model: row.try_get("model")?,
+        images: u64::from(small(row, "images")?),
+        expires_at: time(row, "expires_at")?,
+    }))
 }

@@ -30,10 +30,11 @@ pub(super) async fn speeds(store: &PostgresStore, model: &str) -> Result<Vec<Spe
     for job in jobs {
         let rows = sqlx::query(
             "SELECT g.width::bigint * g.height AS pixels, g.steps, avg(r.render_seconds) AS seconds \
-             FROM (SELECT job, idx, render_seconds FROM results WHERE job = $1 AND state = 'done' \
+             FROM (SELECT idx, render_seconds FROM results WHERE job = $1 AND state = 'done' \
              ORDER BY idx DESC LIMIT $2) AS r \
-             JOIN images AS i ON i.job = r.job AND i.idx = r.idx \
-             JOIN settings_groups AS g ON g.job = i.job AND g.group_no = i.group_no GROUP BY 1, 2",
+             JOIN LATERAL (SELECT i.group_no FROM images AS i WHERE i.job = $1 AND i.idx = r.idx LIMIT 1) AS i ON true \
+             JOIN LATERAL (SELECT * FROM settings_groups AS g WHERE g.job = $1 AND g.group_no = i.group_no LIMIT 1) \
+             AS g ON true GROUP BY 1, 2",
         )
         .bind(job)
         .bind(SPEED_RESULTS)
@@ -107,13 +108,16 @@ const IMAGE_COLUMNS: &str = "i.idx, coalesce(r.state, 'pending') AS state, coale
     r.render_seconds, r.decode_seconds, r.error_class, r.error, r.finished_at, \
     coalesce(i.prompt_id, f.prompt_id) AS prompt_id, coalesce(i.line, f.line) AS line, \
     coalesce(i.extra, f.extra)::text AS extra";
-/// What every image `i` has.
-const OF_IMAGE: &str = "JOIN jobs AS j ON j.key = i.job \
-    JOIN settings_groups AS g ON g.job = i.job AND g.group_no = i.group_no \
-    LEFT JOIN images AS f ON f.job = i.job AND f.idx = CASE WHEN i.copy > 0 THEN i.idx - i.copy END";
+/// What every image `i` has. Each is looked up by its key for each image, whatever the planner believes of a job that
+/// it has not looked at yet: that is what LIMIT is for, here and below.
+const OF_IMAGE: &str = "JOIN LATERAL (SELECT * FROM jobs AS j WHERE j.key = i.job LIMIT 1) AS j ON true \
+    JOIN LATERAL (SELECT * FROM settings_groups AS g WHERE g.job = i.job AND g.group_no = i.group_no LIMIT 1) AS g \
+    ON true \
+    LEFT JOIN LATERAL (SELECT * FROM images AS f WHERE i.copy > 0 AND f.job = i.job AND f.idx = i.idx - i.copy \
+    LIMIT 1) AS f ON true";
 /// What comes with a result `r`.
-const OF_RESULT: &str =
-    "LEFT JOIN shards AS s ON s.key = r.shard LEFT JOIN sessions AS w ON w.key = r.session";
+const OF_RESULT: &str = "LEFT JOIN LATERAL (SELECT s.id FROM shards AS s WHERE s.key = r.shard LIMIT 1) AS s ON true \
+    LEFT JOIN LATERAL (SELECT w.worker FROM sessions AS w WHERE w.key = r.session LIMIT 1) AS w ON true";
 
 /// Images of job $1 in these states (all of them when there are none), from index $2 on, $3 at most.
 pub(super) fn images_sql(states: &[ImageState]) -> String {
@@ -126,8 +130,8 @@ pub(super) fn images_sql(states: &[ImageState]) -> String {
         };
         return format!(
             "SELECT {IMAGE_COLUMNS} FROM images AS i {OF_IMAGE} \
-             LEFT JOIN results AS r ON r.job = i.job AND r.idx = i.idx AND r.job = $1 {OF_RESULT} \
-             WHERE i.job = $1 AND i.idx >= $2 {only}ORDER BY i.idx LIMIT $3"
+             LEFT JOIN LATERAL (SELECT * FROM results AS r WHERE r.job = $1 AND r.idx = i.idx LIMIT 1) AS r ON true \
+             {OF_RESULT} WHERE i.job = $1 AND i.idx >= $2 {only}ORDER BY i.idx LIMIT $3"
         );
     }
     // From the results to their images: there may be few of them in a long job.
@@ -138,8 +142,8 @@ pub(super) fn images_sql(states: &[ImageState]) -> String {
     };
     format!(
         "SELECT {IMAGE_COLUMNS} FROM results AS r \
-         JOIN images AS i ON i.job = r.job AND i.idx = r.idx {OF_IMAGE} {OF_RESULT} \
-         WHERE r.job = $1 AND r.idx >= $2 {only}ORDER BY r.idx LIMIT $3"
+         JOIN LATERAL (SELECT * FROM images AS i WHERE i.job = $1 AND i.idx = r.idx LIMIT 1) AS i ON true \
+         {OF_IMAGE} {OF_RESULT} WHERE r.job = $1 AND r.idx >= $2 {only}ORDER BY r.idx LIMIT $3"
     )
 }
 

@@ -28,7 +28,9 @@ pub(super) async fn report_results(
     let (mut plain, mut faulty) = (Vec::new(), Vec::new());
     for (number, report) in reports.iter().enumerate() {
         match pictures(&report.results) {
-            Ok(pictures) if pictures.len() == report.results.len() => plain.push((number, report, pictures)),
+            Ok(pictures) if !pictures.is_empty() && pictures.len() == report.results.len() => {
+                plain.push((number, report, pictures))
+            }
             Ok(pictures) => faulty.push((number, report, pictures)),
             Err(invalid) => answers[number] = Some(Err(invalid.into())),
         }

@@ -10,7 +10,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::codec::{Time, clean, uuid};
+use super::codec::{Time, clean, expiry, uuid};
 use super::event::{Event, record};
 use super::shard_state::{Shard, give_back, lock_shards};
 use crate::domain::blame::retry_delay;
@@ -44,7 +44,7 @@ pub(super) async fn open_session(
     .bind(Json(devices))
     .bind(Json(labels))
     .bind(session.embedded)
-    .bind(store.presence()?.key)
+    .bind(store.life.key)
     .bind(Time(now))
     .fetch_one(&mut *tx)
     .await?;
@@ -155,7 +155,7 @@ pub(super) async fn renew_leases(
         .bind(held().map(|(_, held)| attempt(held.lease.attempt)).collect::<Vec<_>>())
         .bind(held().map(|(_, held)| indices(&held.rendering)).collect::<Vec<_>>())
         .bind(Time(now))
-        .bind(Time(super::lease::expiry(now, duration)?))
+        .bind(Time(expiry(now, duration)?))
         .fetch_one(db)
         .await?;
     let numbers = |column: &str| -> Result<HashSet<usize>> {

@@ -69,9 +69,9 @@ impl Shard {
     pub async fn retry_delay(&self, db: &mut PgConnection) -> Result<Duration> {
         let row = sqlx::query(
             "SELECT coalesce(max(o.errors), 0) AS errors FROM image_faults AS o \
-             JOIN images AS i ON i.job = o.job AND i.idx = o.idx AND i.group_no = $2 \
              WHERE o.job = $1 AND o.idx BETWEEN $3 AND $4 \
-             AND NOT EXISTS (SELECT FROM results AS r WHERE r.job = $1 AND r.idx = o.idx)",
+             AND EXISTS (SELECT FROM images AS i WHERE i.job = $1 AND i.idx = o.idx AND i.group_no = $2 OFFSET 0) \
+             AND NOT EXISTS (SELECT FROM results AS r WHERE r.job = $1 AND r.idx = o.idx OFFSET 0)",
         )
         .bind(self.job)
         .bind(self.group)

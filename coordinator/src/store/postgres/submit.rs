@@ -15,7 +15,7 @@ use super::PostgresStore;
 use super::codec::{JOB_COLUMNS, Time, id as read_id, job as read_job, signed, small_signed, unsigned, uuid};
 use super::copy::Rows;
 use super::event::{Event, record};
-use super::presence::lives;
+use super::life::lives;
 use super::trouble::broken_constraint;
 use crate::domain::Invalid;
 use crate::domain::id::JobId;
@@ -34,7 +34,12 @@ const LONG_JOB: u64 = 10_000;
 pub(super) async fn begin_job(store: &PostgresStore, spec: &JobSpec, now: Timestamp) -> Result<Begun> {
     let named = !Template::parse(&spec.name_template)?.tells_by_index();
     let mut tx = store.begin(now).await?;
-    // Whoever seals it now comes first, or finds that it was replaced.
+    // Submissions with one token come one after the other, and whoever seals one now comes first, or finds that it was
+    // replaced.
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind(&spec.client_token)
+        .execute(&mut *tx)
+        .await?;
     let known = sqlx::query(sqlx::AssertSqlSafe(format!(
         "SELECT {JOB_COLUMNS}, sealed_at IS NOT NULL AS sealed FROM jobs WHERE client_token = $1 FOR UPDATE"
     )))
@@ -89,7 +94,7 @@ pub(super) async fn begin_job(store: &PostgresStore, spec: &JobSpec, now: Timest
     .bind(Json(&spec.needs))
     .bind(JobState::Pending.word())
     .bind(Time(now))
-    .bind(store.presence()?.key)
+    .bind(store.life.key)
     .bind(named)
     .fetch_one(&mut *tx)
     .await?;
@@ -341,7 +346,6 @@ async fn told_by_line(store: &PostgresStore, job: &Unsealed, batch: &Batch, erro
 }
 
 pub(super) async fn abandon_job(store: &PostgresStore, job: &JobId) -> Result<()> {
-    store.presence()?;
     sqlx::query("UPDATE jobs SET client_token = NULL WHERE id = $1 AND sealed_at IS NULL")
         .bind(uuid(job.as_str()))
         .execute(&store.pool)
@@ -354,7 +358,7 @@ const PURGE: [(&str, &str); 4] =
     [("images", ""), ("shards", " AND state = 'ready'"), ("settings_groups", ""), ("job_columns", "")];
 
 pub(super) async fn purge(store: &PostgresStore) -> Result<bool> {
-    let me = store.presence()?.key;
+    let me = store.life.key;
     // Nobody brings more rows of what a coordinator that is gone took in.
     sqlx::query(concat!(
         "UPDATE jobs SET client_token = NULL WHERE sealed_at IS NULL AND client_token IS NOT NULL \

@@ -7,9 +7,8 @@ use serde_json::json;
 use sqlx::{PgConnection, Row};
 
 use super::PostgresStore;
-use super::codec::{Time, small};
-use super::lease::expiry;
-use super::presence::lives;
+use super::codec::{Time, expiry, small};
+use super::life::lives;
 use super::session::close;
 use super::shard_state::{Failure, SHARD_COLUMNS, Shard, fail_image, give_back, lock_shards};
 use crate::domain::blame::{Caps, ErrorClass, Verdict, after_loss};
@@ -25,7 +24,7 @@ pub(super) async fn recover(
     lease_duration: Duration,
     now: Timestamp,
 ) -> Result<Recovered> {
-    let me = store.presence()?.key;
+    let me = store.life.key;
     let mut tx = store.begin(now).await?;
     // One after the other: the first to come after nobody was there does what is to be done once.
     sqlx::query("LOCK TABLE coordinators IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;

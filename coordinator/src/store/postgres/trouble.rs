@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use crate::store::{Error, Result};
 
-/// serialization_failure, deadlock_detected, and exclusion_violation of two submissions with one token: another
-/// transaction was in the way, and this one left no trace.
+/// serialization_failure, deadlock_detected, and exclusion_violation when two insert the same at the same moment:
+/// another transaction was in the way, and this one left no trace.
 const CONFLICTS: [&str; 3] = ["40001", "40P01", "23P01"];
 /// lock_not_available, too_many_connections, and a server that starts or stops.
 const BUSY: [&str; 3] = ["55P03", "53300", "57P03"];

@@ -12,7 +12,7 @@ const DUTIES: i32 = 1_396_788_803;
 
 pub(super) async fn turn(store: &PostgresStore, duty: &Duty) -> Result<Option<Turn>> {
     // Every coordinator comes by here every few seconds.
-    store.presence()?.keep().await?;
+    store.life.keep().await?;
     let name = match duty {
         Duty::Sweep => "sweep".to_owned(),
         Duty::Purge => "purge".to_owned(),

@@ -7,7 +7,6 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use super::fresh;
 use crate::domain::spec::Row;
 use crate::domain::state::ImageState;
-use crate::store::Store;
 use crate::store::conformance::{Bench, CAPS, LEASE, done, row, spec};
 use crate::store::postgres::{PostgresStore, lease, read};
 use crate::store::records::{Change, Release, ReleaseReason};
@@ -88,6 +87,7 @@ async fn plans_made_on_empty_tables_serve_large_ones() {
     let server = Postgres::start();
     // All on one connection, which keeps its plans.
     let store = PostgresStore::open_with(&server.database("farm"), 1).await.unwrap();
+    let pool = store.pool.clone();
     let bench = Bench::new(Arc::new(store));
     let session = bench.session("w").await;
     bench.submit("small", 40, 1).await;
@@ -107,6 +107,7 @@ async fn plans_made_on_empty_tables_serve_large_ones() {
          SELECT gen_random_uuid(), 1, 0, g * 8, g * 8 + 7, 8, 8, '2020-01-01' FROM generate_series(5, 24999) AS g; \
          UPDATE jobs SET images = 200001",
     );
+    sqlx::raw_sql("SELECT pg_stat_force_next_flush()").execute(&pool).await.unwrap();
     let before = readings(&server);
     for _ in 0..60 {
         let lease = bench.lease(&session).await.unwrap();

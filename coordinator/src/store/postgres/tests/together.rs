@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use sanafarm_test_servers::Postgres;
+
 use super::{another, fresh};
 use crate::domain::blame::ErrorClass;
 use crate::domain::schedule::Choice;
+use crate::store::Error;
 use crate::store::conformance::{Bench, CAPS, LEASE, done, error, spec};
 use crate::store::records::{Begun, By, Change, Claim, Report};
-use crate::store::{Error, Store};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_shard_is_never_given_out_twice() {
@@ -51,6 +53,7 @@ async fn a_shard_is_never_given_out_twice() {
     assert!(leases.iter().all(|lease| lease.lease.attempt == 1 && lease.images.len() == 1));
     let images: HashSet<_> = leases.iter().map(|lease| (&lease.job, lease.images[0].index)).collect();
     assert_eq!(images.len(), 600);
+    assert_eq!(deadlocks(&server), "0");
     for job in &jobs {
         let starts = leases.iter().filter(|lease| lease.job == *job && lease.started_job).count();
         assert_eq!(starts, 1, "a job starts once");
@@ -104,11 +107,17 @@ async fn the_same_results_are_committed_once() {
     assert_eq!(accepted, 256);
     let job = first.store.job(id.as_str()).await.unwrap();
     assert_eq!((job.done, job.failed), (240, 16));
+    assert_eq!(deadlocks(&server), "0");
     assert_eq!(first.value("select count(*) from audit_events where kind = 'lease_finished'").await, "16");
     assert_eq!(first.value("select sum(done) from audit_attempts").await, "240");
     assert_eq!(first.value("select sum(errors) from audit_attempts").await, "16");
     assert_eq!(server.sql("farm", "SELECT count(*) FROM shards WHERE remaining > 0 OR state <> 'done'"), "0");
     first.check_invariants().await;
+}
+
+/// Transactions that the server had to end because they waited for each other.
+fn deadlocks(server: &Postgres) -> String {
+    server.sql("farm", "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
 }
 
 /// Everything that moves shards, jobs and leases, all at once: nobody waits for ever, and the books are right.
@@ -162,6 +171,7 @@ async fn everything_at_once_ends_well() {
         task.await.unwrap();
     }
     first.check_invariants().await;
+    assert_eq!(deadlocks(&server), "0");
     let mut late = Bench { store: Arc::clone(&second.store), now: first.now };
     let honest = late.session("honest").await;
     for _ in 0..5 {
