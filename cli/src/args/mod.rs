@@ -300,7 +300,7 @@ pub struct ImagesArgs {
 /// `sql`.
 #[derive(Debug, Args)]
 pub struct SqlArgs {
-    /// One read-only statement over audit_jobs, audit_images, audit_attempts and audit_events
+    /// One read-only statement over the audit views (docs/sql.md)
     #[arg(allow_hyphen_values = true)]
     pub statement: String,
     /// Where the jobs are.

@@ -5,6 +5,7 @@
 mod bench;
 pub(in crate::store) mod changes;
 pub(in crate::store) mod ending;
+pub(in crate::store) mod guide;
 pub(in crate::store) mod interleaving;
 pub(in crate::store) mod leasing;
 pub(in crate::store) mod presence;
@@ -71,6 +72,7 @@ macro_rules! conformance_suite {
             ending: a_restart_releases_what_lived_in_the_process,
             ending: a_restart_leaves_workers_elsewhere_alone,
             ending: every_move_is_in_the_history,
+            guide: every_question_of_the_guide_has_its_answer,
             interleaving: nothing_is_lost_or_done_twice,
         }
     };
