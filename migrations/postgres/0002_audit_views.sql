@@ -6,7 +6,9 @@ SELECT
     images, done, failed, images - done - failed AS pending,
     width, height, steps, guidance, bin, decode, negative_prompt, seed, images_per_prompt, name_template,
     client_token, sealed_at AS submitted_at, started_at, finished_at,
-    priority, needs
+    priority, needs,
+    extract(epoch FROM started_at - sealed_at)::double precision AS waited_seconds,
+    extract(epoch FROM finished_at - started_at)::double precision AS ran_seconds
 FROM jobs
 WHERE sealed_at IS NOT NULL;
 
@@ -54,7 +56,8 @@ SELECT
     l.granted_at, l.expires_at, l.ended_at,
     coalesce(l.outcome, 'held') AS outcome,
     to_jsonb(l.rendering) AS rendering,
-    l.done, l.errors
+    l.done, l.errors,
+    extract(epoch FROM l.ended_at - l.granted_at)::double precision AS held_seconds
 FROM leases AS l
 JOIN shards AS s ON s.key = l.shard
 JOIN jobs AS j ON j.key = s.job
@@ -75,3 +78,37 @@ FROM events AS e
 LEFT JOIN jobs AS j ON j.key = e.job
 LEFT JOIN shards AS s ON s.key = e.shard
 LEFT JOIN sessions AS w ON w.key = e.session;
+
+CREATE VIEW audit_workers AS
+SELECT
+    w.worker,
+    n.version, n.devices, n.labels,
+    w.sessions, w.open_sessions, w.first_seen_at, w.last_seen_at,
+    coalesce(s.failures, 0) AS failures_in_a_row,
+    coalesce(s.exclusions, 0) AS exclusions,
+    s.excluded_until
+FROM (
+    SELECT
+        worker, max(key) AS newest, count(*) AS sessions, count(*) FILTER (WHERE closed_at IS NULL) AS open_sessions,
+        min(opened_at) AS first_seen_at, max(seen_at) AS last_seen_at
+    FROM sessions GROUP BY worker) AS w
+JOIN sessions AS n ON n.key = w.newest
+LEFT JOIN standings AS s ON s.worker = w.worker;
+
+CREATE VIEW audit_usage AS
+SELECT
+    j.id AS job_id, j.name, j.owner, j.model,
+    r.worker, r.device, r.day, r.images, r.failed, r.device_seconds, r.decode_seconds, r.bytes
+FROM (
+    SELECT
+        r.job, w.worker, r.device,
+        to_char(r.finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day,
+        count(*) FILTER (WHERE r.state = 'done') AS images,
+        count(*) FILTER (WHERE r.state = 'failed') AS failed,
+        coalesce(sum(r.render_seconds), 0) AS device_seconds,
+        coalesce(sum(r.decode_seconds), 0) AS decode_seconds,
+        coalesce(sum(r.bytes), 0) AS bytes
+    FROM results AS r
+    LEFT JOIN sessions AS w ON w.key = r.session
+    GROUP BY r.job, w.worker, r.device, day) AS r
+JOIN jobs AS j ON j.key = r.job;

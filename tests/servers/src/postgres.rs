@@ -17,8 +17,11 @@ const TRIES: u32 = 5;
 /// How a server is run.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Commits wait for the disk, as in real life; otherwise nothing does.
+    /// Commits wait for the disk, as in real life. Otherwise they outlive a crash of the server, but not one of the
+    /// machine.
     pub durable: bool,
+    /// Connections may be encrypted, with a certificate for 127.0.0.1.
+    pub tls: bool,
     /// Settings of `postgresql.conf`, as `name=value`.
     pub settings: Vec<String>,
 }
@@ -34,7 +37,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts a server that forgets everything when the machine stops.
+    /// Starts a server that does not wait for the disk.
     pub fn start() -> Self {
         Self::start_with(Options::default())
     }
@@ -45,6 +48,9 @@ impl Postgres {
         let folder = Folder::new();
         copy(&tools.cluster(), folder.path());
         let mut postgres = Self { tools, folder, port: 0, options, server: None };
+        if postgres.options.tls {
+            postgres.make_certificate();
+        }
         for _ in 0..TRIES {
             postgres.port = free_port();
             if postgres.try_start() {
@@ -52,6 +58,23 @@ impl Postgres {
             }
         }
         panic!("postgres does not start:\n{}", read_log(&postgres.log()));
+    }
+
+    /// The certificate of a server with TLS, which signed itself.
+    pub fn certificate(&self) -> PathBuf {
+        self.data().join("server.crt")
+    }
+
+    fn make_certificate(&self) {
+        let request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1 \
+            -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE -keyout server.key -out server.crt";
+        let command = self.tools.as_user("openssl");
+        let made = Command::new(&command[0])
+            .args(&command[1..])
+            .args(request.split_whitespace())
+            .current_dir(self.data())
+            .output();
+        text(made, "openssl");
     }
 
     fn data(&self) -> PathBuf {
@@ -74,8 +97,10 @@ impl Postgres {
         set("shared_buffers=16MB");
         if !self.options.durable {
             set("fsync=off");
-            set("synchronous_commit=off");
             set("full_page_writes=off");
+        }
+        if self.options.tls {
+            set("ssl=on");
         }
         self.options.settings.iter().for_each(|setting| set(setting));
         let mut server = Server::start(&command, "QUIT", &self.log());
@@ -157,8 +182,8 @@ impl Postgres {
 #[derive(Debug)]
 struct Tools {
     bin: PathBuf,
-    /// They refuse to run as root.
-    as_user: Option<&'static str>,
+    /// Runs the server when the test runs as root: it refuses to.
+    user: Option<&'static str>,
 }
 
 impl Tools {
@@ -177,31 +202,36 @@ impl Tools {
         let mut bins = std::env::split_paths(&path).chain(versions.into_iter().map(|(_, bin)| bin));
         let bin = bins.find(is_here).unwrap_or_else(|| panic!("{MISSING}"));
         let root = text(Command::new("id").arg("-u").output(), "id").trim() == "0";
-        Self { bin, as_user: root.then_some("postgres") }
+        Self { bin, user: root.then_some("postgres") }
     }
 
-    /// A program, as a user that may run it.
+    /// One of the programs, as the user that runs the server.
     fn command(&self, tool: &str) -> Vec<String> {
-        let user = self.as_user.iter().flat_map(|user| {
+        self.as_user(&self.bin.join(tool).display().to_string())
+    }
+
+    /// Any program, as that user.
+    fn as_user(&self, program: &str) -> Vec<String> {
+        let user = self.user.iter().flat_map(|user| {
             let options = ["setpriv".to_owned(), format!("--reuid={user}"), format!("--regid={user}")];
             options.into_iter().chain(["--clear-groups".to_owned()])
         });
-        user.chain([self.bin.join(tool).display().to_string()]).collect()
+        user.chain([program.to_owned()]).collect()
     }
 
     /// The data folder of a new server, made once for all tests on this machine.
     fn cluster(&self) -> PathBuf {
         let version = text(Command::new(self.bin.join("postgres")).arg("--version").output(), "postgres");
-        let digits: String = version.chars().filter(|c| c.is_ascii_digit() || *c == '.').collect();
-        let place = shared().join(format!("postgres-{digits}"));
-        let only_one = lock(&shared().join(format!("postgres-{digits}.lock")));
+        let version: String = version.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').collect();
+        let place = shared().join(format!("new-{version}"));
+        let only_one = lock(&shared().join(format!("new-{version}.lock")));
         only_one.lock().unwrap_or_else(|error| panic!("lock {}: {error}", place.display()));
         let made = place.join("made");
         if !made.exists() {
             let _ = fs::remove_dir_all(&place);
             fs::create_dir(&place).unwrap_or_else(|error| panic!("make {}: {error}", place.display()));
             open_to_all(&place);
-            if let Some(user) = self.as_user {
+            if let Some(user) = self.user {
                 text(Command::new("chown").arg(user).arg(&place).output(), "chown");
             }
             let data = place.join("data");
@@ -242,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_server_keeps_its_data_through_stops_and_crashes() {
-        let mut postgres = Postgres::start_with(Options { durable: true, ..Options::default() });
+        let mut postgres = Postgres::start();
         let url = postgres.database("farm");
         postgres.sql("farm", "CREATE TABLE t (x integer); INSERT INTO t VALUES (1)");
         postgres.kill();

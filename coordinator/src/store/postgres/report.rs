@@ -32,7 +32,7 @@ pub(super) async fn report_results(
                 plain.push((number, report, pictures))
             }
             Ok(pictures) => faulty.push((number, report, pictures)),
-            Err(invalid) => answers[number] = Some(Err(invalid.into())),
+            Err(invalid) => answers[number] = Some(Err(invalid)),
         }
     }
     if !plain.is_empty() {

@@ -10,6 +10,7 @@ use crate::store::postgres::PostgresStore;
 use crate::store::records::{Begun, Change};
 use crate::store::{Error, Store};
 use sanafarm_test_servers::Postgres;
+use sanafarm_test_servers::postgres::Options;
 
 #[tokio::test]
 async fn events_and_results_can_only_be_appended() {
@@ -133,4 +134,19 @@ async fn rows_that_a_stopped_server_lost_are_missed() {
     let refused = bench.store.add_batch(&id, &third, bench.now).await;
     assert!(matches!(&refused, Err(Error::RowsLost(job)) if *job == id), "{refused:?}");
     bench.store.add_batch(&id, &second, bench.now).await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_are_encrypted_as_the_url_says() {
+    let server = Postgres::start_with(Options { tls: true, ..Options::default() });
+    let url = server.database("farm");
+    let certificate = server.certificate();
+    let known = format!("{url}?sslmode=verify-full&sslrootcert={}", certificate.display());
+    let store = PostgresStore::open(&known).await.unwrap();
+    let encrypted = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'sanafarm'";
+    assert_eq!(server.sql("farm", encrypted), "t");
+    store.close().await;
+    let unknown = PostgresStore::open(&format!("{url}?sslmode=verify-full")).await.unwrap_err().to_string();
+    assert!(unknown.contains("certificate"), "{unknown}");
+    PostgresStore::open(&format!("{url}?sslmode=disable")).await.unwrap().close().await;
 }
