@@ -5,6 +5,7 @@
 mod cli;
 mod farm;
 mod faults;
+mod lists;
 mod render;
 mod steering;
 mod support;

@@ -29,8 +29,9 @@ pub(super) async fn speeds(store: &PostgresStore, model: &str) -> Result<Vec<Spe
     let mut speeds: Vec<Speed> = Vec::new();
     for job in jobs {
         let rows = sqlx::query(
-            "SELECT g.width::bigint * g.height AS pixels, g.steps, avg(r.render_seconds) AS seconds \
-             FROM (SELECT idx, render_seconds FROM results WHERE job = $1 AND state = 'done' \
+            "SELECT g.width::bigint * g.height AS pixels, g.steps, avg(r.render_seconds) AS seconds, \
+             avg(r.bytes)::double precision AS bytes, count(*) AS images \
+             FROM (SELECT idx, render_seconds, bytes FROM results WHERE job = $1 AND state = 'done' \
              ORDER BY idx DESC LIMIT $2) AS r \
              JOIN LATERAL (SELECT i.group_no FROM images AS i WHERE i.job = $1 AND i.idx = r.idx LIMIT 1) AS i ON true \
              JOIN LATERAL (SELECT * FROM settings_groups AS g WHERE g.job = $1 AND g.group_no = i.group_no LIMIT 1) \
@@ -44,7 +45,8 @@ pub(super) async fn speeds(store: &PostgresStore, model: &str) -> Result<Vec<Spe
             let (pixels, steps) = (unsigned(row, "pixels")?, small(row, "steps")?);
             // Newer jobs come first and are believed.
             if !speeds.iter().any(|speed| speed.pixels == pixels && speed.steps == steps) {
-                speeds.push(Speed { pixels, steps, seconds: row.try_get("seconds")? });
+                let (seconds, bytes) = (row.try_get("seconds")?, row.try_get("bytes")?);
+                speeds.push(Speed { pixels, steps, seconds, bytes, images: unsigned(row, "images")? });
             }
         }
     }
