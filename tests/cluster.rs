@@ -19,7 +19,18 @@ fn coordinator(sandbox: &Sandbox, more: &[&str]) -> (Running, String) {
 fn submit(sandbox: &Sandbox, address: &str, images: usize) -> String {
     let list: String = (0..images).map(|number| format!("large red dots on blue {number}\n")).collect();
     sandbox.write("list.txt", list);
-    let args = ["submit", "list.txt", "--size", "64x64", "--steps", "2", "--output", "out", "--coordinator", address];
+    let args = [
+        "submit",
+        "list.txt",
+        "--size",
+        "64x64",
+        "--steps",
+        "2",
+        "--output",
+        "out",
+        "--coordinator",
+        address,
+    ];
     sandbox.run(&args).ok().stdout.trim_end().to_owned()
 }
 
@@ -29,13 +40,14 @@ fn assert_whole(postgres: &Postgres, out: &Path, images: usize) {
     let sql = |sql: &str| postgres.sql("farm", sql).trim().to_owned();
     let counted = "select count(*), count(distinct image_index), count(*) filter (where state = 'done') from audit_images";
     assert_eq!(sql(counted), format!("{images}|{images}|{images}"));
-    assert_eq!(sql("select state, images, done, failed from audit_jobs"), format!("succeeded|{images}|{images}|0"));
+    assert_eq!(
+        sql("select state, images, done, failed from audit_jobs"),
+        format!("succeeded|{images}|{images}|0")
+    );
     assert_eq!(sql("select count(*) from audit_attempts where outcome = 'held'"), "0");
     let names = sql("select object from audit_images order by object");
-    let pictures: Vec<String> = crate::support::files_below(out)
-        .into_iter()
-        .filter(|name| name.ends_with(".png"))
-        .collect();
+    let pictures: Vec<String> =
+        crate::support::files_below(out).into_iter().filter(|name| name.ends_with(".png")).collect();
     assert_eq!(names.lines().collect::<Vec<_>>(), pictures);
     assert!(out.join("manifest.parquet").is_file());
 }
@@ -56,11 +68,15 @@ fn a_coordinator_is_killed_and_the_other_one_goes_on() {
         worker(&sandbox, &first_address, "three"),
     ];
     wait_until("some pictures", || {
-        postgres.sql("farm", "select coalesce(sum(done), 0) from audit_jobs").trim().parse::<usize>().unwrap() > 3
+        postgres.sql("farm", "select coalesce(sum(done), 0) from audit_jobs").trim().parse::<usize>().unwrap()
+            > 3
     });
     first.kill();
     let watched = sandbox.run(&["watch", &job, "--coordinator", &second_address, "--json"]).ok().last_json();
-    assert_eq!((watched["state"].as_str(), watched["done"].as_u64()), (Some("succeeded"), Some(IMAGES as u64)));
+    assert_eq!(
+        (watched["state"].as_str(), watched["done"].as_u64()),
+        (Some("succeeded"), Some(IMAGES as u64))
+    );
     assert_whole(&postgres, &sandbox.path("out"), IMAGES);
     second.terminate();
     assert_eq!(second.wait().code(), Some(0), "{}", sandbox.running_log());
@@ -110,11 +126,15 @@ fn a_farm_goes_on_when_postgres_is_restarted() {
     let job = submit(&sandbox, &address, IMAGES);
     let _workers = [worker(&sandbox, &address, "one"), worker(&sandbox, &address, "two")];
     wait_until("some pictures", || {
-        postgres.sql("farm", "select coalesce(sum(done), 0) from audit_jobs").trim().parse::<usize>().unwrap() > 3
+        postgres.sql("farm", "select coalesce(sum(done), 0) from audit_jobs").trim().parse::<usize>().unwrap()
+            > 3
     });
     postgres.stop();
     postgres.restart();
     let watched = sandbox.run(&["watch", &job, "--coordinator", &address, "--json"]).ok().last_json();
-    assert_eq!((watched["state"].as_str(), watched["done"].as_u64()), (Some("succeeded"), Some(IMAGES as u64)));
+    assert_eq!(
+        (watched["state"].as_str(), watched["done"].as_u64()),
+        (Some("succeeded"), Some(IMAGES as u64))
+    );
     assert_whole(&postgres, &sandbox.path("out"), IMAGES);
 }
