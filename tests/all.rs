@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what is unexpected fails the test")]
 
 mod cli;
+mod cluster;
 mod farm;
 mod faults;
 mod lists;
