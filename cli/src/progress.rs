@@ -76,6 +76,14 @@ impl Progress {
     }
 }
 
+/// What a worker of the farm does, and how many others do something too.
+fn rendering(first: &Rendering, others: usize) -> String {
+    let Rendering { worker, index, stage, step, steps } = first;
+    let step = if stage == "denoise" { format!(" {step}/{steps}") } else { String::new() };
+    let others = if others > 0 { format!(" (and {others} more)") } else { String::new() };
+    format!("{worker}: #{index} {stage}{step}{others}")
+}
+
 /// Shows how much of a list was read, where standard error is a terminal.
 #[derive(Clone, Debug)]
 pub struct Reading {
@@ -102,14 +110,6 @@ impl Reading {
     pub fn finish(self) {
         self.bar.finish_and_clear();
     }
-}
-
-/// What a worker of the farm does, and how many others do something too.
-fn rendering(first: &Rendering, others: usize) -> String {
-    let Rendering { worker, index, stage, step, steps } = first;
-    let step = if stage == "denoise" { format!(" {step}/{steps}") } else { String::new() };
-    let others = if others > 0 { format!(" (and {others} more)") } else { String::new() };
-    format!("{worker}: #{index} {stage}{step}{others}")
 }
 
 fn words(activity: &Activity) -> String {

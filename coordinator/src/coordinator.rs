@@ -15,6 +15,7 @@ use crate::live::relay::relay;
 use crate::options::{Database, Options};
 use crate::store;
 use crate::store::Store;
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::{grpc, services};
 
@@ -56,6 +57,7 @@ impl Coordinator {
     pub async fn open(options: Options) -> Result<Self, Error> {
         let store: Arc<dyn Store> = match &options.database {
             Database::File(file) => Arc::new(SqliteStore::open(file).await?),
+            Database::Server(url) => Arc::new(PostgresStore::open(url).await?),
         };
         let redis = options.redis.as_deref().map(RedisWire::new).transpose()?;
         empty_folder(options.scratch.clone()).await?;

@@ -148,8 +148,11 @@ pub struct CoordinatorArgs {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
     pub listen: String,
     /// Folder of the database [env: SANAFARM_DATA=] [default: .sanafarm]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "database")]
     pub data: Option<PathBuf>,
+    /// PostgreSQL database for any number of coordinators, such as postgres://user@host/sanafarm [env: SANAFARM_DATABASE=]
+    #[arg(long, value_name = "URL", env = "SANAFARM_DATABASE", hide_env = true)]
+    pub database: Option<String>,
     /// A worker that is not heard of for this long is lost, and its images are given to others
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub lease_seconds: u64,

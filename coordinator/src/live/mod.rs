@@ -3,7 +3,7 @@
 //!
 //! - `progress`: what workers do at this moment
 //! - [`relay`]: to and from the other coordinators
-//! - [`redis`]: through Redis
+//! - [`redis`]: through Redis; [`postgres`]: through the database itself
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +14,7 @@ use tokio::sync::{Notify, broadcast, watch};
 pub(crate) use progress::Doing;
 use progress::Progress;
 
+pub(crate) mod postgres;
 mod progress;
 pub(crate) mod redis;
 pub(crate) mod relay;
