@@ -38,7 +38,12 @@ fn help_lists_every_verb() {
             "show",
             "watch",
             "images",
+            "pause",
+            "resume",
+            "priority",
+            "retry",
             "cancel",
+            "owner",
             "sql",
             "help"
         ]

@@ -1,6 +1,8 @@
 //! Jobs and images as the user sees them.
 
-use sanafarm_proto::v1::{BinMode, DecodeMode, ErrorClass, Image, ImageState, Job, JobState, Settings};
+use sanafarm_proto::v1::{
+    BinMode, DecodeMode, ErrorClass, Image, ImageState, Job, JobState, Needs, Settings,
+};
 use serde_json::{Map, Value, json};
 
 /// The word for a job state.
@@ -64,6 +66,8 @@ pub fn job_json(job: &Job) -> Value {
     add("model", json!(job.model));
     add("output", json!(job.output));
     add("settings", job.settings.as_ref().map_or(Value::Null, settings_json));
+    add("priority", json!(job.priority));
+    add("needs", job.needs.as_ref().map_or(Value::Null, needs_json));
     add("submitted_at", time_json(job.submitted_at.as_ref()));
     add("started_at", time_json(job.started_at.as_ref()));
     add("finished_at", time_json(job.finished_at.as_ref()));
@@ -95,6 +99,10 @@ pub fn job_lines(job: &Job) -> Vec<(&'static str, String)> {
         );
         lines.push(("settings", text));
     }
+    if job.priority != 0 {
+        lines.push(("priority", job.priority.to_string()));
+    }
+    lines.push(("needs", job.needs.as_ref().map(needs_text).unwrap_or_default()));
     lines.push(("submitted", time(job.submitted_at.as_ref())));
     lines.push(("started", time(job.started_at.as_ref())));
     lines.push(("finished", time(job.finished_at.as_ref())));
@@ -125,6 +133,27 @@ pub fn image_json(image: &Image) -> Value {
     add("seconds", json!(image.seconds));
     add("finished_at", time_json(image.finished_at.as_ref()));
     Value::Object(object)
+}
+
+fn needs_json(needs: &Needs) -> Value {
+    json!({
+        "labels": needs.labels,
+        "device_kind": if needs.device_kind.is_empty() { Value::Null } else { json!(needs.device_kind) },
+        "memory_bytes": needs.memory_bytes,
+    })
+}
+
+fn needs_text(needs: &Needs) -> String {
+    let mut parts: Vec<String> =
+        needs.labels.iter().map(|(name, value)| format!("label {name}={value}")).collect();
+    parts.sort();
+    if !needs.device_kind.is_empty() {
+        parts.push(format!("a {} device", needs.device_kind));
+    }
+    if needs.memory_bytes > 0 {
+        parts.push(format!("{:.1} GB of free device memory", needs.memory_bytes as f64 / 1e9));
+    }
+    parts.join(", ")
 }
 
 fn settings_json(settings: &Settings) -> Value {

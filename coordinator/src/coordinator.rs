@@ -10,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::farm::Farm;
-use crate::options::Options;
+use crate::options::{Database, Options};
 use crate::store;
+use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
-use crate::{grpc, services};
+use crate::{grpc, live, services};
 
 /// Why a coordinator could not be opened or served.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,9 @@ pub enum Error {
         /// What went wrong.
         source: std::io::Error,
     },
+    /// The address of Redis. The error does not hold it: there may be a password in it.
+    #[error("read the redis address: {0}; it looks like redis://host:6379")]
+    Redis(#[from] redis::RedisError),
     /// The wire.
     #[error("serve grpc: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -48,9 +52,12 @@ impl Coordinator {
     ///
     /// One process may have a database open at a time: the caller holds a lock on its folder.
     pub async fn open(options: Options) -> Result<Self, Error> {
-        let store = SqliteStore::open(&options.database).await?;
-        let farm = Arc::new(Farm::new(Arc::new(store), options));
-        empty_folder(farm.scratch()).await?;
+        let store: Arc<dyn Store> = match &options.database {
+            Database::File(file) => Arc::new(SqliteStore::open(file).await?),
+        };
+        let redis = options.redis.as_deref().map(redis::Client::open).transpose()?;
+        empty_folder(options.scratch.clone()).await?;
+        let farm = Arc::new(Farm::new(store, options));
         let recovered = farm.store.recover(farm.options.lease_duration, Timestamp::now()).await?;
         if recovered != store::records::Recovered::default() {
             tracing::info!(
@@ -59,6 +66,9 @@ impl Coordinator {
                 "took over from an earlier process"
             );
         }
+        if let Some(client) = redis {
+            farm.tasks.spawn(live::redis::relay(Arc::clone(&farm), client));
+        }
         services::start(&farm);
         Ok(Self { farm })
     }
@@ -66,7 +76,7 @@ impl Coordinator {
     /// Opens an existing database to look only: all calls that change something are refused.
     pub async fn open_read_only(database: &Path) -> Result<Self, Error> {
         let store = SqliteStore::open_read_only(database).await?;
-        let options = Options::new(database.to_owned());
+        let options = Options::file(database.to_owned());
         Ok(Self { farm: Arc::new(Farm::new(Arc::new(store), options)) })
     }
 

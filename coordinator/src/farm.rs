@@ -1,20 +1,35 @@
 //! What calls and duties share.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::FutureExt;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::batch::Batcher;
+use crate::dispatch::Dispatcher;
 use crate::live::Live;
 use crate::options::Options;
 use crate::store::Store;
+use crate::store::records::{LeaseRef, Renewal, Report, Reported};
+
+/// Reports in one call of the store: some thousand images.
+const MOST_REPORTS: usize = 64;
+/// Renewals in one call of the store.
+const MOST_RENEWALS: usize = 1024;
 
 /// One coordinator from the inside.
 #[derive(Debug)]
 pub(crate) struct Farm {
     pub store: Arc<dyn Store>,
     pub live: Live,
+    /// Hands out shards.
+    pub dispatcher: Dispatcher,
+    /// Results on their way into the store.
+    pub reports: Batcher<Report, Reported>,
+    /// Signs of life on their way into the store.
+    pub renewals: Batcher<Renewal, Vec<LeaseRef>>,
     pub options: Options,
     /// Duties, submissions and connections inside the process; all of them end after `stop`.
     pub tasks: TaskTracker,
@@ -23,13 +38,21 @@ pub(crate) struct Farm {
 
 impl Farm {
     pub fn new(store: Arc<dyn Store>, options: Options) -> Self {
-        Self { store, live: Live::new(), options, tasks: TaskTracker::new(), stop: CancellationToken::new() }
-    }
-
-    /// Folder for manifests on their way to the output; emptied when the database is opened.
-    pub fn scratch(&self) -> PathBuf {
-        let mut name = self.options.database.clone().into_os_string();
-        name.push("-scratch");
-        name.into()
+        let (live, tasks, stop) = (Live::new(), TaskTracker::new(), CancellationToken::new());
+        let (lease_duration, caps) = (options.lease_duration, options.caps());
+        let dispatcher =
+            Dispatcher::start(&tasks, stop.clone(), Arc::clone(&store), live.watch_ready(), lease_duration);
+        let to = Arc::clone(&store);
+        let reports = Batcher::start(&tasks, stop.clone(), MOST_REPORTS, move |reports: Arc<[Report]>| {
+            let store = Arc::clone(&to);
+            async move { store.report_results(&reports, caps, Timestamp::now()).await }.boxed()
+        });
+        let to = Arc::clone(&store);
+        let renewals =
+            Batcher::start(&tasks, stop.clone(), MOST_RENEWALS, move |renewals: Arc<[Renewal]>| {
+                let store = Arc::clone(&to);
+                async move { store.renew_leases(&renewals, lease_duration, Timestamp::now()).await }.boxed()
+            });
+        Self { store, live, dispatcher, reports, renewals, options, tasks, stop }
     }
 }

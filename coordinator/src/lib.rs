@@ -5,11 +5,15 @@
 //!
 //! - [`domain`]: the rules, pure; the command line keeps its limits too
 //! - `store`: the database, the only truth
+//! - `dispatch`: shards for the sessions that wait for one
+//! - `batch`: many calls as one call of the store
 //! - `live`: hints between calls and duties inside the process; losing one costs delay, never work
 //! - `services`: what runs on its own: the sweep, and finishing jobs with their manifest
 //! - `grpc`: the thin outside
 
+mod batch;
 mod coordinator;
+mod dispatch;
 pub mod domain;
 mod farm;
 mod grpc;
@@ -19,4 +23,4 @@ mod services;
 mod store;
 
 pub use coordinator::{Coordinator, Error};
-pub use options::Options;
+pub use options::{Database, Options};

@@ -5,11 +5,22 @@ use std::time::Duration;
 
 use crate::domain::blame::Caps;
 
+/// Where the truth is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// A SQLite file, for one coordinator; it is created when absent.
+    File(PathBuf),
+}
+
 /// How a coordinator runs.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The SQLite file; it is created when absent.
-    pub database: PathBuf,
+    /// Where the truth is.
+    pub database: Database,
+    /// Folder for manifests on their way to the output, of this coordinator alone; emptied when it starts.
+    pub scratch: PathBuf,
+    /// Redis for hints between coordinators, as a URL; they find out later without.
+    pub redis: Option<String>,
     /// A lease ends this long after its last renewal.
     pub lease_duration: Duration,
     /// What a shard should take on the workers seen so far.
@@ -23,10 +34,19 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults, with this database.
-    pub fn new(database: PathBuf) -> Self {
+    /// The defaults, with this SQLite file and a scratch folder beside it.
+    pub fn file(file: PathBuf) -> Self {
+        let mut scratch = file.clone().into_os_string();
+        scratch.push("-scratch");
+        Self::new(Database::File(file), scratch.into())
+    }
+
+    /// The defaults.
+    pub fn new(database: Database, scratch: PathBuf) -> Self {
         Self {
             database,
+            scratch,
+            redis: None,
             lease_duration: Duration::from_secs(60),
             target_shard_duration: Duration::from_secs(120),
             sweep_interval: Duration::from_secs(5),

@@ -11,6 +11,7 @@
 //! - [`run`]: the worker, until it is told to leave by [`Shutdown`].
 //! - [`models`]: where models are found; the bundled one is inside the program.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use tokio::sync::watch;
@@ -44,6 +45,8 @@ pub struct Options {
     /// The device to render on, `cpu` or `cuda:N`; when absent the first CUDA device of a build that has them, or else the
     /// CPU.
     pub device: Option<String>,
+    /// What its operator says about it, for jobs that ask for labels.
+    pub labels: BTreeMap<String, String>,
     /// Says what the device is doing right now, for a progress display.
     pub activity: Option<watch::Sender<Activity>>,
 }

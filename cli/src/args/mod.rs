@@ -7,10 +7,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use sanafarm_proto::v1::ErrorClass;
+
 use crate::connect::Place;
 
 pub use prompts::SubmissionArgs;
-pub use values::{Bin, ImageStateName, Size};
+pub use values::{Bin, DeviceKindName, ImageStateName, Size};
 
 /// Render dataset-scale prompt lists into pictures with Sana, on one machine or a farm.
 #[derive(Debug, Parser)]
@@ -45,8 +47,18 @@ pub enum Command {
     Watch(JobArgs),
     /// List the images of a job
     Images(ImagesArgs),
+    /// Lease nothing new of a job until it is resumed
+    Pause(ChangeArgs),
+    /// Let a paused job go on
+    Resume(ChangeArgs),
+    /// Change which job goes first
+    Priority(PriorityArgs),
+    /// Try the failed images of a job again
+    Retry(RetryArgs),
     /// Cancel a job; finished images stay
-    Cancel(CancelArgs),
+    Cancel(ChangeArgs),
+    /// Hold the jobs of an owner back, or change their share
+    Owner(OwnerArgs),
     /// Ask the history one read-only SQL question
     Sql(SqlArgs),
 }
@@ -71,6 +83,9 @@ pub struct SubmitArgs {
     /// The list and what to make of it.
     #[command(flatten)]
     pub submission: SubmissionArgs,
+    /// What the farm makes of it.
+    #[command(flatten)]
+    pub scheduling: SchedulingArgs,
     /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
     #[arg(long, value_name = "ADDR")]
     pub coordinator: Option<String>,
@@ -80,6 +95,24 @@ pub struct SubmitArgs {
     /// Print the job as one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// Which workers a job gets, and when.
+#[derive(Clone, Debug, Args)]
+pub struct SchedulingArgs {
+    /// Higher goes first; waiting without a worker adds 1 every ten minutes
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    pub priority: i32,
+    /// Only on workers with this label; may be given again
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::label)]
+    pub label: Vec<(String, String)>,
+    /// Only on workers with such a device
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub device_kind: Option<DeviceKindName>,
+    /// Only on workers with this much free device memory, such as 24GB
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes, default_value_t = 0, hide_default_value = true)]
+    pub min_memory: u64,
 }
 
 /// `coordinator`.
@@ -94,6 +127,9 @@ pub struct CoordinatorArgs {
     /// A worker that is not heard of for this long is lost, and its images are given to others
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub lease_seconds: u64,
+    /// Redis that carries hints between coordinators, such as redis://host:6379 [env: SANAFARM_REDIS=]
+    #[arg(long, value_name = "URL", env = "SANAFARM_REDIS", hide_env = true)]
+    pub redis: Option<String>,
     /// Serve other machines although there is neither TLS nor a password
     #[arg(long)]
     pub insecure: bool,
@@ -114,6 +150,9 @@ pub struct WorkerArgs {
     /// Render on cpu or cuda:N [default: the first CUDA device of a build that has them, or else cpu]
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
+    /// What jobs may ask for with --label, such as zone=eu; may be given again
+    #[arg(long, value_name = "NAME=VALUE", value_parser = values::label)]
+    pub label: Vec<(String, String)>,
 }
 
 /// Where the jobs are.
@@ -147,17 +186,68 @@ pub struct JobsArgs {
     pub json: bool,
 }
 
-/// `cancel`.
+/// A job that is to be changed.
 #[derive(Debug, Args)]
-pub struct CancelArgs {
+pub struct ChangeArgs {
     /// Job id, or a beginning that fits one job only
     pub job: String,
+    /// Why, for the history
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
     /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
     #[arg(long, value_name = "ADDR")]
     pub coordinator: Option<String>,
     /// JSON on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// `priority`.
+#[derive(Debug, Args)]
+pub struct PriorityArgs {
+    /// The job.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+    /// Higher goes first; waiting without a worker adds 1 every ten minutes
+    #[arg(value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    pub priority: i32,
+}
+
+/// `retry`.
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    /// The job.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+    /// The images that failed
+    #[arg(long, required = true)]
+    pub failed: bool,
+    /// Only those that failed for this reason
+    #[arg(long, value_name = "CLASS", value_parser = values::error_class)]
+    pub error_class: Option<ErrorClass>,
+}
+
+/// `owner`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("wanted").required(true).multiple(true).args(["hold", "release", "weight"]))]
+pub struct OwnerArgs {
+    /// Whose jobs
+    pub owner: String,
+    /// Lease nothing new of their jobs
+    #[arg(long, conflicts_with = "release")]
+    pub hold: bool,
+    /// Lease their jobs again
+    #[arg(long)]
+    pub release: bool,
+    /// Their share of the farm, against others' 1
+    #[arg(long, value_name = "W")]
+    pub weight: Option<f64>,
+    /// Why, for the history
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+    /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
+    #[arg(long, value_name = "ADDR")]
+    pub coordinator: Option<String>,
 }
 
 /// `show` and `watch`.

@@ -3,8 +3,10 @@
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use sanafarm_proto::v1::{BinMode, DecodeMode, ImageState};
+use sanafarm_coordinator::domain::schedule::DeviceKind;
+use sanafarm_proto::v1::{BinMode, DecodeMode, ErrorClass, ImageState};
 
+use crate::job_view;
 use crate::prompts::limits::{GUIDANCE, SIDE};
 
 /// A picture size in pixels.
@@ -48,6 +50,71 @@ pub fn name(text: &str) -> Result<String, String> {
         return Err("a name has 1 to 128 letters, no slash and no dot in front".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// Reads a label such as `zone=eu`.
+pub fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        Some(_) | None => Err("expected name=value, such as zone=eu".to_owned()),
+    }
+}
+
+/// Reads a number of bytes such as `24GB` or `512MiB`.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || "expected a number and a unit, such as 24GB or 512MiB".to_owned();
+    let text = text.trim();
+    let unit_at = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let factor: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+    let bytes = number * factor as f64;
+    if !(0.0..=1e18).contains(&bytes) {
+        return Err(wrong());
+    }
+    Ok(bytes as u64)
+}
+
+/// Reads an error class: the word of the history.
+pub fn error_class(text: &str) -> Result<ErrorClass, String> {
+    let known = (1..).map_while(|number| ErrorClass::try_from(number).ok());
+    let words: Vec<_> = known.clone().map(job_view::error_class).collect();
+    let found = known.into_iter().find(|class| job_view::error_class(*class) == text);
+    found.ok_or_else(|| format!("there are {}", words.join(", ")))
+}
+
+/// `--device-kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceKindName {
+    /// The processor
+    Cpu,
+    /// An NVIDIA GPU
+    Cuda,
+    /// An Apple GPU
+    Metal,
+}
+
+impl From<DeviceKindName> for DeviceKind {
+    fn from(name: DeviceKindName) -> Self {
+        match name {
+            DeviceKindName::Cpu => Self::Cpu,
+            DeviceKindName::Cuda => Self::Cuda,
+            DeviceKindName::Metal => Self::Metal,
+        }
+    }
 }
 
 /// `--bin`.
@@ -123,6 +190,23 @@ mod tests {
         assert_eq!("0x512".parse::<Size>(), Err("width must be from 1 to 16384".to_owned()));
         assert_eq!("512x16385".parse::<Size>(), Err("height must be from 1 to 16384".to_owned()));
         assert_eq!("512".parse::<Size>(), Err("expected width x height, such as 1024x768".to_owned()));
+    }
+
+    #[test]
+    fn error_classes_are_words_of_the_history() {
+        assert_eq!(error_class("out_of_memory"), Ok(ErrorClass::OutOfMemory));
+        assert!(error_class("unknown").unwrap_err().starts_with("there are prompt, size, "));
+    }
+
+    #[test]
+    fn bytes_and_labels_are_read() {
+        assert_eq!(bytes("24GB"), Ok(24_000_000_000));
+        assert_eq!((bytes("1.5 GiB"), bytes("7")), (Ok(3 << 29), Ok(7)));
+        for bad in ["", "GB", "-1GB", "24 apples", "1e99TB"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+        assert_eq!(label("zone=eu"), Ok(("zone".to_owned(), "eu".to_owned())));
+        assert!(label("zone").is_err() && label("=eu").is_err());
     }
 
     #[test]

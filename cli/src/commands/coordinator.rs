@@ -22,7 +22,7 @@ pub async fn run(args: CoordinatorArgs, printer: &Printer) -> Result<Exit, Error
         Error::failure(format!("serve the database {}", data.database().display())).caused_by(&error)
     };
     let lease_duration = Duration::from_secs(args.lease_seconds);
-    let options = Options { lease_duration, ..Options::new(data.database()) };
+    let options = Options { lease_duration, redis: args.redis, ..Options::file(data.database()) };
     let coordinator = Coordinator::open(options).await.map_err(failed)?;
     let address = listener
         .local_addr()

@@ -1,6 +1,6 @@
 //! One file for each verb.
 
-mod cancel;
+mod change;
 mod coordinator;
 mod images;
 mod jobs;
@@ -25,7 +25,12 @@ pub fn log_level(command: &Command) -> &'static str {
         | Command::Show(_)
         | Command::Watch(_)
         | Command::Images(_)
+        | Command::Pause(_)
+        | Command::Resume(_)
+        | Command::Priority(_)
+        | Command::Retry(_)
         | Command::Cancel(_)
+        | Command::Owner(_)
         | Command::Sql(_) => "warn",
     }
 }
@@ -41,7 +46,12 @@ pub async fn run(command: Command, printer: &Printer) -> Result<Exit, Error> {
         Command::Show(args) => show::run(args, printer).await,
         Command::Watch(args) => watch::run(args, printer).await,
         Command::Images(args) => images::run(args, printer).await,
-        Command::Cancel(args) => cancel::run(args, printer).await,
+        Command::Pause(args) => change::pause(args, printer).await,
+        Command::Resume(args) => change::resume(args, printer).await,
+        Command::Priority(args) => change::priority(args, printer).await,
+        Command::Retry(args) => change::retry(args, printer).await,
+        Command::Cancel(args) => change::cancel(args, printer).await,
+        Command::Owner(args) => change::owner(args, printer).await,
         Command::Sql(args) => sql::run(args, printer).await,
     }
 }

@@ -1,9 +1,11 @@
 //! `sanafarm submit`: hand a prompt list to a coordinator.
 
+use sanafarm_coordinator::domain::schedule::DeviceKind;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
+use sanafarm_proto::v1::{JobSpec, Needs};
 use sanafarm_worker::models::BUNDLED;
 
-use crate::args::SubmitArgs;
+use crate::args::{SchedulingArgs, SubmitArgs};
 use crate::connect::{Connection, Place};
 use crate::data_folder::DataFolder;
 use crate::error::{Error, Exit};
@@ -19,7 +21,8 @@ pub async fn run(args: SubmitArgs, printer: &Printer) -> Result<Exit, Error> {
     data.create()?;
     let list = GoodList::read(&args.submission, &data).await?;
     let model = model(&args.submission.model, &data).await?;
-    let submission = Submission::new(&args.submission, list, &model, printer)?;
+    let mut submission = Submission::new(&args.submission, list, &model, printer)?;
+    schedule(&mut submission.spec, args.scheduling);
     let mut client = JobServiceClient::new(connection.channel.clone());
     let (job, existed, skipped) = submission.send(&mut client).await?;
     drop(client);
@@ -34,6 +37,18 @@ pub async fn run(args: SubmitArgs, printer: &Printer) -> Result<Exit, Error> {
         printer.data(&job.job_id)?
     }
     Ok(Exit::Success)
+}
+
+/// Not a part of what makes the same command the same job: nothing of it changes a picture.
+fn schedule(spec: &mut JobSpec, args: SchedulingArgs) {
+    spec.priority = args.priority;
+    spec.needs = Some(Needs {
+        labels: args.label.into_iter().collect(),
+        device_kind: args
+            .device_kind
+            .map_or_else(String::new, |kind| DeviceKind::from(kind).word().to_owned()),
+        memory_bytes: args.min_memory,
+    });
 }
 
 /// The model may be on the workers' machines only.

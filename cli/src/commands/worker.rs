@@ -24,6 +24,7 @@ pub async fn run(args: WorkerArgs, printer: &Printer) -> Result<Exit, Error> {
         cache: args.cache.unwrap_or_else(|| DataFolder::choose(None).models()),
         job: None,
         device: args.device,
+        labels: args.label.into_iter().collect(),
         activity: None,
     };
     let shutdown = Shutdown::default();

@@ -70,6 +70,8 @@ pub fn spec(
         seed: args.seed,
         images_per_prompt: args.images_per_prompt,
         name_template: DEFAULT_TEMPLATE.to_owned(),
+        priority: 0,
+        needs: None,
     };
     let weights = model.info.as_ref().map_or("", |info| info.weights_sha256.as_str());
     spec.client_token = token(&spec, &survey.content_sha256, weights);

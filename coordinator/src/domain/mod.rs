@@ -4,12 +4,14 @@
 //! - [`settings`], [`spec`]: what can be asked for, and the limits of it
 //! - [`template`], [`seed`]: the name and the seed of every image
 //! - [`shard`]: how a stream of images is cut into shards
+//! - [`schedule`]: which job's shard a worker gets
 //! - [`submission`]: all of the above, over the rows of one job as they stream in
 //! - [`blame`]: what an error or a loss costs an image
 //! - [`statement`]: which SQL an analyst may run
 
 pub mod blame;
 pub mod id;
+pub mod schedule;
 pub mod seed;
 pub mod settings;
 pub mod shard;

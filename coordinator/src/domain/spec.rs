@@ -1,6 +1,7 @@
 //! What a client submits, and the limits of it.
 
 use super::Invalid;
+use super::schedule::Needs;
 use super::seed::MAX_SEED;
 use super::settings::Settings;
 
@@ -10,6 +11,10 @@ pub const MAX_PROMPT: usize = 16 * 1024;
 pub const MAX_EXTRA: usize = 64 * 1024;
 /// Most images of one row.
 pub const MAX_IMAGES_PER_PROMPT: u32 = 1024;
+/// Highest priority; the lowest is its negative.
+pub const MAX_PRIORITY: i32 = 1000;
+/// Most labels that a job may ask for.
+const MAX_LABELS: usize = 64;
 /// Longest name, owner, model, output, token or row id, in bytes.
 const MAX_TEXT: usize = 4096;
 
@@ -36,6 +41,10 @@ pub struct JobSpec {
     pub images_per_prompt: u32,
     /// Object name below the output; empty for the default.
     pub name_template: String,
+    /// Higher goes first.
+    pub priority: i32,
+    /// What a worker must have.
+    pub needs: Needs,
 }
 
 impl JobSpec {
@@ -62,6 +71,14 @@ impl JobSpec {
                 "images per prompt {} is not between 1 and {MAX_IMAGES_PER_PROMPT}",
                 self.images_per_prompt
             )));
+        }
+        check_priority(self.priority)?;
+        if self.needs.labels.len() > MAX_LABELS {
+            return Err(Invalid::job(format!("the job asks for more than {MAX_LABELS} labels")));
+        }
+        for (name, value) in &self.needs.labels {
+            check_text("label", name, MAX_TEXT)?;
+            check_text("label", value, MAX_TEXT)?;
         }
         self.settings.check()
     }
@@ -139,6 +156,16 @@ fn check_text(what: &str, text: &str, limit: usize) -> Result<(), Invalid> {
     // Neither SQL text nor a file name nor a PNG chunk can carry it.
     if text.contains('\0') {
         return Err(Invalid::job(format!("the {what} holds a NUL character")));
+    }
+    Ok(())
+}
+
+/// Whether a job may have this priority.
+pub fn check_priority(priority: i32) -> Result<(), Invalid> {
+    if !(-MAX_PRIORITY..=MAX_PRIORITY).contains(&priority) {
+        return Err(Invalid::job(format!(
+            "priority {priority} is not between -{MAX_PRIORITY} and {MAX_PRIORITY}"
+        )));
     }
     Ok(())
 }

@@ -81,8 +81,13 @@ impl JobState {
         let legal = match self {
             Self::Pending => matches!(to, Self::Running | Self::Paused | Self::Cancelled),
             Self::Running => matches!(to, Self::Paused | Self::Succeeded | Self::Failed | Self::Cancelled),
-            Self::Paused => matches!(to, Self::Running | Self::Succeeded | Self::Failed | Self::Cancelled),
-            Self::Succeeded | Self::Failed | Self::Cancelled => false,
+            // Resumed before its first lease, it is pending as before.
+            Self::Paused => {
+                matches!(to, Self::Pending | Self::Running | Self::Succeeded | Self::Failed | Self::Cancelled)
+            }
+            // Its failed images are tried again.
+            Self::Failed => matches!(to, Self::Running),
+            Self::Succeeded | Self::Cancelled => false,
         };
         if legal { Ok(to) } else { Err(IllegalMove { what: "job", from: self.word(), to: to.word() }) }
     }
@@ -94,7 +99,8 @@ impl ShardState {
         let legal = match self {
             Self::Ready => matches!(to, Self::Leased | Self::Done),
             Self::Leased => matches!(to, Self::Ready | Self::Done),
-            Self::Done => false,
+            // Its failed images are tried again.
+            Self::Done => matches!(to, Self::Ready),
         };
         if legal { Ok(to) } else { Err(IllegalMove { what: "shard", from: self.word(), to: to.word() }) }
     }
@@ -111,18 +117,19 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn an_ended_job_never_moves_again() {
+    fn of_ended_jobs_only_a_failed_one_runs_again() {
         for from in JobState::ALL.iter().filter(|state| state.has_ended()) {
             for to in JobState::ALL {
-                assert!(from.become_state(*to).is_err(), "{from} became {to}");
+                let retried = (*from, *to) == (JobState::Failed, JobState::Running);
+                assert_eq!(from.become_state(*to).is_ok(), retried, "{from} became {to}");
             }
         }
     }
 
     #[test]
-    fn a_done_shard_never_moves_again() {
+    fn a_done_shard_may_only_be_retried() {
         for to in ShardState::ALL {
-            assert!(ShardState::Done.become_state(*to).is_err());
+            assert_eq!(ShardState::Done.become_state(*to).is_ok(), *to == ShardState::Ready);
         }
     }
 
@@ -135,13 +142,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_state_moves_to_itself_and_pending_never_comes_back(picks in prop::collection::vec(0usize..6, 0..20)) {
+        fn no_state_moves_to_itself_and_none_but_a_paused_one_is_pending_again(
+            picks in prop::collection::vec(0usize..6, 0..20),
+        ) {
             let mut state = JobState::Pending;
             for pick in picks {
                 let to = JobState::ALL[pick];
                 if let Ok(next) = state.become_state(to) {
                     prop_assert_ne!(next, state);
-                    prop_assert_ne!(next, JobState::Pending);
+                    prop_assert!(next != JobState::Pending || state == JobState::Paused);
                     state = next;
                 }
             }

@@ -215,6 +215,7 @@ impl Submission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::schedule::Needs;
     use crate::domain::settings::{BinMode, DecodeMode};
     use proptest::prelude::*;
 
@@ -237,6 +238,8 @@ mod tests {
             seed: 100,
             images_per_prompt: 2,
             name_template: String::new(),
+            priority: 0,
+            needs: Needs::default(),
         }
     }
 

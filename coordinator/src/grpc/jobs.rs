@@ -119,12 +119,47 @@ impl v1::job_service_server::JobService for Jobs {
         Ok(Response::new(images.boxed()))
     }
 
-    async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let job = self.farm.store.job(&request.into_inner().job_id).await.map_err(status)?;
-        let job = self.farm.store.cancel_job(&job.id, Timestamp::now()).await.map_err(status)?;
-        tracing::info!(job = %job.id, state = %job.state, "job cancelled");
+    async fn change_job(
+        &self,
+        request: Request<v1::ChangeJobRequest>,
+    ) -> Result<Response<v1::ChangeJobResponse>, Status> {
+        let request = request.into_inner();
+        let change = convert::change(request.change)?;
+        let by = convert::by(request.by);
+        let job = self.farm.store.job(&request.job_id).await.map_err(status)?;
+        let changed =
+            self.farm.store.change_job(&job.id, &change, &by, Timestamp::now()).await.map_err(status)?;
+        tracing::info!(job = %job.id, ?change, state = %changed.job.state, actor = by.actor, reason = by.reason, "job changed");
         self.farm.live.job_changed();
-        Ok(Response::new(convert::job_message(job)))
+        self.farm.live.shards_ready();
+        Ok(Response::new(v1::ChangeJobResponse {
+            job: Some(convert::job_message(changed.job)),
+            retried: changed.retried,
+        }))
+    }
+
+    async fn change_owner(
+        &self,
+        request: Request<v1::ChangeOwnerRequest>,
+    ) -> Result<Response<v1::ChangeOwnerResponse>, Status> {
+        let request = request.into_inner();
+        let by = convert::by(request.by);
+        let store = &self.farm.store;
+        if let Some(weight) = request.weight {
+            store.weigh_owner(&request.owner, weight, &by, Timestamp::now()).await.map_err(status)?;
+        }
+        if let Some(held) = request.held {
+            store.hold_owner(&request.owner, held, &by, Timestamp::now()).await.map_err(status)?;
+        }
+        tracing::info!(
+            owner = request.owner,
+            weight = request.weight,
+            held = request.held,
+            actor = by.actor,
+            "owner changed"
+        );
+        self.farm.live.shards_ready();
+        Ok(Response::new(v1::ChangeOwnerResponse {}))
     }
 }
 

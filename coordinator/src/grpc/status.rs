@@ -6,7 +6,12 @@ use crate::store::Error;
 
 /// The status of an error; those that are nobody's input are logged here, where they leave the program.
 pub(super) fn status(error: Error) -> Status {
-    let code = match &error {
+    status_of(&error)
+}
+
+fn status_of(error: &Error) -> Status {
+    let code = match error {
+        Error::Shared(cause) => return status_of(cause),
         Error::Invalid(_) | Error::Ambiguous(_) | Error::Refused(_) | Error::Query(_) => {
             Code::InvalidArgument
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sanafarm_proto::v1;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -13,11 +13,10 @@ use super::convert;
 use super::status::{status, stopping};
 use crate::domain::id::{JobId, SessionId};
 use crate::farm::Farm;
+use crate::store::records::{Renewal, Report};
 
 /// Longest wait for a shard in one call.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// A waiting worker looks at the database this often even without a hint: a shard may be ready after a pause.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Shards for workers.
 #[derive(Clone, Debug)]
@@ -63,33 +62,16 @@ impl v1::worker_service_server::WorkerService for Workers {
         let job = (!request.job_id.is_empty()).then(|| JobId::from(request.job_id));
         let wait = request.wait.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or_default();
         let until = Instant::now() + wait.min(LONGEST_WAIT);
-        let mut ready = self.farm.live.watch_ready();
-        loop {
-            let lease = self
-                .farm
-                .store
-                .lease_shard(&session, job.as_ref(), self.farm.options.lease_duration, Timestamp::now())
-                .await
-                .map_err(status)?;
-            if let Some(lease) = lease {
-                tracing::debug!(shard = %lease.lease.shard, attempt = lease.lease.attempt, %session, "shard leased");
-                if lease.started_job {
-                    self.farm.live.job_changed();
-                }
-                return Ok(Response::new(v1::LeaseShardResponse {
-                    lease: Some(convert::lease_message(lease)),
-                }));
-            }
-            if Instant::now() >= until {
-                return Ok(Response::new(v1::LeaseShardResponse { lease: None }));
-            }
-            tokio::select! {
-                () = self.stop.cancelled() => return Err(stopping()),
-                () = sleep_until(until.min(Instant::now() + LOOK)) => {}
-                // The sender lives as long as the farm.
-                _ = ready.changed() => {}
-            }
+        let lease = tokio::select! {
+            () = self.stop.cancelled() => return Err(stopping()),
+            lease = self.farm.dispatcher.shard(session, job, until) => lease.map_err(status)?,
+        };
+        let Some(lease) = lease else { return Ok(Response::new(v1::LeaseShardResponse { lease: None })) };
+        tracing::debug!(shard = %lease.lease.shard, attempt = lease.lease.attempt, "shard leased");
+        if lease.started_job {
+            self.farm.live.job_changed();
         }
+        Ok(Response::new(v1::LeaseShardResponse { lease: Some(convert::lease_message(lease)) }))
     }
 
     async fn renew_leases(
@@ -99,12 +81,7 @@ impl v1::worker_service_server::WorkerService for Workers {
         let request = request.into_inner();
         let session = SessionId::from(request.session_id);
         let held = request.held.into_iter().map(convert::held_lease).collect::<Result<Vec<_>, Status>>()?;
-        let kept = self
-            .farm
-            .store
-            .renew_leases(&session, &held, self.farm.options.lease_duration, Timestamp::now())
-            .await
-            .map_err(status)?;
+        let kept = self.farm.renewals.call(Renewal { session, held }).await.map_err(status)?;
         let held = kept.into_iter().map(convert::lease_ref_message).collect();
         Ok(Response::new(v1::RenewLeasesResponse { held }))
     }
@@ -117,12 +94,7 @@ impl v1::worker_service_server::WorkerService for Workers {
         let session = SessionId::from(request.session_id);
         let lease = convert::lease_ref(request.lease)?;
         let results = request.results.into_iter().map(convert::report).collect::<Result<Vec<_>, Status>>()?;
-        let reported = self
-            .farm
-            .store
-            .report_results(&session, &lease, &results, self.farm.options.caps(), Timestamp::now())
-            .await
-            .map_err(status)?;
+        let reported = self.farm.reports.call(Report { session, lease, results }).await.map_err(status)?;
         if reported.accepted > 0 {
             self.farm.live.job_changed();
         }

@@ -13,12 +13,14 @@ use super::manifest;
 use crate::domain::id::JobId;
 use crate::farm::Farm;
 use crate::store;
-use crate::store::records::Job;
+use crate::store::records::{Duty, Job};
 
 /// Jobs whose files are written at the same time: one whose output is slow holds nobody else back.
 const AT_ONCE: usize = 4;
 /// Longest wait between two attempts at an output that cannot be written.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// When another coordinator is at a job, it is looked at again after this.
+const OTHERS_TURN: Duration = Duration::from_secs(1);
 
 /// A job that could not be finished.
 struct Trouble {
@@ -30,7 +32,7 @@ struct Trouble {
 struct Finisher {
     farm: Arc<Farm>,
     /// Each ends one job. Dropped, they stop where they are.
-    writers: JoinSet<Result<Job, manifest::Error>>,
+    writers: JoinSet<Result<Option<Job>, manifest::Error>>,
     /// Who is at which job.
     jobs: HashMap<Id, Job>,
     troubles: HashMap<JobId, Trouble>,
@@ -78,14 +80,18 @@ impl Finisher {
         Ok(())
     }
 
-    async fn ended(&mut self, ended: Result<(Id, Result<Job, manifest::Error>), JoinError>) {
+    async fn ended(&mut self, ended: Result<(Id, Result<Option<Job>, manifest::Error>), JoinError>) {
         let (id, finished) = match ended {
             Ok((id, finished)) => (id, finished),
             Err(error) => (error.id(), Err(error.into())),
         };
         let Some(job) = self.jobs.remove(&id) else { return };
         match finished {
-            Ok(job) => {
+            Ok(None) => {
+                let again_at = Instant::now() + OTHERS_TURN;
+                self.troubles.insert(job.id, Trouble { wait: OTHERS_TURN, again_at });
+            }
+            Ok(Some(job)) => {
                 self.troubles.remove(&job.id);
                 tracing::info!(job = %job.id, state = %job.state, done = job.done, failed = job.failed, "job ended");
                 self.farm.live.job_changed();
@@ -117,10 +123,15 @@ impl Finisher {
     }
 }
 
-/// Writes the files of one job and ends it.
-async fn finish(farm: Arc<Farm>, job: Job) -> Result<Job, manifest::Error> {
-    manifest::write(farm.store.as_ref(), &job, &farm.scratch()).await?;
-    Ok(farm.store.finish_job(&job.id, Timestamp::now()).await?)
+/// Writes the files of one job and ends it; none when another coordinator is at it.
+async fn finish(farm: Arc<Farm>, job: Job) -> Result<Option<Job>, manifest::Error> {
+    let Some(_turn) = farm.store.turn(&Duty::Finish(job.id.clone())).await? else { return Ok(None) };
+    // The other one may have ended it just now.
+    if farm.store.job(job.id.as_str()).await?.state.has_ended() {
+        return Ok(None);
+    }
+    manifest::write(farm.store.as_ref(), &job, &farm.options.scratch).await?;
+    Ok(Some(farm.store.finish_job(&job.id, Timestamp::now()).await?))
 }
 
 #[cfg(test)]
@@ -166,7 +177,7 @@ mod tests {
         let rows = std::iter::once(row(1));
         let id = bench.submit_rows(wanted, rows, 32).await;
         bench.render_all(&bench.session("w").await).await;
-        let farm = Arc::new(Farm::new(store.clone(), Options::new(database)));
+        let farm = Arc::new(Farm::new(store.clone(), Options::file(database)));
         let mut changes = farm.live.watch_jobs();
         let mut finisher = Finisher::new(farm);
         for _ in 1..AT_ONCE {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::farm::Farm;
 use crate::store;
+use crate::store::records::Duty;
 
 pub(super) async fn run(farm: Arc<Farm>) {
     loop {
@@ -21,6 +22,7 @@ pub(super) async fn run(farm: Arc<Farm>) {
 }
 
 async fn purge(farm: &Farm) -> store::Result<()> {
+    let Some(_turn) = farm.store.turn(&Duty::Purge).await? else { return Ok(()) };
     while !farm.stop.is_cancelled() && farm.store.purge().await? {}
     Ok(())
 }

@@ -7,6 +7,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::farm::Farm;
 use crate::store;
+use crate::store::records::Duty;
 
 /// A session that holds nothing and was silent for this many lease durations is closed.
 const SILENT_LEASES: u32 = 3;
@@ -27,6 +28,7 @@ pub(super) async fn run(farm: Arc<Farm>) {
 }
 
 async fn sweep(farm: &Farm) -> store::Result<()> {
+    let Some(_turn) = farm.store.turn(&Duty::Sweep).await? else { return Ok(()) };
     let caps = farm.options.caps();
     loop {
         let expired = farm.store.expire_leases(caps, Timestamp::now()).await?;

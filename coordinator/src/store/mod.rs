@@ -4,6 +4,7 @@
 //! - [`sqlite`]: the store of one process, a file
 //! - `conformance`: one suite of behaviours that every store must pass
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +13,7 @@ use jiff::Timestamp;
 
 use crate::domain::blame::Caps;
 use crate::domain::id::{JobId, SessionId};
+use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
 use crate::domain::state::{IllegalMove, ImageState, JobState};
 use crate::domain::statement::Refused;
@@ -121,6 +123,9 @@ pub enum Error {
     /// The store was closed.
     #[error("the database is closed")]
     Closed,
+    /// One call for many failed: each of them gets this.
+    #[error(transparent)]
+    Shared(Arc<Error>),
     /// Anything else the database says.
     #[error("database: {0}")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -160,30 +165,37 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn jobs(&self, states: &[JobState], limit: u32) -> Result<Vec<Job>>;
     /// Images with an index of at least `from`, in order; all states when `states` is empty.
     async fn images(&self, job: &JobId, states: &[ImageState], from: u64, limit: u32) -> Result<Vec<Image>>;
-    /// Ends a job that has not ended; its leases are revoked at no cost.
-    async fn cancel_job(&self, job: &JobId, now: Timestamp) -> Result<Job>;
+    /// Changes a sealed job.
+    async fn change_job(&self, job: &JobId, change: &Change, by: &By, now: Timestamp) -> Result<Changed>;
+    /// Holds the jobs of an owner back, or lets them go.
+    async fn hold_owner(&self, owner: &str, held: bool, by: &By, now: Timestamp) -> Result<()>;
+    /// The owner's share against others' 1.
+    async fn weigh_owner(&self, owner: &str, weight: f64, by: &By, now: Timestamp) -> Result<()>;
 
     /// Starts the connection life of a worker.
     async fn open_session(&self, session: &NewSession, now: Timestamp) -> Result<SessionId>;
     /// Ends it and releases its leases. A session that is closed already is left as it is.
     async fn close_session(&self, session: &SessionId, reason: &str, now: Timestamp) -> Result<()>;
-    /// The oldest ready shard of the oldest open job, or of `job`, with the images that have no result; none when
-    /// nothing is ready.
-    async fn lease_shard(
+    /// What an open session said about itself.
+    async fn session(&self, session: &SessionId) -> Result<NewSession>;
+    /// Jobs with shards that may be leased now, in order of submission.
+    async fn open_jobs(&self, now: Timestamp) -> Result<Vec<OpenJob>>;
+    /// A shard for each claim, with the images that have no result: the oldest ready one of the first of its choices
+    /// that has one; none when none has. One answer a claim, in order.
+    async fn lease_shards(
         &self,
-        session: &SessionId,
-        job: Option<&JobId>,
+        claims: &[Claim],
         duration: Duration,
         now: Timestamp,
-    ) -> Result<Option<Lease>>;
-    /// Prolongs the session and those of the leases that it still holds, and returns these.
+    ) -> Result<Vec<Result<Option<Lease>>>>;
+    /// Prolongs the sessions and those of the leases that they still hold, and returns these. One answer a renewal, in
+    /// order.
     async fn renew_leases(
         &self,
-        session: &SessionId,
-        held: &[HeldLease],
+        renewals: &[Renewal],
         duration: Duration,
         now: Timestamp,
-    ) -> Result<Vec<LeaseRef>>;
+    ) -> Result<Vec<Result<Vec<LeaseRef>>>>;
     /// Hands a lease back. One that is not held any more is left as it is.
     async fn release_lease(
         &self,
@@ -192,18 +204,20 @@ pub trait Store: std::fmt::Debug + Send + Sync {
         release: &Release,
         now: Timestamp,
     ) -> Result<()>;
-    /// Commits results. Accepted from any attempt and any session for images that have none yet.
+    /// Commits results. Accepted from any attempt and any session for images that have none yet. A report that breaks
+    /// a rule is refused whole; the others are committed. One answer a report, in order.
     async fn report_results(
         &self,
-        session: &SessionId,
-        lease: &LeaseRef,
-        results: &[ImageReport],
+        reports: &[Report],
         caps: Caps,
         now: Timestamp,
-    ) -> Result<Reported>;
+    ) -> Result<Vec<Result<Reported>>>;
 
-    /// Ends what lived in the process that had this database open before. Called once, before anything else.
+    /// Ends what lived in the process that had this database open before, if no other process has it open. Called
+    /// once, before anything else.
     async fn recover(&self, lease_duration: Duration, now: Timestamp) -> Result<Recovered>;
+    /// The right to do something alone; none while another coordinator has it.
+    async fn turn(&self, duty: &Duty) -> Result<Option<Turn>>;
     /// Takes back some expired leases; the number taken, 0 when there are no more.
     async fn expire_leases(&self, caps: Caps, now: Timestamp) -> Result<u64>;
     /// Closes sessions that hold nothing and were last seen before `before`.

@@ -1,9 +1,12 @@
 //! What goes into a store and comes out of it.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use crate::domain::blame::ErrorClass;
-use crate::domain::id::{JobId, ShardId};
+use crate::domain::id::{JobId, SessionId, ShardId};
+use crate::domain::schedule::{Choice, Device, Needs};
 use crate::domain::settings::Settings;
 use crate::domain::state::{ImageState, JobState};
 
@@ -40,6 +43,10 @@ pub struct Job {
     pub output_error: Option<String>,
     /// Where a row says nothing else.
     pub settings: Settings,
+    /// Higher goes first.
+    pub priority: i32,
+    /// What a worker must have.
+    pub needs: Needs,
 }
 
 /// What `begin_job` found.
@@ -119,10 +126,10 @@ pub struct NewSession {
     pub worker: String,
     /// Its program version.
     pub version: String,
-    /// Its devices as JSON.
-    pub devices: String,
-    /// Its labels as JSON.
-    pub labels: String,
+    /// What it computes on.
+    pub devices: Vec<Device>,
+    /// What its operator says about it.
+    pub labels: BTreeMap<String, String>,
     /// It lives in the coordinator's own process.
     pub embedded: bool,
 }
@@ -134,6 +141,38 @@ pub struct LeaseRef {
     pub shard: ShardId,
     /// Which attempt it is.
     pub attempt: u32,
+}
+
+/// Most groups that an open job tells of.
+pub const OPEN_GROUPS: usize = 16;
+
+/// A session that wants a shard, and which it may have, best first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// Who.
+    pub session: SessionId,
+    /// Where to look, in order. A choice with nothing ready is passed over.
+    pub choices: Vec<Choice>,
+}
+
+/// What a session says about its leases.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Renewal {
+    /// Who.
+    pub session: SessionId,
+    /// What it holds.
+    pub held: Vec<HeldLease>,
+}
+
+/// Results that one session reports of one lease.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Who.
+    pub session: SessionId,
+    /// Attempt that they come from.
+    pub lease: LeaseRef,
+    /// What became of its images.
+    pub results: Vec<ImageReport>,
 }
 
 /// A lease that a worker says it holds.
@@ -273,6 +312,63 @@ pub struct Recovered {
     pub released: u64,
     /// Submissions that were never sealed.
     pub abandoned: u64,
+}
+
+/// What somebody wants of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing new of it is leased. Paused already, it stays so.
+    Pause,
+    /// It goes on. One that is not paused stays as it is.
+    Resume,
+    /// Higher goes first.
+    Priority(i32),
+    /// It ends; its leases are revoked at no cost. One that has ended stays as it is.
+    Cancel,
+    /// Its failed images, or those of one class, are tried again as if nothing had happened. Not of a cancelled job.
+    Retry(Option<ErrorClass>),
+}
+
+/// Who wants something, and why: both go into the history.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct By {
+    /// A person or a program.
+    pub actor: String,
+    /// For people; may be empty.
+    pub reason: String,
+}
+
+/// What became of a wish.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changed {
+    /// The job as it is now.
+    pub job: Job,
+    /// Images that are tried again.
+    pub retried: u64,
+}
+
+/// What no two coordinators do at the same time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// Taking back what nobody holds any more.
+    Sweep,
+    /// Deleting what is left of abandoned submissions.
+    Purge,
+    /// Writing the manifest of this job and ending it.
+    Finish(JobId),
+}
+
+/// The right to do a duty alone, until it is dropped.
+pub struct Turn {
+    /// Whatever keeps the others out.
+    _held: Option<Box<dyn std::any::Any + Send + Sync>>,
+}
+
+impl Turn {
+    /// For a database that has one coordinator only.
+    pub fn alone() -> Self {
+        Self { _held: None }
+    }
 }
 
 /// A part of the answer to an analyst's SQL.

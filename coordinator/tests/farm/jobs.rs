@@ -131,13 +131,18 @@ async fn a_cancelled_job_ends_its_watch() {
     let request = v1::WatchJobRequest { job_id: job.job_id.clone() };
     let mut watch = farm.jobs.watch_job(request).await.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().state(), v1::JobState::Pending);
-    let request = v1::CancelJobRequest { job_id: job.job_id[..13].to_owned() };
-    let cancelled = farm.jobs.cancel_job(request).await.unwrap().into_inner();
+    let request = cancel(&job.job_id[..13]);
+    let cancelled = farm.jobs.change_job(request).await.unwrap().into_inner().job.unwrap();
     assert_eq!(cancelled.state(), v1::JobState::Cancelled);
     assert_eq!(watch.message().await.unwrap(), Some(cancelled));
     assert_eq!(watch.message().await.unwrap(), None);
     let missing = farm.jobs.get_job(v1::GetJobRequest { job_id: "zz".to_owned() }).await.unwrap_err();
     assert_eq!((missing.code(), missing.message()), (Code::NotFound, "no job zz"));
+}
+
+fn cancel(job: &str) -> v1::ChangeJobRequest {
+    let change = Some(v1::change_job_request::Change::Cancel(v1::Cancel {}));
+    v1::ChangeJobRequest { job_id: job.to_owned(), change, by: None }
 }
 
 #[tokio::test]
@@ -148,8 +153,7 @@ async fn a_reader_beside_the_writer_looks_and_does_not_touch() {
     let mut jobs = JobServiceClient::new(reader.local_channel().await.unwrap());
     let found = jobs.get_job(v1::GetJobRequest { job_id: job.job_id.clone() }).await.unwrap().into_inner();
     assert_eq!(found, job);
-    let request = v1::CancelJobRequest { job_id: job.job_id };
-    let refused = jobs.cancel_job(request).await.unwrap_err();
+    let refused = jobs.change_job(cancel(&job.job_id)).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("--coordinator"), "{refused}");
     reader.close().await;

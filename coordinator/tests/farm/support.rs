@@ -21,7 +21,7 @@ pub struct Farm {
 }
 
 pub fn options(folder: &TempDir) -> Options {
-    let mut options = Options::new(folder.path().join("farm.db"));
+    let mut options = Options::file(folder.path().join("farm.db"));
     options.sweep_interval = Duration::from_millis(50);
     options
 }

@@ -104,7 +104,7 @@ pub(crate) async fn run(
         worker: options.name,
         version: env!("CARGO_PKG_VERSION").into(),
         devices: vec![device],
-        labels: [].into(),
+        labels: options.labels.into_iter().collect(),
     };
     // Cancelled by the soft shutdown, and by whatever else makes the worker leave.
     let leaving = shutdown.soft.child_token();

@@ -53,6 +53,7 @@ impl Farm {
             cache: folder.path().join("cache"),
             job: None,
             device: None,
+            labels: Default::default(),
             activity: None,
         };
         let engine = Box::new(TestEngine(watch.clone()));

@@ -212,6 +212,7 @@ async fn the_activity_names_image_stage_and_step() {
         cache: folder.path().into(),
         job: None,
         device: None,
+        labels: Default::default(),
         activity: Some(activity),
     };
     let shutdown = crate::Shutdown::default();

@@ -1,5 +1,6 @@
 //! One worker renders while the job is watched.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,6 +49,7 @@ impl Follow<'_> {
             cache: self.models.clone(),
             job: Some(job.job_id.clone()),
             device: None,
+            labels: BTreeMap::new(),
             activity: Some(activity),
         };
         let mut worker = JoinSet::new();

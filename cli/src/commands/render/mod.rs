@@ -35,7 +35,7 @@ pub async fn run(args: RenderArgs, printer: &Printer) -> Result<Exit, Error> {
     let failed = |error: sanafarm_coordinator::Error| {
         Error::failure(format!("open the database {}", data.database().display())).caused_by(&error)
     };
-    let coordinator = Coordinator::open(Options::new(data.database())).await.map_err(failed)?;
+    let coordinator = Coordinator::open(Options::file(data.database())).await.map_err(failed)?;
     let result = work(&coordinator, submission, &output, &data, printer).await;
     coordinator.close().await;
     let seconds = started.elapsed().as_secs_f64();

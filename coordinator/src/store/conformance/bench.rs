@@ -1,5 +1,6 @@
 //! A store with a clock of its own and the steps that most behaviours share.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::domain::blame::{Caps, ErrorClass};
 use crate::domain::id::{JobId, SessionId};
+use crate::domain::schedule::{Needs, Plan, Worker};
 use crate::domain::settings::{BinMode, DecodeMode, Settings};
 use crate::domain::spec::{JobSpec, Row};
 use crate::domain::submission::Submission;
@@ -41,6 +43,8 @@ pub(crate) fn spec(token: &str) -> JobSpec {
         seed: 100,
         images_per_prompt: 1,
         name_template: String::new(),
+        priority: 0,
+        needs: Needs::default(),
     }
 }
 
@@ -74,6 +78,18 @@ pub(crate) fn finished() -> Release {
 
 pub(crate) fn drain() -> Release {
     Release { reason: ReleaseReason::Drain, message: "bye".to_owned() }
+}
+
+/// Somebody who changes jobs.
+pub(crate) fn by_bob() -> By {
+    By { actor: "bob".to_owned(), reason: "because".to_owned() }
+}
+
+/// The answer to a call with one part.
+pub(crate) fn only<T>(answers: Vec<Result<T>>) -> Result<T> {
+    let [answer] =
+        <[_; 1]>::try_from(answers).unwrap_or_else(|answers| panic!("{} answers to one", answers.len()));
+    answer
 }
 
 impl Bench {
@@ -137,19 +153,39 @@ impl Bench {
         let session = NewSession {
             worker: worker.to_owned(),
             version: "1".to_owned(),
-            devices: "[]".to_owned(),
-            labels: "{}".to_owned(),
+            devices: Vec::new(),
+            labels: BTreeMap::new(),
             embedded,
         };
         self.store.open_session(&session, self.now).await.unwrap()
     }
 
     pub async fn lease(&self, session: &SessionId) -> Option<Lease> {
-        self.store.lease_shard(session, None, LEASE, self.now).await.unwrap()
+        self.try_lease(session, None).await.unwrap()
+    }
+
+    /// A shard as the scheduler would choose it, of any job or of one.
+    pub async fn try_lease(&self, session: &SessionId, job: Option<&JobId>) -> Result<Option<Lease>> {
+        let mut open = self.store.open_jobs(self.now).await?;
+        open.retain(|open| job.is_none_or(|job| open.id == *job));
+        let worker = Worker { devices: &[], labels: &BTreeMap::new(), last: None };
+        let choices = Plan::new(&open, self.now).choices(&worker);
+        let claim = Claim { session: session.clone(), choices };
+        only(self.store.lease_shards(&[claim], LEASE, self.now).await?)
     }
 
     pub async fn report(&self, session: &SessionId, lease: &LeaseRef, results: &[ImageReport]) -> Reported {
-        self.store.report_results(session, lease, results, CAPS, self.now).await.unwrap()
+        self.try_report(session, lease, results).await.unwrap()
+    }
+
+    pub async fn try_report(
+        &self,
+        session: &SessionId,
+        lease: &LeaseRef,
+        results: &[ImageReport],
+    ) -> Result<Reported> {
+        let report = Report { session: session.clone(), lease: lease.clone(), results: results.to_vec() };
+        only(self.store.report_results(&[report], CAPS, self.now).await?)
     }
 
     pub async fn release(&self, session: &SessionId, lease: &LeaseRef, release: &Release) {
@@ -157,9 +193,23 @@ impl Bench {
     }
 
     pub async fn renew(&self, session: &SessionId, lease: &LeaseRef, rendering: &[u64]) -> bool {
-        let held = HeldLease { lease: lease.clone(), rendering: rendering.to_vec() };
-        let kept = self.store.renew_leases(session, &[held], LEASE, self.now).await.unwrap();
-        !kept.is_empty()
+        !self.try_renew(session, lease, rendering).await.unwrap().is_empty()
+    }
+
+    pub async fn try_renew(
+        &self,
+        session: &SessionId,
+        lease: &LeaseRef,
+        rendering: &[u64],
+    ) -> Result<Vec<LeaseRef>> {
+        let held = vec![HeldLease { lease: lease.clone(), rendering: rendering.to_vec() }];
+        let renewal = Renewal { session: session.clone(), held };
+        only(self.store.renew_leases(&[renewal], LEASE, self.now).await?)
+    }
+
+    /// The job after a change.
+    pub async fn change(&self, job: &JobId, change: Change) -> Job {
+        self.store.change_job(job, &change, &by_bob(), self.now).await.unwrap().job
     }
 
     /// Renders everything that is ready.

@@ -6,7 +6,7 @@ use super::Bench;
 use super::bench::*;
 use crate::domain::blame::ErrorClass;
 use crate::domain::state::{ImageState, JobState};
-use crate::store::records::{Begun, Cell, Recovered};
+use crate::store::records::{Begun, Cell, Change, Recovered};
 
 pub async fn a_job_ends_when_told_and_only_when_complete(mut bench: Bench) {
     let id = bench.submit("a", 2, 1).await;
@@ -22,7 +22,7 @@ pub async fn a_job_ends_when_told_and_only_when_complete(mut bench: Bench) {
     assert_eq!(bench.store.jobs_to_finish().await.unwrap(), []);
     // Done again after a crash, it is the same.
     assert_eq!(bench.store.finish_job(&id, bench.now).await.unwrap(), ended);
-    assert_eq!(bench.store.cancel_job(&id, bench.now).await.unwrap(), ended);
+    assert_eq!(bench.change(&id, Change::Cancel).await, ended);
 }
 
 pub async fn a_job_with_a_failed_image_fails(bench: Bench) {
@@ -43,7 +43,7 @@ pub async fn cancel_revokes_and_keeps_what_is_done(bench: Bench) {
     let session = bench.session("w").await;
     let lease = bench.lease(&session).await.unwrap();
     bench.report(&session, &lease.lease, &[done(&lease.images[0])]).await;
-    let job = bench.store.cancel_job(&id, bench.now).await.unwrap();
+    let job = bench.change(&id, Change::Cancel).await;
     assert_eq!((job.state, job.done, job.finished_at), (JobState::Cancelled, 1, Some(bench.now)));
     assert!(!bench.renew(&session, &lease.lease, &[1]).await);
     assert_eq!(bench.lease(&session).await, None, "nothing of it is leased any more");
@@ -56,7 +56,7 @@ pub async fn a_result_for_a_cancelled_job_is_kept(bench: Bench) {
     let id = bench.submit("a", 1, 32).await;
     let session = bench.session("w").await;
     let lease = bench.lease(&session).await.unwrap();
-    bench.store.cancel_job(&id, bench.now).await.unwrap();
+    bench.change(&id, Change::Cancel).await;
     let reported = bench.report(&session, &lease.lease, &[done(&lease.images[0])]).await;
     assert_eq!((reported.accepted, reported.held, reported.job_complete), (1, false, false));
     assert_eq!(bench.images(&id).await[0].state, ImageState::Done);

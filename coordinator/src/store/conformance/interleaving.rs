@@ -69,8 +69,7 @@ async fn run(bench: &mut Bench, token: &str, steps: Vec<Step>) {
         let pick = |lease: usize| leases.get(lease % leases.len().max(1)).cloned();
         match step {
             Step::Lease { who } => {
-                if let Ok(Some(lease)) = bench.store.lease_shard(&sessions[who], None, LEASE, bench.now).await
-                {
+                if let Ok(Some(lease)) = bench.try_lease(&sessions[who], None).await {
                     let last = attempts.insert(lease.lease.shard.clone(), lease.lease.attempt);
                     assert_eq!(lease.lease.attempt, last.unwrap_or(0) + 1, "attempts rise by one");
                     assert!(lease.images.iter().all(|image| !committed.contains_key(&image.index)));
@@ -90,12 +89,8 @@ async fn run(bench: &mut Bench, token: &str, steps: Vec<Step>) {
             }
             Step::Renew { who, lease } => {
                 let Some(lease) = pick(lease) else { continue };
-                let held = crate::store::records::HeldLease {
-                    rendering: vec![lease.images[0].index],
-                    lease: lease.lease,
-                };
                 // A session that was closed as silent or with the process is refused, which is fine here.
-                let _ = bench.store.renew_leases(&sessions[who], &[held], LEASE, bench.now).await;
+                let _ = bench.try_renew(&sessions[who], &lease.lease, &[lease.images[0].index]).await;
             }
             Step::Release { who, lease, drain: leaving } => {
                 let Some(lease) = pick(lease) else { continue };

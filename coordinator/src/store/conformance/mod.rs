@@ -3,6 +3,7 @@
 //! The suite knows the trait and the documented views only. It moves the clock itself and never sleeps.
 
 mod bench;
+pub(in crate::store) mod changes;
 pub(in crate::store) mod ending;
 pub(in crate::store) mod interleaving;
 pub(in crate::store) mod leasing;
@@ -27,6 +28,10 @@ macro_rules! conformance_suite {
             submission: an_id_is_found_by_its_beginning,
             leasing: the_oldest_job_is_leased_first,
             leasing: a_session_may_work_for_one_job_only,
+            leasing: claims_of_one_moment_get_different_shards,
+            leasing: a_claim_looks_where_it_is_told,
+            leasing: an_open_job_tells_what_the_scheduler_goes_by,
+            leasing: a_session_is_known_as_it_was_opened,
             leasing: a_lease_holds_what_is_left_to_do,
             leasing: the_first_lease_starts_the_job,
             leasing: an_old_attempt_renews_and_releases_nothing,
@@ -40,12 +45,20 @@ macro_rules! conformance_suite {
             results: a_late_result_completes_a_shard_that_another_holds,
             results: an_unknown_session_may_report,
             results: what_was_never_leased_is_refused,
+            results: a_wrong_report_is_refused_and_the_others_are_kept,
             results: an_error_sent_twice_counts_once,
             results: an_image_with_too_many_errors_fails,
             results: a_permanent_error_fails_the_image_at_once,
             results: a_shard_with_errors_waits_before_it_is_tried_again,
             results: an_image_that_loses_its_worker_too_often_fails,
             results: measured_speed_is_known,
+            changes: a_paused_job_gives_nothing_until_it_is_resumed,
+            changes: priority_may_change_at_any_time,
+            changes: failed_images_are_tried_again,
+            changes: only_one_class_is_tried_again,
+            changes: a_cancelled_job_is_not_tried_again,
+            changes: jobs_of_a_held_owner_wait,
+            changes: the_history_tells_who_and_why,
             ending: a_job_ends_when_told_and_only_when_complete,
             ending: a_job_with_a_failed_image_fails,
             ending: cancel_revokes_and_keeps_what_is_done,

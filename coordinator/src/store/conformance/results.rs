@@ -9,7 +9,7 @@ use crate::domain::id::SessionId;
 use crate::domain::state::ImageState;
 use crate::domain::submission::Speed;
 use crate::store::Error;
-use crate::store::records::{LeaseRef, LeasedImage, Outcome, Reported};
+use crate::store::records::{LeaseRef, LeasedImage, Outcome, Report, Reported};
 
 pub async fn a_result_is_committed_once(bench: Bench) {
     let id = bench.submit("a", 2, 32).await;
@@ -80,9 +80,7 @@ pub async fn what_was_never_leased_is_refused(bench: Bench) {
     let session = bench.session("w").await;
     let lease = bench.lease(&session).await.unwrap();
     let good = &lease.images[0];
-    let report = async |lease: &LeaseRef, result| {
-        bench.store.report_results(&session, lease, &[result], CAPS, bench.now).await
-    };
+    let report = async |lease: &LeaseRef, result| bench.try_report(&session, lease, &[result]).await;
     let elsewhere = LeasedImage { index: 3, ..good.clone() };
     assert!(matches!(report(&lease.lease, done(&elsewhere)).await, Err(Error::Invalid(_))));
     let other_name = LeasedImage { object: "x.png".to_owned(), ..good.clone() };
@@ -97,6 +95,34 @@ pub async fn what_was_never_leased_is_refused(bench: Bench) {
     }
     assert!(matches!(report(&lease.lease, broken).await, Err(Error::Invalid(_))));
     assert_eq!(bench.value("select sum(done + failed) from audit_jobs").await, "0");
+}
+
+pub async fn a_wrong_report_is_refused_and_the_others_are_kept(bench: Bench) {
+    let id = bench.submit("a", 4, 2).await;
+    let session = bench.session("w").await;
+    let (one, two) = (bench.lease(&session).await.unwrap(), bench.lease(&session).await.unwrap());
+    let report = |lease: &LeaseRef, images: &[LeasedImage]| Report {
+        session: session.clone(),
+        lease: lease.clone(),
+        results: images.iter().map(done).collect(),
+    };
+    let foreign = [one.images[0].clone(), two.images[0].clone()];
+    let reports = [
+        report(&one.lease, &foreign),
+        report(&two.lease, &two.images),
+        report(&LeaseRef { attempt: 2, ..one.lease.clone() }, &one.images),
+        report(&one.lease, &one.images[1..]),
+    ];
+    let answers = bench.store.report_results(&reports, CAPS, bench.now).await.unwrap();
+    let accepted: Vec<_> =
+        answers.iter().map(|answer| answer.as_ref().map(|reported| reported.accepted)).collect();
+    assert!(
+        matches!(accepted[..], [Err(Error::Invalid(_)), Ok(2), Err(Error::Invalid(_)), Ok(1)]),
+        "{accepted:?}"
+    );
+    let job = bench.store.job(id.as_str()).await.unwrap();
+    assert_eq!(job.done, 3, "nothing of a refused report is kept");
+    bench.check_invariants().await;
 }
 
 pub async fn an_error_sent_twice_counts_once(bench: Bench) {

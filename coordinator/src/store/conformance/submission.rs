@@ -6,7 +6,7 @@ use crate::domain::spec::Row;
 use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::Batch;
 use crate::store::Error;
-use crate::store::records::Begun;
+use crate::store::records::{Begun, Change};
 
 pub async fn an_output_belongs_to_one_job(bench: Bench) {
     let first = bench.submit("first", 2, 2).await;
@@ -14,7 +14,7 @@ pub async fn an_output_belongs_to_one_job(bench: Bench) {
     let refused = bench.store.begin_job(&other, bench.now).await;
     assert!(matches!(&refused, Err(Error::OutputTaken { job, .. }) if *job == first), "{refused:?}");
     // Cancelled before its first picture, it has left nothing there.
-    bench.store.cancel_job(&first, bench.now).await.unwrap();
+    bench.change(&first, Change::Cancel).await;
     bench.try_submit(other, (1..=2).map(row), 2).await.unwrap();
 }
 

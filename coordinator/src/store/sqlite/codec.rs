@@ -65,6 +65,17 @@ pub(super) fn word<T: FromStr<Err = UnknownWord>>(row: &SqliteRow, column: &str)
     Ok(row.try_get::<&str, _>(column)?.parse::<T>()?)
 }
 
+/// Reads a column of JSON that this store wrote.
+pub(super) fn json<T: serde::de::DeserializeOwned>(row: &SqliteRow, column: &str) -> Result<T> {
+    let text: &str = row.try_get(column)?;
+    serde_json::from_str(text).map_err(|error| Error::Corrupt(format!("{column} {text:?}: {error}")))
+}
+
+/// The text of such a column.
+pub(super) fn json_text(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::Corrupt(format!("write json: {error}")))
+}
+
 /// Reads a count, an index or a seed.
 pub(super) fn unsigned(row: &SqliteRow, column: &str) -> Result<u64> {
     let value: i64 = row.try_get(column)?;
@@ -97,7 +108,7 @@ pub(super) fn settings(row: &SqliteRow) -> Result<Settings> {
 /// The columns that [`job`] reads. The index is named because the planner would rather read all results, and
 /// a job with ever so many errors is still told at once.
 pub(super) const JOB_COLUMNS: &str = "id, name, owner, model, output, state, images, done, failed, sealed_at, \
-    started_at, finished_at, output_error, width, height, steps, guidance, bin, decode, \
+    started_at, finished_at, output_error, priority, needs, width, height, steps, guidance, bin, decode, \
     CASE WHEN failed = 0 THEN NULL ELSE (SELECT r.error FROM (SELECT error FROM results \
     INDEXED BY results_failed WHERE results.job = jobs.key AND results.state = 'failed' LIMIT 1000) AS r \
     GROUP BY r.error ORDER BY count(*) DESC, r.error LIMIT 1) END AS error";
@@ -123,5 +134,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job> {
         error: row.try_get("error")?,
         output_error: row.try_get("output_error")?,
         settings: settings(row)?,
+        priority: row.try_get("priority")?,
+        needs: json(row, "needs")?,
     })
 }

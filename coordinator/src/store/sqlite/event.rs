@@ -5,10 +5,11 @@ use sqlx::SqliteConnection;
 
 use super::codec::time_text;
 use crate::store::Result;
+use crate::store::records::By;
 
 /// Something that happened. Keys are those of the tables.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Event {
+pub(super) struct Event<'a> {
     pub kind: &'static str,
     pub job: Option<i64>,
     pub shard: Option<i64>,
@@ -16,13 +17,15 @@ pub(super) struct Event {
     pub attempt: Option<i64>,
     pub session: Option<i64>,
     pub detail: Option<serde_json::Value>,
+    /// Who wanted it, and why; none for what the farm does by itself.
+    pub by: Option<&'a By>,
 }
 
 /// Writes it down, in the transaction of what it tells of.
-pub(super) async fn record(db: &mut SqliteConnection, event: Event, now: Timestamp) -> Result<()> {
+pub(super) async fn record(db: &mut SqliteConnection, event: Event<'_>, now: Timestamp) -> Result<()> {
     sqlx::query(
-        "INSERT INTO events (at, kind, job, shard, idx, attempt, session, detail) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO events (at, kind, job, shard, idx, attempt, session, detail, actor, reason) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(time_text(now))
     .bind(event.kind)
@@ -32,6 +35,8 @@ pub(super) async fn record(db: &mut SqliteConnection, event: Event, now: Timesta
     .bind(event.attempt)
     .bind(event.session)
     .bind(event.detail.map_or_else(|| "{}".to_owned(), |detail| detail.to_string()))
+    .bind(event.by.map(|by| &by.actor).filter(|actor| !actor.is_empty()))
+    .bind(event.by.map(|by| &by.reason).filter(|reason| !reason.is_empty()))
     .execute(db)
     .await?;
     Ok(())

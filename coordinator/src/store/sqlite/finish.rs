@@ -1,7 +1,5 @@
 //! How jobs end.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde_json::json;
 use sqlx::{Row, SqliteConnection};
@@ -10,14 +8,13 @@ use super::SqliteStore;
 use super::codec::{JOB_COLUMNS, job as read_job, time_text};
 use super::event::{Event, record};
 use super::report::job_complete;
-use super::shard_state::{HeldBy, SHARD_COLUMNS, Shard};
 use crate::domain::id::JobId;
-use crate::domain::state::{JobState, LeaseEnd, outcome};
-use crate::store::records::Job;
+use crate::domain::state::{JobState, outcome};
+use crate::store::records::{By, Job};
 use crate::store::{Error, Result};
 
 /// A sealed job with its key.
-async fn find(db: &mut SqliteConnection, job: &JobId) -> Result<(i64, Job)> {
+pub(super) async fn find(db: &mut SqliteConnection, job: &JobId) -> Result<(i64, Job)> {
     let row = sqlx::query(sqlx::AssertSqlSafe(format!(
         "SELECT key, {JOB_COLUMNS} FROM jobs WHERE id = ? AND sealed_at IS NOT NULL"
     )))
@@ -31,12 +28,13 @@ async fn find(db: &mut SqliteConnection, job: &JobId) -> Result<(i64, Job)> {
 }
 
 /// Moves a job to its last state.
-async fn end(
+pub(super) async fn end(
     db: &mut SqliteConnection,
     key: i64,
     job: &Job,
     to: JobState,
     kind: &'static str,
+    by: Option<&By>,
     now: Timestamp,
 ) -> Result<Job> {
     let state = job.state.become_state(to)?;
@@ -50,32 +48,8 @@ async fn end(
     .await?;
     let job = read_job(&row)?;
     let detail = json!({ "state": state.word(), "done": job.done, "failed": job.failed });
-    record(db, Event { kind, job: Some(key), detail: Some(detail), ..Event::default() }, now).await?;
+    record(db, Event { kind, job: Some(key), detail: Some(detail), by, ..Event::default() }, now).await?;
     Ok(job)
-}
-
-pub(super) async fn cancel_job(store: &SqliteStore, job: &JobId, now: Timestamp) -> Result<Job> {
-    let mut tx = store.write().await?;
-    let (key, found) = find(&mut tx, job).await?;
-    if found.state.has_ended() {
-        return Ok(found);
-    }
-    let leased = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "SELECT {SHARD_COLUMNS} FROM shards AS s JOIN leases AS l ON l.shard = s.key \
-         WHERE s.job = ? AND l.ended_at IS NULL ORDER BY s.key"
-    )))
-    .bind(key)
-    .fetch_all(&mut *tx)
-    .await?;
-    for row in &leased {
-        let mut shard = Shard::read(row)?;
-        if let Some(held) = HeldBy::find(&mut tx, shard.key).await? {
-            shard.give_back(&mut tx, &held, LeaseEnd::Revoked, None, Duration::ZERO, now).await?;
-        }
-    }
-    let ended = end(&mut tx, key, &found, JobState::Cancelled, "job_cancelled", now).await?;
-    tx.commit().await?;
-    Ok(ended)
 }
 
 pub(super) async fn jobs_to_finish(store: &SqliteStore) -> Result<Vec<Job>> {
@@ -98,7 +72,7 @@ pub(super) async fn finish_job(store: &SqliteStore, job: &JobId, now: Timestamp)
     if !job_complete(&mut tx, key).await? {
         return Err(Error::Corrupt(format!("job {job} is to be finished but has images without a result")));
     }
-    let ended = end(&mut tx, key, &found, outcome(found.failed), "job_finished", now).await?;
+    let ended = end(&mut tx, key, &found, outcome(found.failed), "job_finished", None, now).await?;
     tx.commit().await?;
     Ok(ended)
 }

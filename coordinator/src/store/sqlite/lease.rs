@@ -3,62 +3,145 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::SqliteStore;
-use super::codec::{settings, small, time_text, unsigned};
+use super::codec::{json, settings, small, time, time_text, unsigned};
 use super::event::{Event, record};
 use super::session::open_key;
 use super::shard_state::{SHARD_COLUMNS, Shard};
-use crate::domain::id::{JobId, SessionId, ShardId};
+use crate::domain::id::{JobId, ShardId};
+use crate::domain::schedule::{Choice, OpenGroup, OpenJob};
 use crate::domain::state::{JobState, ShardState};
-use crate::store::records::{Lease, LeaseRef, LeasedImage};
+use crate::store::records::{Claim, Lease, LeaseRef, LeasedImage, OPEN_GROUPS};
 use crate::store::{Error, Result};
 
-/// The oldest ready shard of the oldest open job, or of one job. CROSS JOIN keeps this order of loops: a few open jobs outside,
-/// their ready shards inside, both by index.
-const NEXT: &str = "FROM jobs AS j CROSS JOIN shards AS s ON s.job = j.key \
-    WHERE j.state IN ('pending', 'running') AND j.sealed_at IS NOT NULL \
-    AND s.state = 'ready' AND s.not_before <= ?1 AND (?2 IS NULL OR j.id = ?2) ORDER BY j.key, s.key LIMIT 1";
+/// Jobs that may have a shard to give.
+const OPEN: &str = "j.state IN ('pending', 'running') AND j.sealed_at IS NOT NULL";
 
-pub(super) async fn lease_shard(
+pub(super) async fn open_jobs(store: &SqliteStore, now: Timestamp) -> Result<Vec<OpenJob>> {
+    let jobs = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT j.key, j.id, j.owner, coalesce(o.weight, 1.0) AS weight, j.model, j.priority, j.needs, j.sealed_at, \
+         j.width, j.height, j.steps, j.guidance, j.bin, j.decode, \
+         (SELECT max(l.granted_at) FROM leases AS l WHERE l.job = j.key) AS leased_at, \
+         (SELECT coalesce(sum(s.images), 0) FROM leases AS l JOIN shards AS s ON s.key = l.shard \
+         WHERE l.job = j.key AND l.ended_at IS NULL) AS leased_images \
+         FROM jobs AS j LEFT JOIN owners AS o ON o.owner = j.owner \
+         WHERE {OPEN} AND coalesce(o.held, 0) = 0 AND EXISTS \
+         (SELECT 1 FROM shards AS s WHERE s.job = j.key AND s.state = 'ready' AND s.not_before <= ?1) ORDER BY j.key"
+    )))
+    .bind(time_text(now))
+    .fetch_all(&store.reader)
+    .await?;
+    let mut open = Vec::with_capacity(jobs.len());
+    for row in &jobs {
+        let groups = open_groups(store, row.try_get("key")?, now).await?;
+        open.push(open_job(row, groups)?);
+    }
+    Ok(open)
+}
+
+fn open_job(row: &SqliteRow, groups: Vec<OpenGroup>) -> Result<OpenJob> {
+    Ok(OpenJob {
+        id: JobId::from(row.try_get::<String, _>("id")?),
+        owner: row.try_get("owner")?,
+        owner_weight: row.try_get("weight")?,
+        model: row.try_get("model")?,
+        priority: row.try_get("priority")?,
+        needs: json(row, "needs")?,
+        settings: settings(row)?,
+        submitted_at: time(row.try_get("sealed_at")?)?,
+        leased_at: row.try_get::<Option<&str>, _>("leased_at")?.map(time).transpose()?,
+        leased_images: unsigned(row, "leased_images")?,
+        groups,
+    })
+}
+
+/// The groups with a ready shard, in order.
+async fn open_groups(store: &SqliteStore, job: i64, now: Timestamp) -> Result<Vec<OpenGroup>> {
+    let rows = sqlx::query(
+        "SELECT g.group_no, g.width, g.height FROM settings_groups AS g WHERE g.job = ?1 AND EXISTS \
+         (SELECT 1 FROM shards AS s WHERE s.job = g.job AND s.group_no = g.group_no AND s.state = 'ready' \
+         AND s.not_before <= ?2) ORDER BY g.group_no LIMIT ?3",
+    )
+    .bind(job)
+    .bind(time_text(now))
+    .bind(OPEN_GROUPS as i64)
+    .fetch_all(&store.reader)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let size = (small(row, "width")?, small(row, "height")?);
+            Ok(OpenGroup { number: small(row, "group_no")?, size })
+        })
+        .collect()
+}
+
+pub(super) async fn lease_shards(
     store: &SqliteStore,
-    session: &SessionId,
-    job: Option<&JobId>,
+    claims: &[Claim],
+    duration: Duration,
+    now: Timestamp,
+) -> Result<Vec<Result<Option<Lease>>>> {
+    let mut tx = store.write().await?;
+    let mut answers = Vec::with_capacity(claims.len());
+    for claim in claims {
+        answers.push(match open_key(&mut tx, &claim.session).await {
+            Ok(session) => Ok(lease_shard(&mut tx, session, &claim.choices, duration, now).await?),
+            Err(error @ (Error::SessionClosed(_) | Error::NotFound { .. })) => Err(error),
+            Err(error) => return Err(error),
+        });
+    }
+    tx.commit().await?;
+    Ok(answers)
+}
+
+async fn lease_shard(
+    db: &mut SqliteConnection,
+    session: i64,
+    choices: &[Choice],
     duration: Duration,
     now: Timestamp,
 ) -> Result<Option<Lease>> {
-    if store.writer.is_none() {
-        return Err(Error::ReadOnly);
+    for choice in choices {
+        if let Some(row) = next(db, choice, now).await? {
+            return Ok(Some(take(db, &row, session, duration, now).await?));
+        }
     }
-    // Many idle workers ask often: they look without the write lock first.
-    open_key(&mut *store.reader.acquire().await?, session).await?;
-    let ready = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT 1 {NEXT}")))
-        .bind(time_text(now))
-        .bind(job.map(JobId::as_str))
-        .fetch_optional(&store.reader)
-        .await?;
-    if ready.is_none() {
-        return Ok(None);
-    }
-    let mut tx = store.write().await?;
-    let session_key = open_key(&mut tx, session).await?;
-    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "SELECT {SHARD_COLUMNS}, s.id AS shard_id, j.id AS job_id, j.name, j.model, j.output, \
-         j.state AS job_state {NEXT}"
+    Ok(None)
+}
+
+/// The oldest ready shard of a choice.
+async fn next(db: &mut SqliteConnection, choice: &Choice, now: Timestamp) -> Result<Option<SqliteRow>> {
+    let group = if choice.group.is_some() { "AND s.group_no = ?3" } else { "AND ?3 IS NULL" };
+    Ok(sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {SHARD_COLUMNS}, s.id AS shard_id, j.id AS job_id, j.name, j.model, j.output, j.state AS job_state \
+         FROM jobs AS j CROSS JOIN shards AS s ON s.job = j.key \
+         WHERE j.id = ?1 AND {OPEN} AND s.state = 'ready' AND s.not_before <= ?2 {group} ORDER BY s.key LIMIT 1"
     )))
+    .bind(choice.job.as_str())
     .bind(time_text(now))
-    .bind(job.map(JobId::as_str))
-    .fetch_optional(&mut *tx)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    let shard = Shard::read(&row)?;
+    .bind(choice.group)
+    .fetch_optional(db)
+    .await?)
+}
+
+/// Leases the shard that [`next`] found.
+async fn take(
+    db: &mut SqliteConnection,
+    row: &SqliteRow,
+    session: i64,
+    duration: Duration,
+    now: Timestamp,
+) -> Result<Lease> {
+    let shard = Shard::read(row)?;
     shard.state.become_state(ShardState::Leased)?;
-    let attempt = grant(&mut tx, &shard, session_key, duration, now).await?;
-    let job_state: JobState = super::codec::word(&row, "job_state")?;
+    let attempt = grant(db, &shard, session, duration, now).await?;
+    let job_state: JobState = super::codec::word(row, "job_state")?;
     let started_job = job_state == JobState::Pending;
     if started_job {
-        start_job(&mut tx, shard.job, job_state, now).await?;
+        start_job(db, shard.job, job_state, now).await?;
     }
     let group = sqlx::query(
         "SELECT width, height, steps, guidance, bin, decode FROM settings_groups \
@@ -66,20 +149,18 @@ pub(super) async fn lease_shard(
     )
     .bind(shard.job)
     .bind(shard.group)
-    .fetch_one(&mut *tx)
+    .fetch_one(&mut *db)
     .await?;
-    let lease = Lease {
+    Ok(Lease {
         lease: LeaseRef { shard: ShardId::from(row.try_get::<String, _>("shard_id")?), attempt },
         job: JobId::from(row.try_get::<String, _>("job_id")?),
         job_name: row.try_get("name")?,
         model: row.try_get("model")?,
         output: row.try_get("output")?,
         settings: settings(&group)?,
-        images: open_images(&mut tx, &shard).await?,
+        images: open_images(db, &shard).await?,
         started_job,
-    };
-    tx.commit().await?;
-    Ok(Some(lease))
+    })
 }
 
 /// Gives out the next attempt.
@@ -99,11 +180,12 @@ async fn grant(
     .await?;
     let attempt = small(&row, "attempt")?;
     sqlx::query(
-        "INSERT INTO leases (shard, attempt, session, granted_at, expires_at) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO leases (shard, attempt, session, job, granted_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)",
     )
     .bind(shard.key)
     .bind(attempt)
     .bind(session)
+    .bind(shard.job)
     .bind(time_text(now))
     .bind(time_text(expiry(now, duration)?))
     .execute(&mut *db)

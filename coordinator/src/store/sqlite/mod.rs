@@ -4,7 +4,7 @@
 //! transaction can find at its first write that another one was faster. Reading has connections of its own.
 //!
 //! - `open`: options, migrations, read-only opening
-//! - `submit`, `session`, `lease`, `report`, `sweep`, `finish`, `read`: one file per duty
+//! - `submit`, `change`, `session`, `lease`, `report`, `sweep`, `finish`, `read`: one file per duty
 //! - `query`: the analyst's SQL
 //! - `shard_state`, `event`: what several duties share
 //! - `codec`: between columns and the words of the domain
@@ -21,10 +21,12 @@ use super::records::*;
 use super::{Error, Result, Store};
 use crate::domain::blame::Caps;
 use crate::domain::id::{JobId, SessionId};
+use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
 use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::{Batch, Speed};
 
+mod change;
 mod codec;
 mod event;
 mod finish;
@@ -102,8 +104,16 @@ impl Store for SqliteStore {
         read::images(self, job, states, from, limit).await
     }
 
-    async fn cancel_job(&self, job: &JobId, now: Timestamp) -> Result<Job> {
-        self.written(finish::cancel_job(self, job, now).await)
+    async fn change_job(&self, job: &JobId, change: &Change, by: &By, now: Timestamp) -> Result<Changed> {
+        self.written(change::change_job(self, job, change, by, now).await)
+    }
+
+    async fn hold_owner(&self, owner: &str, held: bool, by: &By, now: Timestamp) -> Result<()> {
+        self.written(change::hold_owner(self, owner, held, by, now).await)
+    }
+
+    async fn weigh_owner(&self, owner: &str, weight: f64, by: &By, now: Timestamp) -> Result<()> {
+        self.written(change::weigh_owner(self, owner, weight, by, now).await)
     }
 
     async fn open_session(&self, session: &NewSession, now: Timestamp) -> Result<SessionId> {
@@ -114,24 +124,30 @@ impl Store for SqliteStore {
         self.written(session::close_session(self, session, reason, now).await)
     }
 
-    async fn lease_shard(
+    async fn session(&self, session: &SessionId) -> Result<NewSession> {
+        session::session(self, session).await
+    }
+
+    async fn open_jobs(&self, now: Timestamp) -> Result<Vec<OpenJob>> {
+        lease::open_jobs(self, now).await
+    }
+
+    async fn lease_shards(
         &self,
-        session: &SessionId,
-        job: Option<&JobId>,
+        claims: &[Claim],
         duration: Duration,
         now: Timestamp,
-    ) -> Result<Option<Lease>> {
-        self.written(lease::lease_shard(self, session, job, duration, now).await)
+    ) -> Result<Vec<Result<Option<Lease>>>> {
+        self.written(lease::lease_shards(self, claims, duration, now).await)
     }
 
     async fn renew_leases(
         &self,
-        session: &SessionId,
-        held: &[HeldLease],
+        renewals: &[Renewal],
         duration: Duration,
         now: Timestamp,
-    ) -> Result<Vec<LeaseRef>> {
-        self.written(session::renew_leases(self, session, held, duration, now).await)
+    ) -> Result<Vec<Result<Vec<LeaseRef>>>> {
+        self.written(session::renew_leases(self, renewals, duration, now).await)
     }
 
     async fn release_lease(
@@ -146,17 +162,19 @@ impl Store for SqliteStore {
 
     async fn report_results(
         &self,
-        session: &SessionId,
-        lease: &LeaseRef,
-        results: &[ImageReport],
+        reports: &[Report],
         caps: Caps,
         now: Timestamp,
-    ) -> Result<Reported> {
-        self.written(report::report_results(self, session, lease, results, caps, now).await)
+    ) -> Result<Vec<Result<Reported>>> {
+        self.written(report::report_results(self, reports, caps, now).await)
     }
 
     async fn recover(&self, lease_duration: Duration, now: Timestamp) -> Result<Recovered> {
         self.written(sweep::recover(self, lease_duration, now).await)
+    }
+
+    async fn turn(&self, _duty: &Duty) -> Result<Option<Turn>> {
+        Ok(Some(Turn::alone()))
     }
 
     async fn expire_leases(&self, caps: Caps, now: Timestamp) -> Result<u64> {

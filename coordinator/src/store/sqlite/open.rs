@@ -14,9 +14,10 @@ use super::SqliteStore;
 use crate::store::{Error, Result};
 
 /// The tables, in the order in which they came to be.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "tables", include_str!("../../../../migrations/sqlite/0001_tables.sql")),
     (2, "audit views", include_str!("../../../../migrations/sqlite/0002_audit_views.sql")),
+    (3, "scheduling", include_str!("../../../../migrations/sqlite/0003_scheduling.sql")),
 ];
 const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 

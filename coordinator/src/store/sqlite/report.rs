@@ -1,7 +1,7 @@
 //! Committing results.
 
 use jiff::Timestamp;
-use sqlx::{Row, SqliteConnection};
+use sqlx::{Connection, Row, SqliteConnection};
 
 use super::SqliteStore;
 use super::codec::{signed, small, time_text, word};
@@ -9,10 +9,9 @@ use super::session;
 use super::shard_state::{Failure, HeldBy, Shard, fail_image};
 use crate::domain::Invalid;
 use crate::domain::blame::{Caps, Verdict, after_error};
-use crate::domain::id::SessionId;
 use crate::domain::state::JobState;
-use crate::store::Result;
-use crate::store::records::{ImageReport, LeaseRef, Outcome, Reported};
+use crate::store::records::{ImageReport, Outcome, Report, Reported};
+use crate::store::{Error, Result};
 
 /// Who reports, from which attempt.
 struct Reporter {
@@ -24,18 +23,43 @@ struct Reporter {
 
 pub(super) async fn report_results(
     store: &SqliteStore,
-    session: &SessionId,
-    lease: &LeaseRef,
-    results: &[ImageReport],
+    reports: &[Report],
+    caps: Caps,
+    now: Timestamp,
+) -> Result<Vec<Result<Reported>>> {
+    let mut tx = store.write().await?;
+    let mut answers = Vec::with_capacity(reports.len());
+    for report in reports {
+        // What is refused leaves nothing behind.
+        let mut savepoint = tx.begin().await?;
+        answers.push(match commit_report(&mut savepoint, report, caps, now).await {
+            Ok(reported) => {
+                savepoint.commit().await?;
+                Ok(reported)
+            }
+            Err(error @ (Error::Invalid(_) | Error::NotFound { .. })) => {
+                savepoint.rollback().await?;
+                Err(error)
+            }
+            Err(error) => return Err(error),
+        });
+    }
+    tx.commit().await?;
+    Ok(answers)
+}
+
+async fn commit_report(
+    db: &mut SqliteConnection,
+    report: &Report,
     caps: Caps,
     now: Timestamp,
 ) -> Result<Reported> {
-    let mut tx = store.write().await?;
-    let known_session = session::find(&mut tx, session).await?;
+    let Report { session, lease, results } = report;
+    let known_session = session::find(db, session).await?;
     if let Some((key, true)) = known_session {
-        session::seen(&mut tx, key, now).await?;
+        session::seen(db, key, now).await?;
     }
-    let mut shard = Shard::find(&mut tx, &lease.shard).await?;
+    let mut shard = Shard::find(db, &lease.shard).await?;
     if !(1..=shard.attempt).contains(&lease.attempt) {
         let what = format!("attempt {} of shard {} was never given out", lease.attempt, lease.shard);
         return Err(Invalid::job(what).into());
@@ -43,16 +67,15 @@ pub(super) async fn report_results(
     let reporter = Reporter { session: known_session.map(|(key, _)| key), attempt: lease.attempt, caps, now };
     let mut accepted = 0;
     for result in results {
-        if commit(&mut tx, &shard, &reporter, result).await? {
+        if commit(db, &shard, &reporter, result).await? {
             accepted += 1;
         }
     }
-    shard.settle(&mut tx, now).await?;
-    let held = HeldBy::find(&mut tx, shard.key)
+    shard.settle(db, now).await?;
+    let held = HeldBy::find(db, shard.key)
         .await?
         .is_some_and(|held| held.attempt == lease.attempt && Some(held.session) == reporter.session);
-    let job_complete = job_complete(&mut tx, shard.job).await?;
-    tx.commit().await?;
+    let job_complete = job_complete(db, shard.job).await?;
     Ok(Reported { accepted, known: results.len() as u64 - accepted, held, job_complete })
 }
 

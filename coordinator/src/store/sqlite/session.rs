@@ -9,14 +9,14 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::SqliteStore;
-use super::codec::time_text;
+use super::codec::{json as read_json, json_text, time_text};
 use super::event::{Event, record};
 use super::lease::expiry;
 use super::shard_state::{HeldBy, SHARD_COLUMNS, Shard};
 use crate::domain::blame::retry_delay;
 use crate::domain::id::SessionId;
 use crate::domain::state::LeaseEnd;
-use crate::store::records::{HeldLease, LeaseRef, NewSession, Release, ReleaseReason};
+use crate::store::records::{HeldLease, LeaseRef, NewSession, Release, ReleaseReason, Renewal};
 use crate::store::{Error, Result};
 
 pub(super) async fn open_session(
@@ -33,8 +33,8 @@ pub(super) async fn open_session(
     .bind(&id)
     .bind(&session.worker)
     .bind(&session.version)
-    .bind(&session.devices)
-    .bind(&session.labels)
+    .bind(json_text(&session.devices)?)
+    .bind(json_text(&session.labels)?)
     .bind(session.embedded)
     .bind(time_text(now))
     .fetch_one(&mut *tx)
@@ -57,6 +57,22 @@ pub(super) async fn find(db: &mut SqliteConnection, session: &SessionId) -> Resu
     row.map(|row| Ok((row.try_get("key")?, row.try_get("open")?))).transpose()
 }
 
+pub(super) async fn session(store: &SqliteStore, session: &SessionId) -> Result<NewSession> {
+    let mut db = store.reader.acquire().await?;
+    let key = open_key(&mut db, session).await?;
+    let row = sqlx::query("SELECT worker, version, devices, labels, embedded FROM sessions WHERE key = ?")
+        .bind(key)
+        .fetch_one(&mut *db)
+        .await?;
+    Ok(NewSession {
+        worker: row.try_get("worker")?,
+        version: row.try_get("version")?,
+        devices: read_json(&row, "devices")?,
+        labels: read_json(&row, "labels")?,
+        embedded: row.try_get("embedded")?,
+    })
+}
+
 /// The key of an open session.
 pub(super) async fn open_key(db: &mut SqliteConnection, session: &SessionId) -> Result<i64> {
     match find(db, session).await? {
@@ -68,18 +84,36 @@ pub(super) async fn open_key(db: &mut SqliteConnection, session: &SessionId) -> 
 
 pub(super) async fn renew_leases(
     store: &SqliteStore,
-    session: &SessionId,
-    held: &[HeldLease],
+    renewals: &[Renewal],
     duration: Duration,
     now: Timestamp,
-) -> Result<Vec<LeaseRef>> {
+) -> Result<Vec<Result<Vec<LeaseRef>>>> {
     let mut tx = store.write().await?;
-    let key = open_key(&mut tx, session).await?;
-    seen(&mut tx, key, now).await?;
     let expires_at = time_text(expiry(now, duration)?);
+    let mut answers = Vec::with_capacity(renewals.len());
+    for renewal in renewals {
+        answers.push(match open_key(&mut tx, &renewal.session).await {
+            Ok(key) => Ok(renew(&mut tx, key, &renewal.held, &expires_at, now).await?),
+            Err(error @ (Error::SessionClosed(_) | Error::NotFound { .. })) => Err(error),
+            Err(error) => return Err(error),
+        });
+    }
+    tx.commit().await?;
+    Ok(answers)
+}
+
+/// Prolongs one session and what it holds; the leases that it still holds.
+async fn renew(
+    db: &mut SqliteConnection,
+    session: i64,
+    held: &[HeldLease],
+    expires_at: &str,
+    now: Timestamp,
+) -> Result<Vec<LeaseRef>> {
+    seen(db, session, now).await?;
     let mut kept = Vec::with_capacity(held.len());
     for lease in held {
-        let shard = match Shard::find(&mut tx, &lease.lease.shard).await {
+        let shard = match Shard::find(db, &lease.lease.shard).await {
             Ok(shard) => shard,
             Err(Error::NotFound { .. }) => continue,
             Err(error) => return Err(error),
@@ -88,18 +122,17 @@ pub(super) async fn renew_leases(
             "UPDATE leases SET expires_at = ?, rendering = ? \
              WHERE shard = ? AND attempt = ? AND session = ? AND ended_at IS NULL",
         )
-        .bind(&expires_at)
+        .bind(expires_at)
         .bind(json!(rendering(&shard, lease)).to_string())
         .bind(shard.key)
         .bind(lease.lease.attempt)
-        .bind(key)
-        .execute(&mut *tx)
+        .bind(session)
+        .execute(&mut *db)
         .await?;
         if renewed.rows_affected() > 0 {
             kept.push(lease.lease.clone());
         }
     }
-    tx.commit().await?;
     Ok(kept)
 }
 

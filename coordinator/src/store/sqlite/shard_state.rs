@@ -72,7 +72,7 @@ impl Shard {
     }
 
     /// Moves it; `not_before` is when it may be leased again.
-    async fn become_state(
+    pub async fn become_state(
         &mut self,
         db: &mut SqliteConnection,
         to: ShardState,
@@ -197,6 +197,7 @@ impl HeldBy {
             attempt: Some(i64::from(self.attempt)),
             session: Some(self.session),
             detail,
+            by: None,
         };
         record(db, event, now).await
     }
@@ -249,6 +250,7 @@ pub(super) async fn fail_image(
         attempt: Some(i64::from(failure.attempt)),
         session: failure.session,
         detail: Some(serde_json::json!({ "error_class": failure.class.word(), "error": failure.error })),
+        by: None,
     };
     record(db, event, now).await
 }

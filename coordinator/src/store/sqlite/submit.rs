@@ -8,14 +8,14 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::SqliteStore;
-use super::codec::{JOB_COLUMNS, job as read_job, signed, time_text};
+use super::codec::{JOB_COLUMNS, job as read_job, json_text, signed, time_text};
 use super::event::{Event, record};
 use crate::domain::Invalid;
 use crate::domain::id::JobId;
 use crate::domain::spec::JobSpec;
 use crate::domain::state::JobState;
 use crate::domain::submission::Batch;
-use crate::store::records::{Begun, Job};
+use crate::store::records::{Begun, By, Job};
 use crate::store::{Error, Result};
 
 /// Rows that one transaction of `purge` deletes: few, because workers wait for the writer meanwhile.
@@ -51,8 +51,8 @@ pub(super) async fn begin_job(store: &SqliteStore, spec: &JobSpec, now: Timestam
     let id = Uuid::now_v7().to_string();
     sqlx::query(
         "INSERT INTO jobs (id, client_token, name, owner, model, output, width, height, steps, guidance, bin, \
-         decode, negative_prompt, seed, images_per_prompt, name_template, state, created_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         decode, negative_prompt, seed, images_per_prompt, name_template, priority, needs, state, created_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(&id)
     .bind(&spec.client_token)
@@ -70,6 +70,8 @@ pub(super) async fn begin_job(store: &SqliteStore, spec: &JobSpec, now: Timestam
     .bind(signed(spec.seed, "seed")?)
     .bind(spec.images_per_prompt)
     .bind(&spec.name_template)
+    .bind(spec.priority)
+    .bind(json_text(&spec.needs)?)
     .bind(JobState::Pending.word())
     .bind(time_text(now))
     .execute(&mut *tx)
@@ -110,7 +112,9 @@ pub(super) async fn seal_job(store: &SqliteStore, job: &JobId, batch: &Batch, no
     .fetch_one(&mut *tx)
     .await?;
     let job = read_job(&row)?;
+    let by = By { actor: job.owner.clone(), reason: String::new() };
     let event = Event {
+        by: Some(&by),
         kind: "job_submitted",
         job: Some(key),
         detail: Some(json!({ "images": job.images, "model": job.model, "output": job.output })),

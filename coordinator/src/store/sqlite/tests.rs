@@ -11,7 +11,7 @@ use super::SqliteStore;
 use super::read::images_sql;
 use crate::domain::state::ImageState;
 use crate::store::conformance::{Bench, CAPS, LEASE, conformance_suite, spec};
-use crate::store::records::{Answer, Cell};
+use crate::store::records::{Answer, By, Cell, Change};
 use crate::store::{Error, Store};
 
 async fn fresh_store() -> (SqliteStore, TempDir) {
@@ -201,8 +201,11 @@ async fn a_read_only_store_reads_beside_a_writer_and_refuses_to_write() {
     let session = bench.session("w").await;
     bench.render_all(&session).await;
     assert_eq!(reading.job(id.as_str()).await.unwrap().done, 2);
-    assert!(matches!(reading.cancel_job(&id, bench.now).await, Err(Error::ReadOnly)));
-    let lease = reading.lease_shard(&session, None, Duration::from_secs(60), bench.now).await;
+    assert!(matches!(
+        reading.change_job(&id, &Change::Cancel, &By::default(), bench.now).await,
+        Err(Error::ReadOnly)
+    ));
+    let lease = reading.lease_shards(&[], Duration::from_secs(60), bench.now).await;
     assert!(matches!(lease, Err(Error::ReadOnly)));
     reading.close().await;
     bench.store.close().await;

@@ -1,0 +1,258 @@
+//! Shards for the sessions that wait for one.
+//!
+//! One task knows all waiting sessions of this coordinator: it looks at the open jobs once for all of them, has the
+//! scheduler put them in order for each, and claims for all in one call. An idle farm costs one look a second,
+//! however many sessions wait.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::batch::shared;
+use crate::domain::id::{JobId, SessionId};
+use crate::domain::schedule::{Choice, OpenJob, Plan, Worker};
+use crate::store::records::{Claim, Lease, NewSession, Release, ReleaseReason};
+use crate::store::{Error, Result, Store};
+
+/// Without a hint the open jobs are looked at this often: a shard may be ready after a pause, or another process may
+/// have changed something.
+const LOOK: Duration = Duration::from_secs(1);
+/// Open jobs as they were this long ago still serve.
+const FRESH: Duration = Duration::from_millis(200);
+/// Sessions served by one call of the store.
+const MOST_CLAIMS: usize = 256;
+/// Sessions that may wait to be looked at.
+const QUEUE: usize = 4096;
+/// What is known of a session that asked for nothing in this time is forgotten, and read again when needed.
+const FORGET: Duration = Duration::from_secs(600);
+
+/// A session that waits for a shard.
+#[derive(Debug)]
+struct Waiting {
+    session: SessionId,
+    /// Of this job only.
+    job: Option<JobId>,
+    until: Instant,
+    reply: oneshot::Sender<Result<Option<Lease>>>,
+}
+
+/// The way to the task that hands out shards.
+#[derive(Debug)]
+pub(crate) struct Dispatcher {
+    queue: mpsc::Sender<Waiting>,
+}
+
+impl Dispatcher {
+    /// `ready` changes whenever a shard may have become ready. Ends with `stop`.
+    pub fn start(
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+        store: Arc<dyn Store>,
+        ready: watch::Receiver<()>,
+        lease_duration: Duration,
+    ) -> Self {
+        let (queue, arrivals) = mpsc::channel(QUEUE);
+        let desk = Desk {
+            store,
+            ready,
+            lease_duration,
+            waiting: Vec::new(),
+            known: HashMap::new(),
+            open: Vec::new(),
+            looked_at: None,
+        };
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = desk.run(arrivals) => {}
+            }
+        });
+        Self { queue }
+    }
+
+    /// Waits for a shard until `until`; none when there was none.
+    pub async fn shard(
+        &self,
+        session: SessionId,
+        job: Option<JobId>,
+        until: Instant,
+    ) -> Result<Option<Lease>> {
+        let (reply, answer) = oneshot::channel();
+        let waiting = Waiting { session, job, until, reply };
+        self.queue.send(waiting).await.map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Closed)?
+    }
+}
+
+/// What is known of a session.
+#[derive(Debug)]
+struct Known {
+    session: NewSession,
+    /// Model and size of its last lease from here.
+    last: Option<(String, (u32, u32))>,
+    asked_at: Instant,
+}
+
+/// The task's own things.
+struct Desk {
+    store: Arc<dyn Store>,
+    ready: watch::Receiver<()>,
+    lease_duration: Duration,
+    waiting: Vec<Waiting>,
+    known: HashMap<SessionId, Known>,
+    open: Vec<OpenJob>,
+    /// When `open` was read; none when it must be read again.
+    looked_at: Option<Instant>,
+}
+
+impl Desk {
+    async fn run(mut self, mut arrivals: mpsc::Receiver<Waiting>) {
+        loop {
+            let wake = self.wake_at();
+            tokio::select! {
+                arrived = arrivals.recv_many(&mut self.waiting, MOST_CLAIMS) => {
+                    if arrived == 0 {
+                        return;
+                    }
+                }
+                // The sender lives as long as the farm.
+                _ = self.ready.changed() => self.looked_at = None,
+                () = sleep_until(wake) => {}
+            }
+            // Those who went away meanwhile.
+            self.waiting.retain(|waiting| !waiting.reply.is_closed());
+            if !self.waiting.is_empty() {
+                self.serve().await;
+            }
+        }
+    }
+
+    /// When to look again without an arrival or a hint.
+    fn wake_at(&self) -> Instant {
+        let now = Instant::now();
+        let Some(first) = self.waiting.iter().map(|waiting| waiting.until).min() else {
+            return now + FORGET;
+        };
+        let look = self.looked_at.map_or(now + LOOK, |at| at + LOOK);
+        first.min(look)
+    }
+
+    /// Gives shards to those who wait, and an answer to those whose time is over.
+    async fn serve(&mut self) {
+        let result = self.try_serve().await;
+        if let Err(error) = result {
+            // The next look starts afresh.
+            self.looked_at = None;
+            let answers = shared(error, self.waiting.len());
+            for (waiting, answer) in self.waiting.drain(..).zip(answers) {
+                let _ = waiting.reply.send(answer);
+            }
+        }
+        let now = Instant::now();
+        for over in self.waiting.extract_if(.., |waiting| waiting.until <= now) {
+            let _ = over.reply.send(Ok(None));
+        }
+        self.known.retain(|_, known| now < known.asked_at + FORGET);
+    }
+
+    async fn try_serve(&mut self) -> Result<()> {
+        self.look().await?;
+        if self.open.is_empty() {
+            return Ok(());
+        }
+        self.learn().await?;
+        let claims = self.claims();
+        let mut answers = Vec::with_capacity(claims.len());
+        for part in claims.chunks(MOST_CLAIMS) {
+            answers.extend(self.store.lease_shards(part, self.lease_duration, Timestamp::now()).await?);
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        for ((waiting, answer), claim) in waiting.into_iter().zip(answers).zip(&claims) {
+            match answer {
+                Ok(Some(lease)) => self.give(waiting, lease).await,
+                Ok(None) => {
+                    // Others were quicker: what was looked at is out of date.
+                    if !claim.choices.is_empty() {
+                        self.open.clear();
+                    }
+                    self.waiting.push(waiting);
+                }
+                Err(error) => {
+                    self.known.remove(&waiting.session);
+                    let _ = waiting.reply.send(Err(error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the open jobs when what was read is too old.
+    async fn look(&mut self) -> Result<()> {
+        let fresh = if self.open.is_empty() { LOOK } else { FRESH };
+        if self.looked_at.is_none_or(|at| at.elapsed() >= fresh) {
+            self.open = self.store.open_jobs(Timestamp::now()).await?;
+            self.looked_at = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Reads what is not known about the waiting sessions. A session that is closed is told so.
+    async fn learn(&mut self) -> Result<()> {
+        let now = Instant::now();
+        for waiting in std::mem::take(&mut self.waiting) {
+            if let Some(known) = self.known.get_mut(&waiting.session) {
+                known.asked_at = now;
+                self.waiting.push(waiting);
+                continue;
+            }
+            match self.store.session(&waiting.session).await {
+                Ok(session) => {
+                    let known = Known { session, last: None, asked_at: now };
+                    self.known.insert(waiting.session.clone(), known);
+                    self.waiting.push(waiting);
+                }
+                Err(error) => drop(waiting.reply.send(Err(error))),
+            }
+        }
+        Ok(())
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        let mut plan = Plan::new(&self.open, Timestamp::now());
+        let claims = self.waiting.iter().map(|waiting| {
+            let mut choices = self.known.get(&waiting.session).map_or_else(Vec::new, |known| {
+                let last = known.last.as_ref().map(|(model, size)| (model.as_str(), *size));
+                let NewSession { devices, labels, .. } = &known.session;
+                plan.choices(&Worker { devices, labels, last })
+            });
+            if let Some(job) = &waiting.job {
+                choices.retain(|choice: &Choice| choice.job == *job);
+            }
+            Claim { session: waiting.session.clone(), choices }
+        });
+        claims.collect()
+    }
+
+    async fn give(&mut self, waiting: Waiting, lease: Lease) {
+        if let Some(known) = self.known.get_mut(&waiting.session) {
+            known.last = Some((lease.model.clone(), (lease.settings.width, lease.settings.height)));
+        }
+        let Err(Ok(Some(lease))) = waiting.reply.send(Ok(Some(lease))) else { return };
+        // It went away while the lease was on its way: others need not wait until it expires.
+        let release = Release {
+            reason: ReleaseReason::Unknown,
+            message: "the call ended before its answer".to_owned(),
+        };
+        let released =
+            self.store.release_lease(&waiting.session, &lease.lease, &release, Timestamp::now()).await;
+        if let Err(error) = released {
+            tracing::warn!(shard = %lease.lease.shard, session = %waiting.session, %error, "release a lease that nobody took");
+        }
+    }
+}

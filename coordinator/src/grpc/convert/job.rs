@@ -1,0 +1,192 @@
+//! Jobs and images.
+
+use sanafarm_proto::v1;
+use tonic::Status;
+
+use super::worker::error_class;
+use super::{Converted, missing, settings, settings_message, timestamp};
+use crate::domain::UnknownWord;
+use crate::domain::blame::ErrorClass;
+use crate::domain::schedule::Needs;
+use crate::domain::spec::{JobSpec, Row};
+use crate::domain::state::{ImageState, JobState};
+use crate::store::records::*;
+
+pub(in crate::grpc) fn spec(spec: v1::JobSpec) -> Converted<JobSpec> {
+    let wanted = spec.settings.as_ref().ok_or_else(|| missing("settings"))?;
+    Ok(JobSpec {
+        settings: settings(wanted),
+        client_token: spec.client_token,
+        name: spec.name,
+        owner: spec.owner,
+        model: spec.model,
+        output: spec.output,
+        negative_prompt: spec.negative_prompt,
+        seed: spec.seed,
+        images_per_prompt: spec.images_per_prompt,
+        name_template: spec.name_template,
+        priority: spec.priority,
+        needs: spec.needs.map(needs).transpose()?.unwrap_or_default(),
+    })
+}
+
+pub(in crate::grpc) fn row(row: v1::PromptRow) -> Row {
+    Row {
+        prompt: row.prompt,
+        negative_prompt: row.negative_prompt,
+        seed: row.seed,
+        width: row.width,
+        height: row.height,
+        steps: row.steps,
+        guidance: row.guidance,
+        id: row.id,
+        extra: row.extra,
+        line: row.line,
+    }
+}
+
+pub(in crate::grpc) fn job_message(job: Job) -> v1::Job {
+    let state = match job.state {
+        JobState::Pending => v1::JobState::Pending,
+        JobState::Running => v1::JobState::Running,
+        JobState::Paused => v1::JobState::Paused,
+        JobState::Succeeded => v1::JobState::Succeeded,
+        JobState::Failed => v1::JobState::Failed,
+        JobState::Cancelled => v1::JobState::Cancelled,
+    };
+    v1::Job {
+        job_id: job.id.into(),
+        name: job.name,
+        owner: job.owner,
+        model: job.model,
+        output: job.output,
+        state: state.into(),
+        images: job.images,
+        done: job.done,
+        failed: job.failed,
+        submitted_at: Some(timestamp(job.submitted_at)),
+        started_at: job.started_at.map(timestamp),
+        finished_at: job.finished_at.map(timestamp),
+        error: job.error,
+        output_error: job.output_error,
+        settings: Some(settings_message(&job.settings)),
+        priority: job.priority,
+        needs: Some(needs_message(job.needs)),
+    }
+}
+
+pub(in crate::grpc) fn by(by: Option<v1::By>) -> By {
+    by.map_or_else(By::default, |by| By { actor: by.actor, reason: by.reason })
+}
+
+pub(in crate::grpc) fn change(change: Option<v1::change_job_request::Change>) -> Converted<Change> {
+    use v1::change_job_request::Change as Wanted;
+    Ok(match change.ok_or_else(|| missing("change"))? {
+        Wanted::Pause(v1::Pause {}) => Change::Pause,
+        Wanted::Resume(v1::Resume {}) => Change::Resume,
+        Wanted::Cancel(v1::Cancel {}) => Change::Cancel,
+        Wanted::Priority(priority) => Change::Priority(priority),
+        Wanted::Retry(v1::Retry { error_class: number }) => Change::Retry(retried_class(number)?),
+    })
+}
+
+/// None for all. Here a class that this program does not know is no guess: it would try the wrong images again.
+fn retried_class(number: i32) -> Converted<Option<ErrorClass>> {
+    match v1::ErrorClass::try_from(number) {
+        Ok(v1::ErrorClass::Unspecified) => Ok(None),
+        Ok(v1::ErrorClass::WorkerLost) => Ok(Some(ErrorClass::WorkerLost)),
+        Ok(_) => error_class(number).map(Some),
+        Err(_) => Err(Status::invalid_argument(format!("unknown error class {number}"))),
+    }
+}
+
+fn unknown_state(number: i32) -> Status {
+    Status::invalid_argument(format!("unknown state {number}"))
+}
+
+pub(in crate::grpc) fn job_states(numbers: &[i32]) -> Converted<Vec<JobState>> {
+    let state = |number: &i32| match v1::JobState::try_from(*number) {
+        Ok(v1::JobState::Pending) => Ok(JobState::Pending),
+        Ok(v1::JobState::Running) => Ok(JobState::Running),
+        Ok(v1::JobState::Paused) => Ok(JobState::Paused),
+        Ok(v1::JobState::Succeeded) => Ok(JobState::Succeeded),
+        Ok(v1::JobState::Failed) => Ok(JobState::Failed),
+        Ok(v1::JobState::Cancelled) => Ok(JobState::Cancelled),
+        Ok(v1::JobState::Unspecified) | Err(_) => Err(unknown_state(*number)),
+    };
+    numbers.iter().map(state).collect()
+}
+
+pub(in crate::grpc) fn image_states(numbers: &[i32]) -> Converted<Vec<ImageState>> {
+    let state = |number: &i32| match v1::ImageState::try_from(*number) {
+        Ok(v1::ImageState::Pending) => Ok(ImageState::Pending),
+        Ok(v1::ImageState::Done) => Ok(ImageState::Done),
+        Ok(v1::ImageState::Failed) => Ok(ImageState::Failed),
+        Ok(v1::ImageState::Unspecified) | Err(_) => Err(unknown_state(*number)),
+    };
+    numbers.iter().map(state).collect()
+}
+
+pub(in crate::grpc) fn image_message(image: Image) -> v1::Image {
+    let state = match image.state {
+        ImageState::Pending => v1::ImageState::Pending,
+        ImageState::Done => v1::ImageState::Done,
+        ImageState::Failed => v1::ImageState::Failed,
+    };
+    let mut message = v1::Image {
+        index: image.index,
+        state: state.into(),
+        prompt: image.prompt,
+        negative_prompt: image.negative_prompt,
+        seed: image.seed,
+        settings: Some(settings_message(&image.settings)),
+        object: image.object,
+        ..v1::Image::default()
+    };
+    if let Some(result) = image.result {
+        message.bytes = result.bytes.unwrap_or_default();
+        message.sha256 = result.sha256.unwrap_or_default();
+        message.attempt = result.attempt;
+        message.worker = result.worker;
+        message.device = result.device;
+        message.seconds = result.render_seconds;
+        message.finished_at = Some(timestamp(result.finished_at));
+        if let Some((class, error)) = result.error {
+            message.error_class = class_message(class).into();
+            message.error = error;
+        }
+    }
+    message
+}
+
+fn class_message(class: ErrorClass) -> v1::ErrorClass {
+    match class {
+        ErrorClass::Prompt => v1::ErrorClass::Prompt,
+        ErrorClass::Size => v1::ErrorClass::Size,
+        ErrorClass::Model => v1::ErrorClass::Model,
+        ErrorClass::OutOfMemory => v1::ErrorClass::OutOfMemory,
+        ErrorClass::Numeric => v1::ErrorClass::Numeric,
+        ErrorClass::Encode => v1::ErrorClass::Encode,
+        ErrorClass::Conflict => v1::ErrorClass::Conflict,
+        ErrorClass::Internal => v1::ErrorClass::Internal,
+        ErrorClass::WorkerLost => v1::ErrorClass::WorkerLost,
+    }
+}
+
+fn needs(needs: v1::Needs) -> Converted<Needs> {
+    let device_kind = match needs.device_kind.as_str() {
+        "" => None,
+        word => Some(word.parse().map_err(|error: UnknownWord| {
+            Status::invalid_argument(format!("{error}; there are cpu, cuda and metal"))
+        })?),
+    };
+    Ok(Needs { labels: needs.labels.into_iter().collect(), device_kind, memory_bytes: needs.memory_bytes })
+}
+
+fn needs_message(needs: Needs) -> v1::Needs {
+    v1::Needs {
+        labels: needs.labels.into_iter().collect(),
+        device_kind: needs.device_kind.map_or_else(String::new, |kind| kind.word().to_owned()),
+        memory_bytes: needs.memory_bytes,
+    }
+}

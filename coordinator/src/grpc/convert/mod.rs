@@ -1,0 +1,67 @@
+//! Between messages and the words of the domain.
+
+use jiff::Timestamp;
+use sanafarm_proto::v1;
+use tonic::Status;
+
+use crate::domain::settings::{BinMode, DecodeMode, Settings};
+
+mod history;
+mod job;
+mod worker;
+
+pub(super) use history::*;
+pub(super) use job::*;
+pub(super) use worker::*;
+
+type Converted<T> = Result<T, Status>;
+
+/// A message without one of its parts.
+pub(super) fn missing(what: &str) -> Status {
+    Status::invalid_argument(format!("the message has no {what}"))
+}
+
+fn settings(settings: &v1::Settings) -> Settings {
+    Settings {
+        width: settings.width,
+        height: settings.height,
+        steps: settings.steps,
+        guidance: settings.guidance,
+        bin: match settings.bin() {
+            v1::BinMode::Unspecified | v1::BinMode::Auto => BinMode::Auto,
+            v1::BinMode::Always => BinMode::Always,
+            v1::BinMode::Never => BinMode::Never,
+        },
+        decode: match settings.decode() {
+            v1::DecodeMode::Unspecified | v1::DecodeMode::Exact => DecodeMode::Exact,
+            v1::DecodeMode::Blend => DecodeMode::Blend,
+            v1::DecodeMode::Whole => DecodeMode::Whole,
+        },
+    }
+}
+
+fn settings_message(settings: &Settings) -> v1::Settings {
+    let bin = match settings.bin {
+        BinMode::Auto => v1::BinMode::Auto,
+        BinMode::Always => v1::BinMode::Always,
+        BinMode::Never => v1::BinMode::Never,
+    };
+    let decode = match settings.decode {
+        DecodeMode::Exact => v1::DecodeMode::Exact,
+        DecodeMode::Blend => v1::DecodeMode::Blend,
+        DecodeMode::Whole => v1::DecodeMode::Whole,
+    };
+    v1::Settings {
+        width: settings.width,
+        height: settings.height,
+        steps: settings.steps,
+        guidance: settings.guidance,
+        bin: bin.into(),
+        decode: decode.into(),
+    }
+}
+
+fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    // The sub-second part of a time before 1970 would be negative, which no time here is.
+    prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
+}

@@ -1,0 +1,107 @@
+//! Sessions, leases and reports.
+
+use sanafarm_proto::v1;
+use tonic::Status;
+
+use super::{Converted, missing, settings_message};
+use crate::domain::blame::ErrorClass;
+use crate::domain::id::ShardId;
+use crate::domain::schedule::Device;
+use crate::store::records::*;
+
+/// A class that this program does not know counts as internal: the error itself must not get lost.
+pub(super) fn error_class(number: i32) -> Converted<ErrorClass> {
+    match v1::ErrorClass::try_from(number) {
+        Ok(v1::ErrorClass::Prompt) => Ok(ErrorClass::Prompt),
+        Ok(v1::ErrorClass::Size) => Ok(ErrorClass::Size),
+        Ok(v1::ErrorClass::Model) => Ok(ErrorClass::Model),
+        Ok(v1::ErrorClass::OutOfMemory) => Ok(ErrorClass::OutOfMemory),
+        Ok(v1::ErrorClass::Numeric) => Ok(ErrorClass::Numeric),
+        Ok(v1::ErrorClass::Encode) => Ok(ErrorClass::Encode),
+        Ok(v1::ErrorClass::Conflict) => Ok(ErrorClass::Conflict),
+        Ok(v1::ErrorClass::Internal | v1::ErrorClass::Unspecified) | Err(_) => Ok(ErrorClass::Internal),
+        Ok(v1::ErrorClass::WorkerLost) => {
+            Err(Status::invalid_argument("only the coordinator can say that a worker was lost"))
+        }
+    }
+}
+
+pub(in crate::grpc) fn session(request: v1::OpenSessionRequest, embedded: bool) -> Converted<NewSession> {
+    if request.worker.is_empty() {
+        return Err(missing("worker name"));
+    }
+    let devices = request.devices.into_iter().map(|device| Device {
+        id: device.id,
+        name: device.name,
+        memory_bytes: device.memory_bytes,
+        memory_free_bytes: device.memory_free_bytes,
+        compute_capability: device.compute_capability,
+    });
+    Ok(NewSession {
+        worker: request.worker,
+        version: request.version,
+        devices: devices.collect(),
+        labels: request.labels.into_iter().collect(),
+        embedded,
+    })
+}
+
+pub(in crate::grpc) fn lease_ref(message: Option<v1::LeaseRef>) -> Converted<LeaseRef> {
+    let message = message.ok_or_else(|| missing("lease"))?;
+    Ok(LeaseRef { shard: ShardId::from(message.shard_id), attempt: message.attempt })
+}
+
+pub(in crate::grpc) fn lease_ref_message(lease: LeaseRef) -> v1::LeaseRef {
+    v1::LeaseRef { shard_id: lease.shard.into(), attempt: lease.attempt }
+}
+
+pub(in crate::grpc) fn lease_message(lease: Lease) -> v1::Lease {
+    let images = lease.images.into_iter().map(|image| v1::LeasedImage {
+        index: image.index,
+        prompt: image.prompt,
+        negative_prompt: image.negative_prompt,
+        seed: image.seed,
+        object: image.object,
+    });
+    v1::Lease {
+        images: images.collect(),
+        r#ref: Some(lease_ref_message(lease.lease)),
+        job_id: lease.job.into(),
+        job_name: lease.job_name,
+        model: lease.model,
+        output: lease.output,
+        settings: Some(settings_message(&lease.settings)),
+    }
+}
+
+pub(in crate::grpc) fn held_lease(held: v1::HeldLease) -> Converted<HeldLease> {
+    Ok(HeldLease { lease: lease_ref(held.r#ref)?, rendering: held.rendering })
+}
+
+pub(in crate::grpc) fn release(reason: v1::ReleaseReason, message: String) -> Release {
+    let reason = match reason {
+        v1::ReleaseReason::Unspecified => ReleaseReason::Unknown,
+        v1::ReleaseReason::Drain => ReleaseReason::Drain,
+        v1::ReleaseReason::Storage => ReleaseReason::Storage,
+        v1::ReleaseReason::Finished => ReleaseReason::Finished,
+    };
+    Release { reason, message }
+}
+
+pub(in crate::grpc) fn report(result: v1::ImageResult) -> Converted<ImageReport> {
+    let outcome = match result.outcome.ok_or_else(|| missing("outcome"))? {
+        v1::image_result::Outcome::Done(done) => {
+            Outcome::Done { object: done.object, bytes: done.bytes, sha256: done.sha256, recipe: done.recipe }
+        }
+        v1::image_result::Outcome::Failed(failed) => {
+            Outcome::Failed { class: error_class(failed.error_class)?, message: failed.message }
+        }
+    };
+    Ok(ImageReport {
+        index: result.index,
+        outcome,
+        device: result.device_id,
+        render_seconds: result.render_seconds,
+        decode_seconds: result.decode_seconds,
+    })
+}

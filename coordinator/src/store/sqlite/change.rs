@@ -1,0 +1,249 @@
+//! What people change about jobs and owners.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+use sqlx::SqliteConnection;
+
+use super::SqliteStore;
+use super::codec::{JOB_COLUMNS, job as read_job, time_text};
+use super::event::{Event, record};
+use super::finish::{end, find};
+use super::shard_state::{HeldBy, SHARD_COLUMNS, Shard};
+use crate::domain::Invalid;
+use crate::domain::blame::ErrorClass;
+use crate::domain::id::JobId;
+use crate::domain::spec::check_priority;
+use crate::domain::state::{JobState, LeaseEnd, ShardState};
+use crate::store::Result;
+use crate::store::records::{By, Change, Changed, Job};
+
+pub(super) async fn change_job(
+    store: &SqliteStore,
+    job: &JobId,
+    change: &Change,
+    by: &By,
+    now: Timestamp,
+) -> Result<Changed> {
+    let mut tx = store.write().await?;
+    let (key, found) = find(&mut tx, job).await?;
+    let mut retried = 0;
+    let job = match change {
+        Change::Pause if found.state == JobState::Paused => found,
+        Change::Pause => become_state(&mut tx, key, &found, JobState::Paused, "job_paused", by, now).await?,
+        Change::Resume if found.state != JobState::Paused => found,
+        Change::Resume => {
+            let to = if found.started_at.is_some() { JobState::Running } else { JobState::Pending };
+            become_state(&mut tx, key, &found, to, "job_resumed", by, now).await?
+        }
+        Change::Priority(priority) => prioritise(&mut tx, key, &found, *priority, by, now).await?,
+        Change::Cancel if found.state.has_ended() => found,
+        Change::Cancel => {
+            revoke_leases(&mut tx, key, now).await?;
+            end(&mut tx, key, &found, JobState::Cancelled, "job_cancelled", Some(by), now).await?
+        }
+        Change::Retry(class) => {
+            retried = retry(&mut tx, key, *class, now).await?;
+            if retried > 0 { run_again(&mut tx, key, &found, retried, *class, by, now).await? } else { found }
+        }
+    };
+    tx.commit().await?;
+    Ok(Changed { job, retried })
+}
+
+/// Moves a job that goes on.
+async fn become_state(
+    db: &mut SqliteConnection,
+    key: i64,
+    job: &Job,
+    to: JobState,
+    kind: &'static str,
+    by: &By,
+    now: Timestamp,
+) -> Result<Job> {
+    let state = job.state.become_state(to)?;
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "UPDATE jobs SET state = ?, finished_at = NULL WHERE key = ? RETURNING {JOB_COLUMNS}"
+    )))
+    .bind(state.word())
+    .bind(key)
+    .fetch_one(&mut *db)
+    .await?;
+    record(db, Event { kind, job: Some(key), by: Some(by), ..Event::default() }, now).await?;
+    read_job(&row)
+}
+
+async fn prioritise(
+    db: &mut SqliteConnection,
+    key: i64,
+    job: &Job,
+    priority: i32,
+    by: &By,
+    now: Timestamp,
+) -> Result<Job> {
+    check_priority(priority)?;
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "UPDATE jobs SET priority = ? WHERE key = ? RETURNING {JOB_COLUMNS}"
+    )))
+    .bind(priority)
+    .bind(key)
+    .fetch_one(&mut *db)
+    .await?;
+    let detail = json!({ "from": job.priority, "to": priority });
+    let event = Event {
+        kind: "job_prioritised",
+        job: Some(key),
+        detail: Some(detail),
+        by: Some(by),
+        ..Event::default()
+    };
+    record(db, event, now).await?;
+    read_job(&row)
+}
+
+async fn revoke_leases(db: &mut SqliteConnection, job: i64, now: Timestamp) -> Result<()> {
+    let leased = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {SHARD_COLUMNS} FROM leases AS l JOIN shards AS s ON s.key = l.shard \
+         WHERE l.job = ? AND l.ended_at IS NULL ORDER BY s.key"
+    )))
+    .bind(job)
+    .fetch_all(&mut *db)
+    .await?;
+    for row in &leased {
+        let mut shard = Shard::read(row)?;
+        if let Some(held) = HeldBy::find(db, shard.key).await? {
+            shard.give_back(db, &held, LeaseEnd::Revoked, None, Duration::ZERO, now).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes failures back: their images have no result again, and nothing is counted against them. Their shards are
+/// ready with the attempts that they had, so that an old attempt stays old. How many there were.
+async fn retry(
+    db: &mut SqliteConnection,
+    job: i64,
+    class: Option<ErrorClass>,
+    now: Timestamp,
+) -> Result<u64> {
+    let class = class.map(ErrorClass::word);
+    let moved = sqlx::query(
+        "INSERT INTO retried_results (job, idx, shard, attempt, session, device, render_seconds, error_class, \
+         error, finished_at, retried_at) \
+         SELECT job, idx, shard, attempt, session, device, render_seconds, error_class, error, finished_at, ?3 \
+         FROM results WHERE job = ?1 AND state = 'failed' AND (?2 IS NULL OR error_class = ?2)",
+    )
+    .bind(job)
+    .bind(class)
+    .bind(time_text(now))
+    .execute(&mut *db)
+    .await?
+    .rows_affected();
+    if moved == 0 {
+        return Ok(0);
+    }
+    // What was retried before is in both tables only if it failed again, with another attempt.
+    const RETRIED: &str = "EXISTS (SELECT 1 FROM retried_results AS t WHERE t.job = results.job \
+        AND t.idx = results.idx AND t.attempt = results.attempt)";
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "UPDATE images SET errors = 0, losses = 0 WHERE job = ?1 AND idx IN \
+         (SELECT idx FROM results WHERE job = ?1 AND state = 'failed' AND {RETRIED})"
+    )))
+    .bind(job)
+    .execute(&mut *db)
+    .await?;
+    let shards = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {SHARD_COLUMNS} FROM shards AS s WHERE s.job = ?1 AND s.state = 'done' AND s.key IN \
+         (SELECT shard FROM results WHERE job = ?1 AND state = 'failed' AND {RETRIED})"
+    )))
+    .bind(job)
+    .fetch_all(&mut *db)
+    .await?;
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "DELETE FROM results WHERE job = ?1 AND state = 'failed' AND {RETRIED}"
+    )))
+    .bind(job)
+    .execute(&mut *db)
+    .await?;
+    for row in &shards {
+        Shard::read(row)?.become_state(db, ShardState::Ready, now).await?;
+    }
+    Ok(moved)
+}
+
+/// After a retry: the counters, the state and the history.
+async fn run_again(
+    db: &mut SqliteConnection,
+    key: i64,
+    job: &Job,
+    retried: u64,
+    class: Option<ErrorClass>,
+    by: &By,
+    now: Timestamp,
+) -> Result<Job> {
+    let state = match job.state {
+        JobState::Running | JobState::Paused => job.state,
+        JobState::Pending | JobState::Succeeded | JobState::Failed | JobState::Cancelled => {
+            job.state.become_state(JobState::Running)?
+        }
+    };
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "UPDATE jobs SET failed = failed - ?, state = ?, finished_at = NULL WHERE key = ? RETURNING {JOB_COLUMNS}"
+    )))
+    .bind(super::codec::signed(retried, "images")?)
+    .bind(state.word())
+    .bind(key)
+    .fetch_one(&mut *db)
+    .await?;
+    let detail = json!({ "images": retried, "error_class": class.map(ErrorClass::word) });
+    let event =
+        Event { kind: "job_retried", job: Some(key), detail: Some(detail), by: Some(by), ..Event::default() };
+    record(db, event, now).await?;
+    read_job(&row)
+}
+
+pub(super) async fn hold_owner(
+    store: &SqliteStore,
+    owner: &str,
+    held: bool,
+    by: &By,
+    now: Timestamp,
+) -> Result<()> {
+    let mut tx = store.write().await?;
+    sqlx::query(
+        "INSERT INTO owners (owner, held) VALUES (?1, ?2) ON CONFLICT (owner) DO UPDATE SET held = ?2",
+    )
+    .bind(owner)
+    .bind(held)
+    .execute(&mut *tx)
+    .await?;
+    let kind = if held { "owner_held" } else { "owner_let_go" };
+    let detail = json!({ "owner": owner });
+    record(&mut tx, Event { kind, detail: Some(detail), by: Some(by), ..Event::default() }, now).await?;
+    Ok(tx.commit().await?)
+}
+
+pub(super) async fn weigh_owner(
+    store: &SqliteStore,
+    owner: &str,
+    weight: f64,
+    by: &By,
+    now: Timestamp,
+) -> Result<()> {
+    if !(weight.is_finite() && weight > 0.0) {
+        return Err(Invalid::job(format!("weight {weight} is not above 0")).into());
+    }
+    let mut tx = store.write().await?;
+    sqlx::query(
+        "INSERT INTO owners (owner, weight) VALUES (?1, ?2) ON CONFLICT (owner) DO UPDATE SET weight = ?2",
+    )
+    .bind(owner)
+    .bind(weight)
+    .execute(&mut *tx)
+    .await?;
+    let detail = json!({ "owner": owner, "weight": weight });
+    let event = Event { kind: "owner_weighed", detail: Some(detail), by: Some(by), ..Event::default() };
+    record(&mut tx, event, now).await?;
+    Ok(tx.commit().await?)
+}
