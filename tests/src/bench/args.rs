@@ -59,6 +59,9 @@ pub struct BenchArgs {
     /// Simulated workers of a process at most
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..))]
     pub process_workers: u32,
+    /// URL of a Redis server for the coordinators
+    #[arg(long)]
+    pub redis: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -73,6 +76,9 @@ pub struct CoordinatorArgs {
     /// Folder for what is on its way to the output
     #[arg(long)]
     pub scratch: PathBuf,
+    /// URL of a Redis server
+    #[arg(long)]
+    pub redis: Option<String>,
     /// What a shard should take
     #[arg(long)]
     pub shard_seconds: f64,

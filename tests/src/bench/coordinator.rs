@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sanafarm_coordinator::{Coordinator, Options};
+use sanafarm_coordinator::{Coordinator, Database, Options};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +20,9 @@ async fn run(args: CoordinatorArgs) -> Result<(), Error> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(Error::io("listen on a free port"))?;
     let address = listener.local_addr().map_err(Error::io("ask for the port"))?;
     let options = Options {
+        redis: args.redis,
         target_shard_duration: Duration::from_secs_f64(args.shard_seconds),
-        ..Options::new(args.database.into())
+        ..Options::new(Database::File(args.database.into()), args.scratch)
     };
     let coordinator = Coordinator::open(options).await?;
     answer(&address.to_string())?;

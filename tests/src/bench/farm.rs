@@ -48,6 +48,21 @@ impl Processes {
     }
 }
 
+/// What coordinators are like.
+#[derive(Clone, Copy, Debug)]
+pub struct CoordinatorsPlan<'a> {
+    /// How many.
+    pub count: u32,
+    /// URL or path.
+    pub database: &'a str,
+    /// URL.
+    pub redis: Option<&'a str>,
+    /// For what they write beside the database.
+    pub folder: &'a Path,
+    /// What a shard should take.
+    pub shard_seconds: f64,
+}
+
 /// The coordinators.
 #[derive(Debug)]
 pub struct Coordinators {
@@ -58,20 +73,23 @@ pub struct Coordinators {
 }
 
 impl Coordinators {
-    /// Starts them one after the other on one database. `folder` is for what they write beside it.
-    pub fn start(count: u32, database: &str, folder: &Path, shard_seconds: f64) -> Result<Self, Error> {
+    /// Starts them one after the other on one database.
+    pub fn start(plan: &CoordinatorsPlan<'_>) -> Result<Self, Error> {
         let mut coordinators = Self { processes: Processes { children: Vec::new() }, addresses: Vec::new() };
-        for number in 1..=count {
-            let scratch = folder.join(format!("scratch-{number}"));
-            let args: Vec<OsString> = vec![
+        for number in 1..=plan.count {
+            let scratch = plan.folder.join(format!("scratch-{number}"));
+            let mut args: Vec<OsString> = vec![
                 "coordinator".into(),
                 "--database".into(),
-                database.into(),
+                plan.database.into(),
                 "--scratch".into(),
                 scratch.into(),
                 "--shard-seconds".into(),
-                shard_seconds.to_string().into(),
+                plan.shard_seconds.to_string().into(),
             ];
+            if let Some(redis) = plan.redis {
+                args.extend(["--redis".into(), redis.into()]);
+            }
             let mut child = Child::start(format!("coordinator {number}"), args)?;
             coordinators.addresses.push(child.line()?);
             coordinators.processes.children.push(child);

@@ -30,7 +30,9 @@ pub struct Figures {
     pub ramp_seconds: f64,
     /// Name and version of the database.
     pub database: String,
-    /// Whether the benchmark started it.
+    /// Whether the coordinators had Redis.
+    pub redis: bool,
+    /// Whether the benchmark started the database.
     pub own_database: bool,
     /// Those of its settings that decide what a commit costs.
     pub database_settings: BTreeMap<String, String>,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::args::BenchArgs;
 use crate::database::{Database, is_url};
 use crate::error::Error;
-use crate::farm::{Coordinators, Workers, WorkersPlan};
+use crate::farm::{Coordinators, CoordinatorsPlan, Workers, WorkersPlan};
 use crate::figures::{Figures, quantile};
 use crate::postgres::Server;
 use crate::submit::{self, Client};
@@ -43,9 +43,14 @@ pub fn measure(args: &BenchArgs) -> Result<Figures, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(Error::io("start the async runtime"))?;
     let told_seconds = if args.image_seconds > 0.0 { args.image_seconds } else { TOLD_SECONDS };
-    // Half an image more than wanted, so that rounding goes to the wanted number.
-    let shard_seconds = told_seconds * (f64::from(args.shard_images) + 0.5);
-    let coordinators = Coordinators::start(args.coordinators, &name, folder.path(), shard_seconds)?;
+    let coordinators = Coordinators::start(&CoordinatorsPlan {
+        count: args.coordinators,
+        database: &name,
+        redis: args.redis.as_deref(),
+        folder: folder.path(),
+        // Half an image more than wanted, so that rounding goes to the wanted number.
+        shard_seconds: told_seconds * (f64::from(args.shard_images) + 0.5),
+    })?;
     let (client, database) = runtime.block_on(async {
         let mut client = Client::connect(coordinators.first()).await?;
         client.insist_on_no_open_job().await?;
@@ -219,6 +224,7 @@ impl Bench<'_> {
             image_seconds: args.image_seconds,
             ramp_seconds: args.ramp_seconds,
             database,
+            redis: args.redis.is_some(),
             own_database: self.server.is_some(),
             database_settings,
             machine_cores: std::thread::available_parallelism().map_or(1, usize::from),
