@@ -14,8 +14,10 @@ pub struct Figures {
     pub engine: &'static str,
     /// Images of the job.
     pub images: u64,
-    /// Simulated workers, each with a session and a connection.
+    /// Simulated workers, each with a session.
     pub workers: u32,
+    /// HTTP/2 connections of the workers: one each.
+    pub connections: u32,
     /// Processes that the workers run in.
     pub worker_processes: usize,
     /// Coordinator processes.

@@ -217,6 +217,7 @@ impl Bench<'_> {
             engine: ENGINE,
             images: args.images,
             workers: args.workers,
+            connections: args.workers,
             worker_processes: 0,
             coordinators: args.coordinators,
             shard_images: args.shard_images,
