@@ -6,4 +6,5 @@ mod cli;
 mod farm;
 mod faults;
 mod render;
+mod steering;
 mod support;

@@ -38,6 +38,8 @@ fn help_lists_every_verb() {
             "show",
             "watch",
             "images",
+            "explain",
+            "workers",
             "pause",
             "resume",
             "priority",

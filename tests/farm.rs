@@ -4,7 +4,7 @@ use crate::support::pictures::assert_whole;
 use crate::support::{Running, Sandbox, database, wait_until};
 
 /// A coordinator on a free port: the process and its address. A lost worker is noticed soon.
-fn coordinator(sandbox: &Sandbox) -> (Running, String) {
+pub fn coordinator(sandbox: &Sandbox) -> (Running, String) {
     let mut running = sandbox.start(&["coordinator", "--listen", "127.0.0.1:0", "--lease-seconds", "5"]);
     let line = running.first_line();
     let address = line.strip_prefix("listening on ");
@@ -12,7 +12,7 @@ fn coordinator(sandbox: &Sandbox) -> (Running, String) {
     (running, address)
 }
 
-fn worker(sandbox: &Sandbox, address: &str, name: &str) -> Running {
+pub fn worker(sandbox: &Sandbox, address: &str, name: &str) -> Running {
     sandbox.start(&["worker", "--coordinator", address, "--name", name])
 }
 

@@ -185,7 +185,8 @@ fn decode(mode: DecodeMode) -> &'static str {
     }
 }
 
-fn time_json(time: Option<&prost_types::Timestamp>) -> Value {
+/// A time as text.
+pub fn time_json(time: Option<&prost_types::Timestamp>) -> Value {
     time.map_or(Value::Null, |time| json!(time.to_string()))
 }
 

@@ -10,11 +10,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::farm::Farm;
+use crate::live::redis::RedisWire;
+use crate::live::relay::relay;
 use crate::options::{Database, Options};
 use crate::store;
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
-use crate::{grpc, live, services};
+use crate::{grpc, services};
 
 /// Why a coordinator could not be opened or served.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +57,7 @@ impl Coordinator {
         let store: Arc<dyn Store> = match &options.database {
             Database::File(file) => Arc::new(SqliteStore::open(file).await?),
         };
-        let redis = options.redis.as_deref().map(redis::Client::open).transpose()?;
+        let redis = options.redis.as_deref().map(RedisWire::new).transpose()?;
         empty_folder(options.scratch.clone()).await?;
         let farm = Arc::new(Farm::new(store, options));
         let recovered = farm.store.recover(farm.options.lease_duration, Timestamp::now()).await?;
@@ -66,8 +68,8 @@ impl Coordinator {
                 "took over from an earlier process"
             );
         }
-        if let Some(client) = redis {
-            farm.tasks.spawn(live::redis::relay(Arc::clone(&farm), client));
+        if let Some(redis) = redis {
+            farm.tasks.spawn(relay(Arc::clone(&farm), Box::new(redis)));
         }
         services::start(&farm);
         Ok(Self { farm })

@@ -29,6 +29,8 @@ pub struct Options {
     pub sweep_interval: Duration,
     /// An image that failed this often has failed for good.
     pub max_errors: u32,
+    /// An image that failed on this many different workers has failed for good.
+    pub max_failing_workers: u32,
     /// An image that was being rendered this often when its worker was lost has failed for good.
     pub max_losses: u32,
 }
@@ -50,13 +52,14 @@ impl Options {
             lease_duration: Duration::from_secs(60),
             target_shard_duration: Duration::from_secs(120),
             sweep_interval: Duration::from_secs(5),
-            max_errors: 3,
+            max_errors: 6,
+            max_failing_workers: 3,
             max_losses: 5,
         }
     }
 
     /// How often an image may go wrong.
     pub(crate) fn caps(&self) -> Caps {
-        Caps { errors: self.max_errors, losses: self.max_losses }
+        Caps { errors: self.max_errors, workers: self.max_failing_workers, losses: self.max_losses }
     }
 }

@@ -86,3 +86,12 @@ WHEN OLD.state = 'done' OR NOT EXISTS (
 BEGIN
     SELECT RAISE(ABORT, 'a result is committed once and for ever');
 END;
+
+-- How a worker stands, by its lasting name: only those that failed since they last rendered an image.
+CREATE TABLE standings (
+    worker TEXT NOT NULL PRIMARY KEY,
+    failures INTEGER NOT NULL,
+    last_failed TEXT,
+    exclusions INTEGER NOT NULL,
+    excluded_until TEXT
+) STRICT, WITHOUT ROWID;

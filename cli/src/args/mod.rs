@@ -47,6 +47,10 @@ pub enum Command {
     Watch(JobArgs),
     /// List the images of a job
     Images(ImagesArgs),
+    /// Tell why the parts of a job wait
+    Explain(JobArgs),
+    /// List connected workers with their devices and what they hold
+    Workers(ListArgs),
     /// Lease nothing new of a job until it is resumed
     Pause(ChangeArgs),
     /// Let a paused job go on
@@ -250,7 +254,18 @@ pub struct OwnerArgs {
     pub coordinator: Option<String>,
 }
 
-/// `show` and `watch`.
+/// `workers`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Where the jobs are.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `show`, `watch` and `explain`.
 #[derive(Debug, Args)]
 pub struct JobArgs {
     /// Job id, or a beginning that fits one job only
@@ -285,7 +300,7 @@ pub struct ImagesArgs {
 /// `sql`.
 #[derive(Debug, Args)]
 pub struct SqlArgs {
-    /// One read-only statement over audit_jobs, audit_images, audit_attempts and audit_events
+    /// One read-only statement over the audit views (docs/sql.md)
     #[arg(allow_hyphen_values = true)]
     pub statement: String,
     /// Where the jobs are.

@@ -2,6 +2,7 @@
 
 mod change;
 mod coordinator;
+mod explain;
 mod images;
 mod jobs;
 mod render;
@@ -10,6 +11,7 @@ mod sql;
 mod submit;
 mod watch;
 mod worker;
+mod workers;
 
 use crate::args::Command;
 use crate::error::{Error, Exit};
@@ -25,6 +27,8 @@ pub fn log_level(command: &Command) -> &'static str {
         | Command::Show(_)
         | Command::Watch(_)
         | Command::Images(_)
+        | Command::Explain(_)
+        | Command::Workers(_)
         | Command::Pause(_)
         | Command::Resume(_)
         | Command::Priority(_)
@@ -46,6 +50,8 @@ pub async fn run(command: Command, printer: &Printer) -> Result<Exit, Error> {
         Command::Show(args) => show::run(args, printer).await,
         Command::Watch(args) => watch::run(args, printer).await,
         Command::Images(args) => images::run(args, printer).await,
+        Command::Explain(args) => explain::run(args, printer).await,
+        Command::Workers(args) => workers::run(args, printer).await,
         Command::Pause(args) => change::pause(args, printer).await,
         Command::Resume(args) => change::resume(args, printer).await,
         Command::Priority(args) => change::priority(args, printer).await,

@@ -19,7 +19,7 @@ pub async fn run(args: SqlArgs, printer: &Printer) -> Result<Exit, Error> {
     let connection = Connection::reading(args.place.into()).await?;
     let mut client = HistoryServiceClient::new(connection.channel.clone());
     let failed = |status| {
-        let hint = "one read-only statement over audit_jobs, audit_images, audit_attempts and audit_events";
+        let hint = "one read-only statement over the audit views, such as audit_jobs and audit_images";
         Error::call("ask the history", &status).hint(hint)
     };
     let mut answers = client.query(QueryRequest { sql: args.statement }).await.map_err(failed)?.into_inner();

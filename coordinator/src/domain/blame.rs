@@ -1,6 +1,8 @@
-//! What an error or a loss costs an image.
+//! What an error or a loss costs an image, and what errors cost a worker.
 
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::word::words;
 
@@ -48,6 +50,8 @@ impl ErrorClass {
 pub struct Caps {
     /// Errors that workers reported.
     pub errors: u32,
+    /// Different workers that reported one.
+    pub workers: u32,
     /// Times that its worker was lost while rendering it. Higher, as the image is rarely to blame.
     pub losses: u32,
 }
@@ -61,9 +65,13 @@ pub enum Verdict {
     Failed,
 }
 
-/// After its `errors`-th reported error, counted from 1.
-pub fn after_error(class: ErrorClass, errors: u32, caps: Caps) -> Verdict {
-    if class.is_permanent() || errors >= caps.errors { Verdict::Failed } else { Verdict::Again }
+/// After its `errors`-th reported error, counted from 1, of which `workers` different workers reported one.
+pub fn after_error(class: ErrorClass, errors: u32, workers: u32, caps: Caps) -> Verdict {
+    if class.is_permanent() || errors >= caps.errors || workers >= caps.workers {
+        Verdict::Failed
+    } else {
+        Verdict::Again
+    }
 }
 
 /// After its `losses`-th loss, counted from 1.
@@ -82,6 +90,63 @@ pub fn retry_delay(errors: u32) -> Duration {
     }
 }
 
+/// Different images that a worker may fail in a row before it is taken out.
+pub const FAILURES_IN_A_ROW: u32 = 3;
+
+/// How a worker stands, over all its sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Different images that it failed since it last rendered one.
+    pub failures: u32,
+    /// The newest of these.
+    pub last_failed: Option<String>,
+    /// Times that it was taken out since it last rendered an image.
+    pub exclusions: u32,
+    /// It gets nothing before.
+    pub excluded_until: Option<Timestamp>,
+}
+
+impl Standing {
+    /// It rendered an image: all is forgiven.
+    pub fn after_done() -> Self {
+        Self::default()
+    }
+
+    /// It could not render `image`. What is the image's own fault does not count.
+    pub fn after_error(self, class: ErrorClass, image: &str, now: Timestamp) -> Self {
+        if class.is_permanent() || self.last_failed.as_deref() == Some(image) {
+            return self;
+        }
+        let failures = self.failures + 1;
+        if failures < FAILURES_IN_A_ROW {
+            return Self { failures, last_failed: Some(image.to_owned()), ..self };
+        }
+        let until = now.saturating_add(exclusion(self.exclusions)).unwrap_or(Timestamp::MAX);
+        Self {
+            failures: 0,
+            last_failed: Some(image.to_owned()),
+            exclusions: self.exclusions + 1,
+            excluded_until: Some(until),
+        }
+    }
+
+    /// Whether it gets nothing now.
+    pub fn is_excluded(&self, now: Timestamp) -> bool {
+        self.excluded_until.is_some_and(|until| now < until)
+    }
+}
+
+/// How long a worker is taken out that was taken out `before` times.
+fn exclusion(before: u32) -> Duration {
+    let minutes = match before {
+        0 => 1,
+        1 => 5,
+        2 => 15,
+        3.. => 60,
+    };
+    Duration::from_secs(minutes * 60)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,11 +155,12 @@ mod tests {
     proptest! {
         #[test]
         fn every_image_is_given_up_in_the_end(errors in 1u32..50, losses in 1u32..50) {
-            let caps = Caps { errors, losses };
-            prop_assert_eq!(after_error(ErrorClass::Internal, errors, caps), Verdict::Failed);
+            let caps = Caps { errors, workers: 3, losses };
+            prop_assert_eq!(after_error(ErrorClass::Internal, errors, 1, caps), Verdict::Failed);
+            prop_assert_eq!(after_error(ErrorClass::Internal, 1, 3, caps), Verdict::Failed);
             prop_assert_eq!(after_loss(losses, caps), Verdict::Failed);
             for n in 1..errors {
-                prop_assert_eq!(after_error(ErrorClass::Internal, n, caps), Verdict::Again);
+                prop_assert_eq!(after_error(ErrorClass::Internal, n, 2, caps), Verdict::Again);
             }
             for n in 1..losses {
                 prop_assert_eq!(after_loss(n, caps), Verdict::Again);
@@ -109,8 +175,31 @@ mod tests {
 
     #[test]
     fn a_permanent_class_fails_at_once() {
-        let caps = Caps { errors: 3, losses: 5 };
-        assert_eq!(after_error(ErrorClass::Conflict, 1, caps), Verdict::Failed);
-        assert_eq!(after_error(ErrorClass::OutOfMemory, 1, caps), Verdict::Again);
+        let caps = Caps { errors: 3, workers: 3, losses: 5 };
+        assert_eq!(after_error(ErrorClass::Conflict, 1, 1, caps), Verdict::Failed);
+        assert_eq!(after_error(ErrorClass::OutOfMemory, 1, 1, caps), Verdict::Again);
+    }
+
+    #[test]
+    fn a_worker_is_taken_out_longer_each_time_and_forgiven_by_a_picture() {
+        let now = "2026-11-23T12:00:00Z".parse().unwrap();
+        let fail = |standing: Standing, image| standing.after_error(ErrorClass::Internal, image, now);
+        let mut standing = Standing::default();
+        // One image again and again is the image's fault.
+        for _ in 0..5 {
+            standing = fail(standing, "a");
+        }
+        standing = fail(standing, "b");
+        standing = standing.after_error(ErrorClass::Prompt, "c", now);
+        assert!(!standing.is_excluded(now));
+        for minutes in [1, 5, 15, 60, 60] {
+            standing = fail(fail(fail(standing, "c"), "d"), "e");
+            let until = now + Duration::from_secs(minutes * 60);
+            assert_eq!(standing.excluded_until, Some(until));
+            assert!(standing.is_excluded(now) && !standing.is_excluded(until));
+            // Two more are wanted before the next three.
+            standing.failures = 0;
+        }
+        assert!(!Standing::after_done().is_excluded(now));
     }
 }

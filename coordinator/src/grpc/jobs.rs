@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::{status, stopping};
-use super::{convert, submit};
+use super::{convert, explain, submit};
 use crate::domain::id::JobId;
 use crate::domain::state::ImageState;
 use crate::farm::Farm;
@@ -117,6 +117,23 @@ impl v1::job_service_server::JobService for Jobs {
             .map_ok(|page| stream::iter(page.into_iter().map(Ok)))
             .try_flatten();
         Ok(Response::new(images.boxed()))
+    }
+
+    async fn explain_job(
+        &self,
+        request: Request<v1::ExplainJobRequest>,
+    ) -> Result<Response<v1::ExplainJobResponse>, Status> {
+        let explained = explain::explain(&self.farm, &request.into_inner().job_id).await.map_err(status)?;
+        Ok(Response::new(explained))
+    }
+
+    async fn list_workers(
+        &self,
+        _request: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        let sessions = self.farm.store.sessions().await.map_err(status)?;
+        let workers = sessions.into_iter().map(convert::presence_message).collect();
+        Ok(Response::new(v1::ListWorkersResponse { workers }))
     }
 
     async fn change_job(

@@ -6,6 +6,7 @@
 //! - `server`: over TCP and inside the process
 
 mod convert;
+mod explain;
 mod history;
 mod jobs;
 mod server;

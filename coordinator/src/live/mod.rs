@@ -1,13 +1,15 @@
 //! Hints: inside one process, and to the other coordinators of the same database when there is a relay for them.
 //! Whoever waits for one also looks at the database now and then, so that a hint that is lost costs delay only.
 //!
-//! - [`redis`]: the relay through Redis
+//! - [`relay`]: to and from the other coordinators
+//! - [`redis`]: through Redis
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::{Notify, watch};
 
 pub(crate) mod redis;
+pub(crate) mod relay;
 
 /// Something that somebody may wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 
 use crate::domain::blame::Caps;
+use crate::domain::explain::Backlog;
 use crate::domain::id::{JobId, SessionId};
 use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
@@ -165,6 +166,10 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn jobs(&self, states: &[JobState], limit: u32) -> Result<Vec<Job>>;
     /// Images with an index of at least `from`, in order; all states when `states` is empty.
     async fn images(&self, job: &JobId, states: &[ImageState], from: u64, limit: u32) -> Result<Vec<Image>>;
+    /// The shards of a sealed job that are not done, and what else decides about them.
+    async fn backlog(&self, job: &JobId, now: Timestamp) -> Result<Backlog>;
+    /// Open sessions, oldest first, with what they hold.
+    async fn sessions(&self) -> Result<Vec<Presence>>;
     /// Changes a sealed job.
     async fn change_job(&self, job: &JobId, change: &Change, by: &By, now: Timestamp) -> Result<Changed>;
     /// Holds the jobs of an owner back, or lets them go.

@@ -347,6 +347,36 @@ pub struct Changed {
     pub retried: u64,
 }
 
+/// An open session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Presence {
+    /// Names it.
+    pub id: SessionId,
+    /// What it said about itself.
+    pub session: NewSession,
+    /// When it was opened.
+    pub opened_at: Timestamp,
+    /// Its last sign of life.
+    pub seen_at: Timestamp,
+    /// What it holds.
+    pub leases: Vec<PresentLease>,
+}
+
+/// A lease that is held.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PresentLease {
+    /// Which.
+    pub lease: LeaseRef,
+    /// Its job.
+    pub job: JobId,
+    /// What it is rendered with.
+    pub model: String,
+    /// Images of the shard.
+    pub images: u64,
+    /// Ends then unless it is renewed.
+    pub expires_at: Timestamp,
+}
+
 /// What no two coordinators do at the same time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Duty {

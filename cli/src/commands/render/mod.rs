@@ -35,7 +35,9 @@ pub async fn run(args: RenderArgs, printer: &Printer) -> Result<Exit, Error> {
     let failed = |error: sanafarm_coordinator::Error| {
         Error::failure(format!("open the database {}", data.database().display())).caused_by(&error)
     };
-    let coordinator = Coordinator::open(Options::file(data.database())).await.map_err(failed)?;
+    // The only worker there is: trying for longer helps nobody.
+    let options = Options { max_errors: 3, ..Options::file(data.database()) };
+    let coordinator = Coordinator::open(options).await.map_err(failed)?;
     let result = work(&coordinator, submission, &output, &data, printer).await;
     coordinator.close().await;
     let seconds = started.elapsed().as_secs_f64();

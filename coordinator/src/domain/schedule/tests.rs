@@ -8,7 +8,7 @@ fn start() -> Timestamp {
 }
 
 /// The `number`-th job, an age of a second apart from the next.
-fn job(number: u64, owner: &str) -> OpenJob {
+pub(in crate::domain) fn job(number: u64, owner: &str) -> OpenJob {
     OpenJob {
         id: JobId::from(format!("job {number}")),
         owner: owner.to_owned(),

@@ -7,6 +7,7 @@ use super::worker::error_class;
 use super::{Converted, missing, settings, settings_message, timestamp};
 use crate::domain::UnknownWord;
 use crate::domain::blame::ErrorClass;
+use crate::domain::explain::Explanation;
 use crate::domain::schedule::Needs;
 use crate::domain::spec::{JobSpec, Row};
 use crate::domain::state::{ImageState, JobState};
@@ -188,5 +189,20 @@ fn needs_message(needs: Needs) -> v1::Needs {
         labels: needs.labels.into_iter().collect(),
         device_kind: needs.device_kind.map_or_else(String::new, |kind| kind.word().to_owned()),
         memory_bytes: needs.memory_bytes,
+    }
+}
+
+pub(in crate::grpc) fn explanation_message(job: Job, explanation: Explanation) -> v1::ExplainJobResponse {
+    let parts = explanation.parts.into_iter().map(|part| v1::JobPart {
+        shards: part.shards,
+        cause: part.cause.word().to_owned(),
+        text: part.text,
+        at: part.at.map(timestamp),
+    });
+    v1::ExplainJobResponse {
+        job: Some(job_message(job)),
+        parts: parts.collect(),
+        workers: explanation.workers,
+        fitting: explanation.fitting,
     }
 }

@@ -3,7 +3,7 @@
 use sanafarm_proto::v1;
 use tonic::Status;
 
-use super::{Converted, missing, settings_message};
+use super::{Converted, missing, settings_message, timestamp};
 use crate::domain::blame::ErrorClass;
 use crate::domain::id::ShardId;
 use crate::domain::schedule::Device;
@@ -104,4 +104,32 @@ pub(in crate::grpc) fn report(result: v1::ImageResult) -> Converted<ImageReport>
         render_seconds: result.render_seconds,
         decode_seconds: result.decode_seconds,
     })
+}
+
+pub(in crate::grpc) fn presence_message(presence: Presence) -> v1::PresentWorker {
+    let devices = presence.session.devices.into_iter().map(|device| v1::Device {
+        id: device.id,
+        name: device.name,
+        memory_bytes: device.memory_bytes,
+        memory_free_bytes: device.memory_free_bytes,
+        compute_capability: device.compute_capability,
+    });
+    let leases = presence.leases.into_iter().map(|held| v1::PresentLease {
+        shard_id: held.lease.shard.into(),
+        attempt: held.lease.attempt,
+        job_id: held.job.into(),
+        model: held.model,
+        images: held.images,
+        expires_at: Some(timestamp(held.expires_at)),
+    });
+    v1::PresentWorker {
+        session_id: presence.id.into(),
+        worker: presence.session.worker,
+        version: presence.session.version,
+        devices: devices.collect(),
+        labels: presence.session.labels.into_iter().collect(),
+        opened_at: Some(timestamp(presence.opened_at)),
+        seen_at: Some(timestamp(presence.seen_at)),
+        leases: leases.collect(),
+    }
 }

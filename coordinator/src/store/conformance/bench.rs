@@ -17,7 +17,7 @@ use crate::store::records::*;
 use crate::store::{Result, Store};
 
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
-pub(crate) const CAPS: Caps = Caps { errors: 3, losses: 2 };
+pub(crate) const CAPS: Caps = Caps { errors: 3, workers: 2, losses: 2 };
 
 pub(crate) struct Bench {
     pub store: Arc<dyn Store>,

@@ -5,8 +5,10 @@
 mod bench;
 pub(in crate::store) mod changes;
 pub(in crate::store) mod ending;
+pub(in crate::store) mod guide;
 pub(in crate::store) mod interleaving;
 pub(in crate::store) mod leasing;
+pub(in crate::store) mod presence;
 pub(in crate::store) mod results;
 pub(in crate::store) mod submission;
 
@@ -48,6 +50,8 @@ macro_rules! conformance_suite {
             results: a_wrong_report_is_refused_and_the_others_are_kept,
             results: an_error_sent_twice_counts_once,
             results: an_image_with_too_many_errors_fails,
+            results: an_image_that_fails_on_different_workers_fails,
+            results: a_worker_that_fails_image_after_image_is_taken_out_and_forgiven,
             results: a_permanent_error_fails_the_image_at_once,
             results: a_shard_with_errors_waits_before_it_is_tried_again,
             results: an_image_that_loses_its_worker_too_often_fails,
@@ -59,6 +63,8 @@ macro_rules! conformance_suite {
             changes: a_cancelled_job_is_not_tried_again,
             changes: jobs_of_a_held_owner_wait,
             changes: the_history_tells_who_and_why,
+            presence: what_waits_is_told_by_cause,
+            presence: open_sessions_are_listed_with_what_they_hold,
             ending: a_job_ends_when_told_and_only_when_complete,
             ending: a_job_with_a_failed_image_fails,
             ending: cancel_revokes_and_keeps_what_is_done,
@@ -66,6 +72,7 @@ macro_rules! conformance_suite {
             ending: a_restart_releases_what_lived_in_the_process,
             ending: a_restart_leaves_workers_elsewhere_alone,
             ending: every_move_is_in_the_history,
+            guide: every_question_of_the_guide_has_its_answer,
             interleaving: nothing_is_lost_or_done_twice,
         }
     };

@@ -9,7 +9,7 @@ use crate::domain::id::SessionId;
 use crate::domain::state::ImageState;
 use crate::domain::submission::Speed;
 use crate::store::Error;
-use crate::store::records::{LeaseRef, LeasedImage, Outcome, Report, Reported};
+use crate::store::records::{Cell, Change, LeaseRef, LeasedImage, Outcome, Report, Reported};
 
 pub async fn a_result_is_committed_once(bench: Bench) {
     let id = bench.submit("a", 2, 32).await;
@@ -156,6 +156,51 @@ pub async fn an_image_with_too_many_errors_fails(mut bench: Bench) {
     let last = bench.report(&session, &lease.lease, &[done(&lease.images[0])]).await;
     assert!(last.job_complete);
     bench.check_invariants().await;
+}
+
+pub async fn an_image_that_fails_on_different_workers_fails(mut bench: Bench) {
+    let id = bench.submit("a", 2, 32).await;
+    for (worker, left) in [("one", ImageState::Pending), ("two", ImageState::Failed)] {
+        let session = bench.session(worker).await;
+        let lease = bench.lease(&session).await.unwrap();
+        bench.report(&session, &lease.lease, &[error(&lease.images[0], ErrorClass::Numeric)]).await;
+        bench.release(&session, &lease.lease, &finished()).await;
+        bench.pass(Duration::from_secs(10));
+        assert_eq!(bench.images(&id).await[0].state, left, "after {worker}");
+    }
+    assert_eq!(bench.images(&id).await[1].state, ImageState::Pending, "its neighbour goes on");
+    // Tried anew, both workers count anew.
+    bench.store.change_job(&id, &Change::Retry(None), &by_bob(), bench.now).await.unwrap();
+    let session = bench.session("two").await;
+    let lease = bench.lease(&session).await.unwrap();
+    bench.report(&session, &lease.lease, &[error(&lease.images[0], ErrorClass::Numeric)]).await;
+    assert_eq!(bench.images(&id).await[0].state, ImageState::Pending);
+}
+
+pub async fn a_worker_that_fails_image_after_image_is_taken_out_and_forgiven(mut bench: Bench) {
+    bench.submit("a", 8, 1).await;
+    let bad = bench.session("bad").await;
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(bench.lease(&bad).await.unwrap());
+    }
+    for lease in &held[..3] {
+        bench.report(&bad, &lease.lease, &[error(&lease.images[0], ErrorClass::Internal)]).await;
+    }
+    assert_eq!(bench.lease(&bad).await, None, "it is taken out");
+    let again = bench.session("bad").await;
+    assert_eq!(bench.lease(&again).await, None, "a new session does not help");
+    assert!(bench.lease(&bench.session("good").await).await.is_some());
+    let told = "select worker, count(*) from audit_events where kind = 'worker_excluded' group by worker";
+    assert_eq!(bench.sql(told).await, [[Cell::Text("bad".to_owned()), Cell::Integer(1)]]);
+    bench.pass(Duration::from_secs(60));
+    let lease = bench.lease(&bad).await.unwrap();
+    // What it holds it may finish; a picture forgives all.
+    bench.report(&bad, &lease.lease, &[done(&lease.images[0])]).await;
+    for lease in &held[3..] {
+        bench.report(&bad, &lease.lease, &[error(&lease.images[0], ErrorClass::Internal)]).await;
+    }
+    assert!(bench.lease(&bad).await.is_some(), "two failures are not three");
 }
 
 pub async fn a_permanent_error_fails_the_image_at_once(bench: Bench) {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::Row;
@@ -58,6 +59,11 @@ pub(super) fn time_text(time: Timestamp) -> String {
 /// A time as this store writes it.
 pub(super) fn time(text: &str) -> Result<Timestamp> {
     text.parse().map_err(|error| Error::Corrupt(format!("time {text:?}: {error}")))
+}
+
+/// When a lease that is granted or renewed now ends.
+pub(super) fn expiry(now: Timestamp, duration: Duration) -> Result<Timestamp> {
+    now.saturating_add(duration).map_err(|error| Error::Corrupt(format!("lease duration: {error}")))
 }
 
 /// Reads one of the words of an enum.

@@ -7,10 +7,11 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::SqliteStore;
-use super::codec::{json, settings, small, time, time_text, unsigned};
+use super::codec::{expiry, json, settings, small, time, time_text, unsigned};
 use super::event::{Event, record};
 use super::session::open_key;
 use super::shard_state::{SHARD_COLUMNS, Shard};
+use super::standing;
 use crate::domain::id::{JobId, ShardId};
 use crate::domain::schedule::{Choice, OpenGroup, OpenJob};
 use crate::domain::state::{JobState, ShardState};
@@ -88,6 +89,7 @@ pub(super) async fn lease_shards(
     let mut answers = Vec::with_capacity(claims.len());
     for claim in claims {
         answers.push(match open_key(&mut tx, &claim.session).await {
+            Ok(session) if standing::is_excluded(&mut tx, session, now).await? => Ok(None),
             Ok(session) => Ok(lease_shard(&mut tx, session, &claim.choices, duration, now).await?),
             Err(error @ (Error::SessionClosed(_) | Error::NotFound { .. })) => Err(error),
             Err(error) => return Err(error),
@@ -216,11 +218,6 @@ async fn start_job(db: &mut SqliteConnection, job: i64, from: JobState, now: Tim
         .execute(&mut *db)
         .await?;
     record(db, Event { kind: "job_started", job: Some(job), ..Event::default() }, now).await
-}
-
-/// When a lease that is granted or renewed now ends.
-pub(super) fn expiry(now: Timestamp, duration: Duration) -> Result<Timestamp> {
-    now.saturating_add(duration).map_err(|error| Error::Corrupt(format!("lease duration: {error}")))
 }
 
 async fn open_images(db: &mut SqliteConnection, shard: &Shard) -> Result<Vec<LeasedImage>> {

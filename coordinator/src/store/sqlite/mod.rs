@@ -4,9 +4,9 @@
 //! transaction can find at its first write that another one was faster. Reading has connections of its own.
 //!
 //! - `open`: options, migrations, read-only opening
-//! - `submit`, `change`, `session`, `lease`, `report`, `sweep`, `finish`, `read`: one file per duty
+//! - `submit`, `change`, `session`, `lease`, `report`, `sweep`, `finish`, `read`, `presence`: one file per duty
 //! - `query`: the analyst's SQL
-//! - `shard_state`, `event`: what several duties share
+//! - `shard_state`, `standing`, `event`: what several duties share
 //! - `codec`: between columns and the words of the domain
 
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use sqlx::{Sqlite, SqlitePool, Transaction};
 use super::records::*;
 use super::{Error, Result, Store};
 use crate::domain::blame::Caps;
+use crate::domain::explain::Backlog;
 use crate::domain::id::{JobId, SessionId};
 use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
@@ -32,11 +33,13 @@ mod event;
 mod finish;
 mod lease;
 mod open;
+mod presence;
 mod query;
 mod read;
 mod report;
 mod session;
 mod shard_state;
+mod standing;
 mod submit;
 mod sweep;
 #[cfg(test)]
@@ -102,6 +105,14 @@ impl Store for SqliteStore {
 
     async fn images(&self, job: &JobId, states: &[ImageState], from: u64, limit: u32) -> Result<Vec<Image>> {
         read::images(self, job, states, from, limit).await
+    }
+
+    async fn backlog(&self, job: &JobId, now: Timestamp) -> Result<Backlog> {
+        presence::backlog(self, job, now).await
+    }
+
+    async fn sessions(&self) -> Result<Vec<Presence>> {
+        presence::sessions(self).await
     }
 
     async fn change_job(&self, job: &JobId, change: &Change, by: &By, now: Timestamp) -> Result<Changed> {

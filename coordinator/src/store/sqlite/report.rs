@@ -5,8 +5,8 @@ use sqlx::{Connection, Row, SqliteConnection};
 
 use super::SqliteStore;
 use super::codec::{signed, small, time_text, word};
-use super::session;
 use super::shard_state::{Failure, HeldBy, Shard, fail_image};
+use super::{session, standing};
 use crate::domain::Invalid;
 use crate::domain::blame::{Caps, Verdict, after_error};
 use crate::domain::state::JobState;
@@ -70,6 +70,9 @@ async fn commit_report(
         if commit(db, &shard, &reporter, result).await? {
             accepted += 1;
         }
+    }
+    if let Some(session) = reporter.session {
+        standing::judge(db, &shard, session, report, now).await?;
     }
     shard.settle(db, now).await?;
     let held = HeldBy::find(db, shard.key)
@@ -162,7 +165,8 @@ async fn commit(
                 .execute(&mut *db)
                 .await?;
             let errors = small(&image, "errors")? + 1;
-            match after_error(*class, errors, reporter.caps) {
+            let workers = failing_workers(db, shard.job, index).await?;
+            match after_error(*class, errors, workers, reporter.caps) {
                 Verdict::Again => {}
                 Verdict::Failed => {
                     let failure = Failure {
@@ -180,6 +184,21 @@ async fn commit(
             Ok(true)
         }
     }
+}
+
+/// Different workers that failed an image since it was last tried anew. Errors of sessions that nobody knows count as
+/// those of one worker.
+async fn failing_workers(db: &mut SqliteConnection, job: i64, index: i64) -> Result<u32> {
+    let row = sqlx::query(
+        "SELECT count(DISTINCT coalesce(w.worker, '')) AS workers FROM image_errors AS e \
+         LEFT JOIN sessions AS w ON w.key = e.session WHERE e.job = ?1 AND e.idx = ?2 AND e.attempt > \
+         (SELECT coalesce(max(t.attempt), 0) FROM retried_results AS t WHERE t.job = ?1 AND t.idx = ?2)",
+    )
+    .bind(job)
+    .bind(index)
+    .fetch_one(db)
+    .await?;
+    small(&row, "workers")
 }
 
 fn check_done(

@@ -9,9 +9,8 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::SqliteStore;
-use super::codec::{json as read_json, json_text, time_text};
+use super::codec::{expiry, json as read_json, json_text, time_text};
 use super::event::{Event, record};
-use super::lease::expiry;
 use super::shard_state::{HeldBy, SHARD_COLUMNS, Shard};
 use crate::domain::blame::retry_delay;
 use crate::domain::id::SessionId;

@@ -6,8 +6,7 @@ use jiff::Timestamp;
 use sqlx::{Row, SqliteConnection};
 
 use super::SqliteStore;
-use super::codec::{small, time_text};
-use super::lease::expiry;
+use super::codec::{expiry, small, time_text};
 use super::session::close;
 use super::shard_state::{Failure, HeldBy, SHARD_COLUMNS, Shard, fail_image};
 use crate::domain::blame::{Caps, ErrorClass, Verdict, after_loss};

@@ -1,0 +1,195 @@
+//! Why the parts of a job wait.
+
+use jiff::Timestamp;
+
+use super::blame::ErrorClass;
+use super::id::JobId;
+use super::schedule::{Lack, Needs, OpenJob, Worker};
+use super::state::JobState;
+use super::word::words;
+
+/// The shards of a job at one moment, and what else decides about them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backlog {
+    /// Where the job stands.
+    pub state: JobState,
+    /// Its owner's jobs are held back.
+    pub owner_held: bool,
+    /// Shards that may be leased now.
+    pub ready: u64,
+    /// Shards that wait after errors.
+    pub delayed: u64,
+    /// When the first of these may be leased.
+    pub next_at: Option<Timestamp>,
+    /// Shards that somebody holds.
+    pub leased: u64,
+    /// The most frequent error of images that are tried again.
+    pub error: Option<(ErrorClass, String)>,
+    /// Why its output cannot be written.
+    pub output_error: Option<String>,
+}
+
+words! {
+    /// Why a part of a job waits, or does not.
+    Cause, "cause" {
+        /// The job has ended.
+        Ended = "ended",
+        /// Somebody paused it.
+        Paused = "paused",
+        /// Its owner's jobs are held back.
+        OwnerHeld = "owner_held",
+        /// A worker has it.
+        Leased = "leased",
+        /// It is tried again after a pause.
+        Delayed = "delayed",
+        /// No worker is there at all.
+        NoWorkers = "no_workers",
+        /// No worker has what the job needs.
+        NoneFits = "none_fits",
+        /// Other jobs come first.
+        Behind = "behind",
+        /// It comes next: the workers that fit are busy.
+        Next = "next",
+        /// All images have their result; the manifest is being written.
+        Finishing = "finishing",
+        /// All images have their result, but the output cannot be written.
+        OutputError = "output_error",
+    }
+}
+
+/// What is said about some shards of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// How many; 0 when it is about the job as a whole.
+    pub shards: u64,
+    /// Why.
+    pub cause: Cause,
+    /// In words.
+    pub text: String,
+    /// When it may change by itself.
+    pub at: Option<Timestamp>,
+}
+
+/// A worker that is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Present<'a> {
+    /// Its lasting name.
+    pub name: &'a str,
+    /// What it offers.
+    pub offers: Worker<'a>,
+}
+
+/// Why a job waits, part by part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// All parts of it that are not done.
+    pub parts: Vec<Part>,
+    /// Workers that are there.
+    pub workers: u64,
+    /// Those that have what the job needs.
+    pub fitting: u64,
+}
+
+/// `needs` are the job's, `open` all jobs with shards that are ready, in the order in which a worker that fits looks at
+/// them.
+pub fn explain(
+    job: &JobId,
+    needs: &Needs,
+    backlog: &Backlog,
+    open: &[&OpenJob],
+    workers: &[Present<'_>],
+    now: Timestamp,
+) -> Explanation {
+    let lacks: Vec<(&str, Vec<Lack>)> =
+        workers.iter().map(|worker| (worker.name, needs.lacks(&worker.offers))).collect();
+    let fitting = lacks.iter().filter(|(_, lacks)| lacks.is_empty()).count() as u64;
+    let whole = |cause, text: String| Part { shards: 0, cause, text, at: None };
+    let mut parts = Vec::new();
+    if backlog.leased > 0 {
+        let text = format!("{} being rendered", shards(backlog.leased));
+        parts.push(Part { shards: backlog.leased, cause: Cause::Leased, text, at: None });
+    }
+    if backlog.delayed > 0 {
+        parts.push(delayed(backlog));
+    }
+    if backlog.state.has_ended() {
+        parts.push(whole(Cause::Ended, format!("the job is {}", backlog.state)));
+    } else if backlog.ready + backlog.delayed + backlog.leased == 0 {
+        parts.push(match &backlog.output_error {
+            Some(error) => whole(Cause::OutputError, format!("the output cannot be written: {error}")),
+            None => {
+                whole(Cause::Finishing, "all images have their result; the manifest comes next".to_owned())
+            }
+        });
+    } else if backlog.state == JobState::Paused {
+        parts
+            .push(whole(Cause::Paused, "the job is paused; nothing new is leased until `resume`".to_owned()));
+    } else if backlog.owner_held {
+        let text = "the jobs of its owner are held; nothing new is leased until `owner --release`";
+        parts.push(whole(Cause::OwnerHeld, text.to_owned()));
+    } else if backlog.ready > 0 {
+        let (cause, text) = waits(job, open, &lacks, fitting, now);
+        let text = format!("{} ready: {text}", shards(backlog.ready));
+        parts.push(Part { shards: backlog.ready, cause, text, at: None });
+    }
+    Explanation { parts, workers: workers.len() as u64, fitting }
+}
+
+fn shards(count: u64) -> String {
+    if count == 1 { "1 shard".to_owned() } else { format!("{count} shards") }
+}
+
+fn delayed(backlog: &Backlog) -> Part {
+    let mut text = format!("{} tried again after errors", shards(backlog.delayed));
+    if let Some(at) = backlog.next_at {
+        text.push_str(&format!(", the first at {at:.0}"));
+    }
+    if let Some((class, error)) = &backlog.error {
+        text.push_str(&format!("; most often {class}: {error}"));
+    }
+    Part { shards: backlog.delayed, cause: Cause::Delayed, text, at: backlog.next_at }
+}
+
+/// Why shards that are ready are not leased.
+fn waits(
+    job: &JobId,
+    open: &[&OpenJob],
+    lacks: &[(&str, Vec<Lack>)],
+    fitting: u64,
+    now: Timestamp,
+) -> (Cause, String) {
+    if lacks.is_empty() {
+        return (Cause::NoWorkers, "no worker is connected".to_owned());
+    }
+    if fitting == 0 {
+        let each: Vec<String> = lacks
+            .iter()
+            .take(3)
+            .map(|(name, lacks)| {
+                let lacks: Vec<String> = lacks.iter().map(ToString::to_string).collect();
+                format!("{name} has {}", lacks.join(", "))
+            })
+            .collect();
+        let others = lacks.len().saturating_sub(3);
+        let others = if others > 0 { format!(", and {others} others") } else { String::new() };
+        return (Cause::NoneFits, format!("no worker has what it needs: {}{others}", each.join("; ")));
+    }
+    let place = open.iter().position(|open| open.id == *job).unwrap_or(0);
+    match place.checked_sub(1).and_then(|before| open.get(before)) {
+        Some(before) => {
+            let first = open.first().unwrap_or(before);
+            let text = format!(
+                "behind {place} other job{}, first {} with priority {}",
+                if place == 1 { "" } else { "s" },
+                first.id,
+                first.effective_priority(now)
+            );
+            (Cause::Behind, text)
+        }
+        None if fitting == 1 => (Cause::Next, "comes next; the worker that fits is busy".to_owned()),
+        None => (Cause::Next, format!("comes next; the {fitting} workers that fit are busy")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::domain::schedule::Device;
+use crate::domain::schedule::tests::job;
+
+fn now() -> Timestamp {
+    "2026-11-23T12:04:00Z".parse().unwrap()
+}
+
+fn ready(shards: u64) -> Backlog {
+    Backlog {
+        state: JobState::Running,
+        owner_held: false,
+        ready: shards,
+        delayed: 0,
+        next_at: None,
+        leased: 0,
+        error: None,
+        output_error: None,
+    }
+}
+
+/// What is said about job 2, with job 1 before it, to one worker with a GPU of 8 GB.
+fn said(backlog: &Backlog, needs: &Needs, workers: usize) -> Vec<(Cause, String)> {
+    let (first, second) = (OpenJob { priority: 10, ..job(1, "ann") }, job(2, "ann"));
+    let devices = [Device { id: "cuda:0".to_owned(), memory_free_bytes: 8_000_000_000, ..Device::default() }];
+    let labels = BTreeMap::new();
+    let offers = Worker { devices: &devices, labels: &labels, last: None };
+    let present = vec![Present { name: "w", offers }; workers];
+    let explanation = explain(&second.id, needs, backlog, &[&first, &second], &present, now());
+    assert_eq!(explanation.workers, workers as u64);
+    explanation.parts.into_iter().map(|part| (part.cause, part.text)).collect()
+}
+
+#[test]
+fn ready_shards_wait_for_workers_or_for_other_jobs() {
+    let any = Needs::default();
+    let large = Needs { memory_bytes: 24_000_000_000, ..Needs::default() };
+    for (needs, workers, cause, text) in [
+        (&any, 0, Cause::NoWorkers, "3 shards ready: no worker is connected"),
+        (
+            &large,
+            1,
+            Cause::NoneFits,
+            "3 shards ready: no worker has what it needs: w has 8.0 GB of free device memory, not 24.0 GB",
+        ),
+        (&any, 1, Cause::Behind, "3 shards ready: behind 1 other job, first job 1 with priority 65"),
+    ] {
+        assert_eq!(said(&ready(3), needs, workers), [(cause, text.to_owned())]);
+    }
+    let alone = explain(
+        &job(2, "ann").id,
+        &any,
+        &ready(1),
+        &[&job(2, "ann")],
+        &[Present { name: "w", offers: Worker { devices: &[], labels: &BTreeMap::new(), last: None } }],
+        now(),
+    );
+    assert_eq!((alone.fitting, alone.parts[0].cause), (1, Cause::Next));
+    assert_eq!(alone.parts[0].text, "1 shard ready: comes next; the worker that fits is busy");
+}
+
+#[test]
+fn every_part_is_told() {
+    let at = "2026-11-23T12:04:31Z".parse().unwrap();
+    let backlog = Backlog {
+        leased: 2,
+        delayed: 1,
+        next_at: Some(at),
+        error: Some((ErrorClass::OutOfMemory, "8 GB are too few".to_owned())),
+        ..ready(1)
+    };
+    let said = said(&backlog, &Needs::default(), 0);
+    assert_eq!(said[0], (Cause::Leased, "2 shards being rendered".to_owned()));
+    let text = "1 shard tried again after errors, the first at 2026-11-23T12:04:31Z; most often out_of_memory: \
+                8 GB are too few";
+    assert_eq!(said[1], (Cause::Delayed, text.to_owned()));
+    assert_eq!((said.len(), said[2].0), (3, Cause::NoWorkers));
+}
+
+#[test]
+fn what_holds_the_whole_job_is_told_before_anything_about_workers() {
+    let any = Needs::default();
+    for (backlog, cause) in [
+        (Backlog { state: JobState::Paused, ..ready(3) }, Cause::Paused),
+        (Backlog { owner_held: true, ..ready(3) }, Cause::OwnerHeld),
+        (ready(0), Cause::Finishing),
+        (Backlog { output_error: Some("disk full".to_owned()), ..ready(0) }, Cause::OutputError),
+        (Backlog { state: JobState::Cancelled, ..ready(3) }, Cause::Ended),
+    ] {
+        let said = said(&backlog, &any, 1);
+        assert_eq!((said.len(), said[0].0), (1, cause));
+    }
+}

@@ -1,0 +1,36 @@
+//! Why a job waits: gathers what the rule wants to know.
+
+use jiff::Timestamp;
+use sanafarm_proto::v1;
+
+use super::convert;
+use crate::domain::explain;
+use crate::domain::explain::Present;
+use crate::domain::schedule::{OpenJob, Plan, Worker};
+use crate::farm::Farm;
+use crate::store::Result;
+use crate::store::records::Presence;
+
+pub(super) async fn explain(farm: &Farm, job: &str) -> Result<v1::ExplainJobResponse> {
+    let now = Timestamp::now();
+    let job = farm.store.job(job).await?;
+    let backlog = farm.store.backlog(&job.id, now).await?;
+    let sessions = farm.store.sessions().await?;
+    let open = farm.store.open_jobs(now).await?;
+    let present: Vec<_> = sessions
+        .iter()
+        .map(|presence| Present { name: &presence.session.worker, offers: offers(presence) })
+        .collect();
+    // As a worker sees them that fits this job, has rendered nothing yet, and asks now.
+    let fitting = present.iter().find(|worker| job.needs.lacks(&worker.offers).is_empty());
+    let order: Vec<&OpenJob> = fitting.map_or_else(Vec::new, |worker| {
+        let choices = Plan::new(&open, now).choices(&worker.offers);
+        choices.iter().filter_map(|choice| open.iter().find(|open| open.id == choice.job)).collect()
+    });
+    let explanation = explain::explain(&job.id, &job.needs, &backlog, &order, &present, now);
+    Ok(convert::explanation_message(job, explanation))
+}
+
+fn offers(presence: &Presence) -> Worker<'_> {
+    Worker { devices: &presence.session.devices, labels: &presence.session.labels, last: None }
+}

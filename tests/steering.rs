@@ -1,0 +1,122 @@
+//! What people do about jobs while a farm runs.
+
+use serde_json::Value;
+
+use crate::farm::{coordinator, worker};
+use crate::support::{Sandbox, wait_until};
+
+/// Runs a verb against one coordinator.
+struct At<'a> {
+    sandbox: &'a Sandbox,
+    address: &'a str,
+}
+
+impl At<'_> {
+    fn run(&self, args: &[&str]) -> crate::support::Ended {
+        self.sandbox.run(&[args, &["--coordinator", self.address]].concat())
+    }
+
+    fn submit(&self, args: &[&str]) -> String {
+        self.run(
+            &[&["submit", "list.txt", "--size", "64x64", "--steps", "2", "--output", "out"], args].concat(),
+        )
+        .ok()
+        .stdout
+        .trim_end()
+        .to_owned()
+    }
+
+    /// The causes that `explain` tells, and how many workers fit of how many.
+    fn causes(&self, job: &str) -> (Vec<String>, u64, u64) {
+        let told = self.run(&["explain", job, "--json"]).ok().last_json();
+        let parts = told["parts"].as_array().unwrap();
+        let causes = parts.iter().map(|part| part["cause"].as_str().unwrap().to_owned()).collect();
+        (causes, told["fitting"].as_u64().unwrap(), told["workers"].as_u64().unwrap())
+    }
+
+    fn workers(&self) -> Vec<Value> {
+        self.run(&["workers", "--json"]).ok().json_lines()
+    }
+}
+
+#[test]
+fn a_job_waits_for_a_worker_with_its_label_and_says_so() {
+    let sandbox = Sandbox::new();
+    let (_coordinator, address) = coordinator(&sandbox);
+    let at = At { sandbox: &sandbox, address: &address };
+    sandbox.write("list.txt", "red dots\nblue dots\n");
+    let job = at.submit(&["--label", "zone=eu", "--priority", "7"]);
+    let shown = at.run(&["show", &job, "--json"]).ok().last_json();
+    assert_eq!(
+        (shown["priority"].as_i64(), shown["needs"]["labels"]["zone"].as_str()),
+        (Some(7), Some("eu"))
+    );
+    assert_eq!(at.causes(&job), (vec!["no_workers".to_owned()], 0, 0));
+
+    let _other = worker(&sandbox, &address, "other");
+    wait_until("the first worker", || at.workers().len() == 1);
+    assert_eq!(at.causes(&job), (vec!["none_fits".to_owned()], 0, 1));
+    let told = at.run(&["explain", &job]).ok().stdout;
+    assert!(told.contains("no worker has what it needs: other has no label zone=eu"), "{told}");
+
+    let paused = at.run(&["pause", &job, "--reason", "lunch", "--json"]).ok().last_json();
+    assert_eq!(paused["state"], "paused");
+    let _right =
+        sandbox.start(&["worker", "--coordinator", &address, "--name", "right", "--label", "zone=eu"]);
+    wait_until("the second worker", || at.workers().len() == 2);
+    assert_eq!(at.causes(&job), (vec!["paused".to_owned()], 1, 2));
+    assert_eq!(at.workers()[1]["labels"]["zone"], "eu");
+
+    assert_eq!(at.run(&["resume", &job, "--json"]).ok().last_json()["state"], "pending");
+    assert_eq!(at.run(&["watch", &job, "--json"]).ok().last_json()["state"], "succeeded");
+    assert_eq!(at.causes(&job).0, ["ended"]);
+    let who = at.run(&["sql", "--csv", "select distinct worker from audit_images"]).ok().stdout;
+    assert_eq!(who, "worker\nright\n");
+    let why = "select kind, reason from audit_events where reason is not null";
+    assert_eq!(at.run(&["sql", "--csv", why]).ok().stdout, "kind,reason\njob_paused,lunch\n");
+}
+
+#[test]
+fn failed_images_are_tried_again_when_the_cause_is_gone() {
+    let sandbox = Sandbox::new();
+    let (_coordinator, address) = coordinator(&sandbox);
+    let at = At { sandbox: &sandbox, address: &address };
+    sandbox.write("list.txt", "red dots\nblue dots\ngreen dots\n");
+    let job = at.submit(&[]);
+    let images = at.run(&["images", &job, "--json"]).ok().json_lines();
+    // Somebody's file stands where the second picture belongs.
+    let taken = sandbox.path("out").join(images[1]["object"].as_str().unwrap());
+    std::fs::create_dir_all(taken.parent().unwrap()).unwrap();
+    std::fs::write(&taken, "somebody's").unwrap();
+    let _worker = worker(&sandbox, &address, "w");
+    let failed = at.run(&["watch", &job, "--json"]).last_json();
+    assert_eq!((failed["state"].as_str(), failed["failed"].as_u64()), (Some("failed"), Some(1)));
+
+    let nothing = at.run(&["retry", &job, "--failed", "--error-class", "numeric", "--json"]).ok();
+    assert_eq!(nothing.last_json()["state"], "failed");
+    assert!(nothing.stderr.contains("nothing is tried again"), "{}", nothing.stderr);
+    std::fs::remove_file(&taken).unwrap();
+    let retried = at.run(&["retry", &job, "--failed", "--error-class", "conflict"]).ok();
+    assert!(retried.stderr.contains("1 image is tried again"), "{}", retried.stderr);
+    let ended = at.run(&["watch", &job, "--json"]).ok().last_json();
+    assert_eq!((ended["state"].as_str(), ended["done"].as_u64()), (Some("succeeded"), Some(3)));
+    crate::support::pictures::assert_whole(&sandbox.database(), &sandbox.path("out"), 3);
+}
+
+#[test]
+fn jobs_of_a_held_owner_wait_until_they_are_let_go() {
+    let sandbox = Sandbox::new();
+    let (_coordinator, address) = coordinator(&sandbox);
+    let at = At { sandbox: &sandbox, address: &address };
+    sandbox.write("list.txt", "red dots\n");
+    let job = at.submit(&[]);
+    let owner = at.run(&["show", &job, "--json"]).ok().last_json()["owner"].as_str().unwrap().to_owned();
+    at.run(&["owner", &owner, "--hold", "--reason", "over budget"]).ok();
+    let _worker = worker(&sandbox, &address, "w");
+    wait_until("the worker", || at.workers().len() == 1);
+    assert_eq!(at.causes(&job).0, ["owner_held"]);
+    at.run(&["owner", &owner, "--release", "--weight", "2"]).ok();
+    assert_eq!(at.run(&["watch", &job, "--json"]).ok().last_json()["state"], "succeeded");
+    let refused = at.run(&["owner", &owner]);
+    assert_eq!(refused.code, Some(1), "nothing is asked for: {}", refused.stderr);
+}
