@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "what is unexpected fails the test")]
 
 mod cli;
+mod cluster;
 mod farm;
 mod faults;
+mod lists;
 mod render;
 mod steering;
 mod support;

@@ -34,6 +34,7 @@ fn help_lists_every_verb() {
             "coordinator",
             "worker",
             "submit",
+            "estimate",
             "jobs",
             "show",
             "watch",
@@ -260,11 +261,11 @@ fn a_coordinator_that_is_not_there_is_a_failure_with_a_hint() {
 #[test]
 fn a_list_of_a_format_that_cannot_be_read_is_refused() {
     let sandbox = Sandbox::new();
-    sandbox.write("list.json", r#"[{"prompt":"a"}]"#);
+    sandbox.write("list.xlsx", "PK");
     refused(
         &sandbox,
-        &["render", "list.json"],
-        "error: list.json: a .json file is no prompt list that can be read; make it .jsonl, .csv, .tsv or .txt, \
-         or say with --format how it is written\n",
+        &["render", "list.xlsx"],
+        "error: list.xlsx: a .xlsx file is no prompt list that can be read; make it .parquet, .jsonl, .json, .csv, .tsv \
+         or .txt (also .gz or .zst), or say with --format how it is written\n",
     );
 }

@@ -12,6 +12,7 @@ pub fn coordinator(sandbox: &Sandbox) -> (Running, String) {
     (running, address)
 }
 
+/// A worker of that name.
 pub fn worker(sandbox: &Sandbox, address: &str, name: &str) -> Running {
     sandbox.start(&["worker", "--coordinator", address, "--name", name])
 }

@@ -37,6 +37,21 @@ impl Connection {
         }
     }
 
+    /// For a look at what was rendered before: a coordinator's address, else the database of the data folder, if
+    /// there is one.
+    pub async fn history(place: &Place, data: &DataFolder) -> Result<Option<Self>, Error> {
+        match place.address() {
+            Some(address) => Self::remote(&address).await.map(Some),
+            None if data.database().is_file() => Self::local(data).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether the coordinator is another process.
+    pub fn is_remote(&self) -> bool {
+        self.local.is_none()
+    }
+
     /// For a call that changes something: that needs a coordinator at work.
     pub async fn changing(place: Place) -> Result<Self, Error> {
         match place.address() {

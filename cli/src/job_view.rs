@@ -1,7 +1,7 @@
 //! Jobs and images as the user sees them.
 
 use sanafarm_proto::v1::{
-    BinMode, DecodeMode, ErrorClass, Image, ImageState, Job, JobState, Needs, Settings,
+    BinMode, DecodeMode, ErrorClass, Image, ImageState, Job, JobState, Needs, Rendering, Settings,
 };
 use serde_json::{Map, Value, json};
 
@@ -72,7 +72,23 @@ pub fn job_json(job: &Job) -> Value {
     add("started_at", time_json(job.started_at.as_ref()));
     add("finished_at", time_json(job.finished_at.as_ref()));
     add("error", json!(job.error));
+    if !job.rendering.is_empty() || job.images_per_minute.is_some() {
+        let rendering: Vec<_> = job.rendering.iter().map(rendering_json).collect();
+        add("rendering", json!(rendering));
+        add("images_per_minute", json!(job.images_per_minute));
+        add("seconds_left", json!(job.seconds_left));
+    }
     Value::Object(object)
+}
+
+fn rendering_json(rendering: &Rendering) -> Value {
+    json!({
+        "worker": rendering.worker,
+        "index": rendering.index,
+        "stage": rendering.stage,
+        "step": rendering.step,
+        "steps": rendering.steps,
+    })
 }
 
 /// A job as names and values, one a line.
@@ -156,7 +172,8 @@ fn needs_text(needs: &Needs) -> String {
     parts.join(", ")
 }
 
-fn settings_json(settings: &Settings) -> Value {
+/// Settings as one JSON object.
+pub fn settings_json(settings: &Settings) -> Value {
     json!({
         "width": settings.width,
         "height": settings.height,

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
-use sanafarm_proto::v1::Job;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use sanafarm_proto::v1::{Job, Rendering};
 use sanafarm_worker::Activity;
 
 use crate::printer::Printer;
@@ -35,6 +35,9 @@ impl Progress {
         let position = job.done + job.failed;
         self.bar.set_length(job.images);
         self.bar.set_position(position);
+        if let Some(first) = job.rendering.first() {
+            self.bar.set_message(rendering(first, job.rendering.len() - 1));
+        }
         if self.bar.is_hidden() {
             self.tell(job, position);
         }
@@ -58,13 +61,59 @@ impl Progress {
         if due {
             self.told = Some((Instant::now(), position));
             let failed = if job.failed == 0 { String::new() } else { format!(", {} failed", job.failed) };
-            self.printer.note(format!("{position} of {} images{failed}", job.images));
+            let speed = job.images_per_minute.map(|speed| format!(", {speed} images/min"));
+            let left = job.seconds_left.map(|seconds| {
+                let left = Duration::from_secs(seconds as u64);
+                format!(", {} left", HumanDuration(left))
+            });
+            self.printer.note(format!(
+                "{position} of {} images{failed}{}{}",
+                job.images,
+                speed.unwrap_or_default(),
+                left.unwrap_or_default()
+            ));
         }
     }
 }
 
+/// What a worker of the farm does, and how many others do something too.
+fn rendering(first: &Rendering, others: usize) -> String {
+    let Rendering { worker, index, stage, step, steps } = first;
+    let step = if stage == "denoise" { format!(" {step}/{steps}") } else { String::new() };
+    let others = if others > 0 { format!(" (and {others} more)") } else { String::new() };
+    format!("{worker}: #{index} {stage}{step}{others}")
+}
+
+/// Shows how much of a list was read, where standard error is a terminal.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    bar: ProgressBar,
+}
+
+impl Reading {
+    /// Starts at the first row of the list that the user named so.
+    pub fn start(list: &str, printer: &Printer) -> Self {
+        let style = ProgressStyle::with_template("{spinner} reading {msg}: {human_pos} rows")
+            .expect("the template is a constant");
+        let bar = printer.bars().add(ProgressBar::new_spinner().with_style(style));
+        bar.set_message(list.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self { bar }
+    }
+
+    /// So many more rows were read.
+    pub fn rows(&self, rows: usize) {
+        self.bar.inc(rows as u64);
+    }
+
+    /// Takes it away.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 fn words(activity: &Activity) -> String {
-    let Activity { index, stage, step, steps } = activity;
+    let Activity { index, stage, step, steps, job: _ } = activity;
     match *stage {
         "" => String::new(),
         "load" => "loading the model".to_owned(),
@@ -89,15 +138,26 @@ mod tests {
 
     #[test]
     fn an_activity_is_told_in_a_few_words() {
-        let activity = |stage, step, steps| words(&Activity { index: 3, stage, step, steps });
+        let activity =
+            |stage, step, steps| words(&Activity { job: "job".to_owned(), index: 3, stage, step, steps });
         assert_eq!(activity("denoise", 7, 20), "#3 denoise 7/20");
         assert_eq!(activity("decode", 20, 20), "#3 decode");
         assert_eq!(activity("load", 0, 0), "loading the model");
     }
 
     #[test]
+    fn a_worker_is_told_with_its_step() {
+        let stage = "denoise".to_owned();
+        let first = Rendering { worker: "w".to_owned(), index: 3, stage, step: 7, steps: 20 };
+        assert_eq!(rendering(&first, 0), "w: #3 denoise 7/20");
+        let decode = Rendering { stage: "decode".to_owned(), ..first };
+        assert_eq!(rendering(&decode, 2), "w: #3 decode (and 2 more)");
+    }
+
+    #[test]
     fn both_styles_are_valid() {
         style(true);
         style(false);
+        Reading::start("a.csv", &Printer::new()).finish();
     }
 }

@@ -10,11 +10,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::farm::Farm;
+use crate::live::postgres::PostgresWire;
 use crate::live::redis::RedisWire;
-use crate::live::relay::relay;
+use crate::live::relay::{Wire, relay};
 use crate::options::{Database, Options};
 use crate::store;
 use crate::store::Store;
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::{grpc, services};
 
@@ -54,10 +56,7 @@ impl Coordinator {
     ///
     /// One process may have a database open at a time: the caller holds a lock on its folder.
     pub async fn open(options: Options) -> Result<Self, Error> {
-        let store: Arc<dyn Store> = match &options.database {
-            Database::File(file) => Arc::new(SqliteStore::open(file).await?),
-        };
-        let redis = options.redis.as_deref().map(RedisWire::new).transpose()?;
+        let (store, wire) = connect(&options).await?;
         empty_folder(options.scratch.clone()).await?;
         let farm = Arc::new(Farm::new(store, options));
         let recovered = farm.store.recover(farm.options.lease_duration, Timestamp::now()).await?;
@@ -68,8 +67,8 @@ impl Coordinator {
                 "took over from an earlier process"
             );
         }
-        if let Some(redis) = redis {
-            farm.tasks.spawn(relay(Arc::clone(&farm), Box::new(redis)));
+        if let Some(wire) = wire {
+            farm.tasks.spawn(relay(Arc::clone(&farm), wire));
         }
         services::start(&farm);
         Ok(Self { farm })
@@ -103,6 +102,25 @@ impl Coordinator {
         self.farm.tasks.wait().await;
         self.farm.store.close().await;
     }
+}
+
+/// The store, and the wire to the other coordinators where there may be some.
+async fn connect(options: &Options) -> Result<(Arc<dyn Store>, Option<Box<dyn Wire>>), Error> {
+    let redis = match &options.redis {
+        Some(url) => Some(Box::new(RedisWire::new(url)?) as Box<dyn Wire>),
+        None => None,
+    };
+    Ok(match &options.database {
+        Database::File(file) => (Arc::new(SqliteStore::open(file).await?), redis),
+        Database::Server(url) => {
+            let store = PostgresStore::open(url).await?;
+            let wire = match redis {
+                Some(redis) => redis,
+                None => Box::new(PostgresWire::new(url).map_err(store::Error::from)?),
+            };
+            (Arc::new(store), Some(wire))
+        }
+    })
 }
 
 /// What a killed process left there is of no use to anybody.

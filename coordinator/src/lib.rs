@@ -23,4 +23,5 @@ mod services;
 mod store;
 
 pub use coordinator::{Coordinator, Error};
+pub use grpc::{Rehearsal, RehearsedGroup};
 pub use options::{Database, Options};

@@ -6,10 +6,22 @@ use std::time::Duration;
 use crate::domain::blame::Caps;
 
 /// Where the truth is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Database {
     /// A SQLite file, for one coordinator; it is created when absent.
     File(PathBuf),
+    /// The URL of a PostgreSQL database, for any number of coordinators.
+    Server(String),
+}
+
+/// Nothing of the URL: it may hold a password.
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(file) => f.debug_tuple("File").field(file).finish(),
+            Self::Server(_) => f.debug_tuple("Server").finish_non_exhaustive(),
+        }
+    }
 }
 
 /// How a coordinator runs.

@@ -43,6 +43,17 @@ impl Error {
         }
     }
 
+    /// The same with its text changed.
+    pub(crate) fn map(self, change: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Full(text) => Self::Full(change(text)),
+            Self::Denied(text) => Self::Denied(change(text)),
+            Self::Invalid(text) => Self::Invalid(change(text)),
+            Self::NotFound(text) => Self::NotFound(change(text)),
+            Self::Unavailable(text) => Self::Unavailable(change(text)),
+        }
+    }
+
     /// Sorts an error of the store; `doing` says what was tried, on which object, where.
     pub(crate) fn from_store(doing: &str, error: &object_store::Error) -> Self {
         if let Some(cause) = find_io(error) {

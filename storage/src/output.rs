@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt;
 use url::Url;
 
 use crate::folder::Folder;
+use crate::input::Scheme;
 use crate::{Error, staging};
 
 /// Bytes of one part of a streamed object; object stores take parts of 5 MiB and more.
@@ -90,12 +91,17 @@ impl Output {
     }
 
     fn open_url(url: &Url) -> Result<Self, Error> {
-        let (store, prefix) = object_store::parse_url(url).map_err(|error| {
+        // Lists are read from object stores, pictures are not written there yet.
+        let refused = |why: &dyn std::fmt::Display| {
             Error::Invalid(format!(
-                "open output {url}: {error}; this version writes to folders, object stores such as S3 come in a \
+                "open output {url}: {why}; this version writes to folders, object stores such as S3 come in a \
                  later one"
             ))
-        })?;
+        };
+        if Scheme::of(url).is_some() {
+            return Err(refused(&"no folder"));
+        }
+        let (store, prefix) = object_store::parse_url(url).map_err(|error| refused(&error))?;
         let store = Store::Objects(Arc::new(PrefixStore::new(store, prefix)));
         Ok(Self { store, place: url.as_str().into() })
     }

@@ -2,6 +2,7 @@
 
 pub mod database;
 pub mod pictures;
+pub mod web;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

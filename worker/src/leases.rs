@@ -31,8 +31,11 @@ impl From<LeaseKey> for LeaseRef {
 
 #[derive(Debug)]
 struct Held {
+    job: String,
     rendering: BTreeSet<u64>,
     gone: CancellationToken,
+    /// Stops the image in hand at its next step.
+    halt: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -43,9 +46,28 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    /// Adds a lease; `gone` is cancelled when the coordinator says that it is held no more.
-    pub(crate) fn add(&self, lease: LeaseKey, gone: CancellationToken) {
-        self.lock().insert(lease, Held { rendering: BTreeSet::new(), gone });
+    /// Adds a lease of a job; `gone` is cancelled when the coordinator says that it is held no more, `halt` when its job
+    /// has ended.
+    pub(crate) fn add(&self, lease: LeaseKey, job: String, gone: CancellationToken, halt: CancellationToken) {
+        self.lock().insert(lease, Held { job, rendering: BTreeSet::new(), gone, halt });
+    }
+
+    /// A job has ended: its leases are gone, and nobody wants what is in hand of it.
+    pub(crate) fn job_ended(&self, job: &str) {
+        let mut ended = false;
+        self.lock().retain(|lease, held| {
+            if held.job != job {
+                return true;
+            }
+            tracing::info!(shard = %lease.shard_id, attempt = lease.attempt, job, "the job has ended");
+            held.gone.cancel();
+            held.halt.cancel();
+            ended = true;
+            false
+        });
+        if ended {
+            self.lost.notify_one();
+        }
     }
 
     /// Forgets a lease that is done with or handed back.

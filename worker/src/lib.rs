@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 
 mod device;
 mod engine;
+mod follow;
 mod leases;
 pub mod models;
 mod picture;
@@ -54,6 +55,8 @@ pub struct Options {
 /// What a device is doing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Activity {
+    /// Its job; empty while it waits for work.
+    pub job: String,
     /// Index of the image in its job.
     pub index: u64,
     /// `load`, `text`, `denoise` or `decode`; empty before the first image and while it waits for work.

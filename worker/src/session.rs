@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use sanafarm_proto::v1::worker_service_client::WorkerServiceClient;
 use sanafarm_proto::v1::{
-    CloseSessionRequest, HeldLease, ImageResult, Lease, LeaseShardRequest, OpenSessionRequest,
-    OpenSessionResponse, ReleaseLeaseRequest, ReleaseLeaseResponse, ReleaseReason, RenewLeasesRequest,
-    RenewLeasesResponse, ReportResultsRequest, ReportResultsResponse,
+    CloseSessionRequest, HeldLease, ImageResult, Lease, LeaseShardRequest, Notice, OpenSessionRequest,
+    OpenSessionResponse, Progress, ReleaseLeaseRequest, ReleaseLeaseResponse, ReleaseReason,
+    RenewLeasesRequest, RenewLeasesResponse, ReportResultsRequest, ReportResultsResponse,
 };
 use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Response, Status, Streaming};
 
 use crate::Error;
 use crate::leases::LeaseKey;
@@ -90,6 +91,24 @@ impl Session {
 
     pub(crate) fn renew_interval(&self) -> Duration {
         self.current().renew_interval
+    }
+
+    /// Of the connection life that is now.
+    pub(crate) fn id(&self) -> String {
+        self.current().id
+    }
+
+    /// Lasting name of this worker.
+    pub(crate) fn worker(&self) -> &str {
+        &self.shared.registration.worker
+    }
+
+    /// One try: both sides talk until one of them ends.
+    pub(crate) async fn follow(
+        &self,
+        progress: ReceiverStream<Progress>,
+    ) -> Result<Streaming<Notice>, Status> {
+        Ok(self.shared.client.clone().follow(progress).await?.into_inner())
     }
 
     /// Waits some time for a shard.

@@ -12,7 +12,7 @@ use sanafarm_proto::v1::ErrorClass;
 use crate::connect::Place;
 
 pub use prompts::SubmissionArgs;
-pub use values::{Bin, DeviceKindName, ImageStateName, Size};
+pub use values::{Bin, DeviceKindName, ImageStateName, OnDuplicate, Size};
 
 /// Render dataset-scale prompt lists into pictures with Sana, on one machine or a farm.
 #[derive(Debug, Parser)]
@@ -39,6 +39,8 @@ pub enum Command {
     Worker(WorkerArgs),
     /// Hand a prompt list to a coordinator
     Submit(SubmitArgs),
+    /// Tell what a prompt list would take: images, shards, time and bytes
+    Estimate(EstimateArgs),
     /// List jobs, newest first
     Jobs(JobsArgs),
     /// Show one job
@@ -76,6 +78,9 @@ pub struct RenderArgs {
     /// Folder of the database and the unpacked models [env: SANAFARM_DATA=] [default: .sanafarm]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// Read and check the whole list, tell what it would take, and render nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// End with one JSON object on standard output
     #[arg(long)]
     pub json: bool,
@@ -96,7 +101,24 @@ pub struct SubmitArgs {
     /// Folder of the unpacked models [env: SANAFARM_DATA=] [default: .sanafarm]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// Read and check the whole list, tell what it would take, and submit nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// Print the job as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `estimate`.
+#[derive(Debug, Args)]
+pub struct EstimateArgs {
+    /// The list and what to make of it.
+    #[command(flatten)]
+    pub submission: SubmissionArgs,
+    /// Where images were rendered before.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// One JSON object on standard output
     #[arg(long)]
     pub json: bool,
 }
@@ -126,8 +148,11 @@ pub struct CoordinatorArgs {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
     pub listen: String,
     /// Folder of the database [env: SANAFARM_DATA=] [default: .sanafarm]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "database")]
     pub data: Option<PathBuf>,
+    /// PostgreSQL database for any number of coordinators, such as postgres://user@host/sanafarm [env: SANAFARM_DATABASE=]
+    #[arg(long, value_name = "URL", env = "SANAFARM_DATABASE", hide_env = true)]
+    pub database: Option<String>,
     /// A worker that is not heard of for this long is lost, and its images are given to others
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub lease_seconds: u64,

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use clap::Args;
 use sanafarm_worker::models::BUNDLED;
 
-use super::values::{Bin, Decode, Size, guidance, name};
+use super::values::{Bin, Decode, OnDuplicate, Size, guidance, name};
 use crate::prompts::limits::{MAX_IMAGES_PER_PROMPT, MAX_STEPS, SEED};
 use crate::prompts::{Chosen, Format};
 
 /// A prompt list and what to make of it.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct SubmissionArgs {
-    /// Prompt list: .txt, .jsonl, .csv or .tsv, or - for standard input
+    /// Prompt list: .txt, .jsonl, .csv, .tsv, .parquet or .json, also .gz or .zst; a path, a URL (s3://, gs://, az://,
+    /// https://) or - for standard input
     pub prompts: PathBuf,
     /// Model folder in the diffusers layout, or the name of the bundled model
     #[arg(long, value_name = "DIR", default_value = BUNDLED)]
@@ -68,6 +69,12 @@ pub struct SubmissionArgs {
     /// Column of the seed [default: seed]
     #[arg(long, value_name = "C")]
     pub seed_column: Option<String>,
+    /// Column that is neither used nor passed through; may be given again
+    #[arg(long, value_name = "C")]
+    pub drop_column: Vec<String>,
+    /// What to do when prompt, negative prompt, seed and settings of two images are the same
+    #[arg(long, value_enum, default_value_t = OnDuplicate::Allow)]
+    pub on_duplicate: OnDuplicate,
     /// Skip bad lines and list them at the end
     #[arg(long)]
     pub skip_invalid: bool,
@@ -80,6 +87,7 @@ impl SubmissionArgs {
             prompt: self.prompt_column.clone(),
             id: self.id_column.clone(),
             seed: self.seed_column.clone(),
+            dropped: self.drop_column.clone(),
         }
     }
 }

@@ -159,6 +159,17 @@ impl From<Decode> for DecodeMode {
     }
 }
 
+/// `--on-duplicate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnDuplicate {
+    /// Render both
+    Allow,
+    /// Refuse the list and name the two rows
+    Refuse,
+    /// Drop the later one
+    Merge,
+}
+
 /// `--state` of `images`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ImageStateName {

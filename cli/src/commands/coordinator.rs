@@ -1,13 +1,15 @@
 //! `sanafarm coordinator`: serve jobs to workers and clients.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use sanafarm_coordinator::{Coordinator, Options};
+use sanafarm_coordinator::{Coordinator, Database, Options};
 use sanafarm_worker::Shutdown;
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use crate::args::CoordinatorArgs;
-use crate::data_folder::DataFolder;
+use crate::data_folder::{DataFolder, Lock};
 use crate::error::{Error, Exit};
 use crate::printer::Printer;
 use crate::signals::Signals;
@@ -15,14 +17,12 @@ use crate::signals::Signals;
 /// Serves until it is told to stop. Prints `listening on ADDR` when it can be reached.
 pub async fn run(args: CoordinatorArgs, printer: &Printer) -> Result<Exit, Error> {
     let listener = listen(&args.listen, args.insecure).await?;
-    let data = DataFolder::choose(args.data);
-    data.create()?;
-    let _lock = data.lock()?;
+    let place = Place::take(args.database, args.data)?;
     let failed = |error: sanafarm_coordinator::Error| {
-        Error::failure(format!("serve the database {}", data.database().display())).caused_by(&error)
+        Error::failure(format!("serve the database {}", place.name)).caused_by(&error)
     };
     let lease_duration = Duration::from_secs(args.lease_seconds);
-    let options = Options { lease_duration, redis: args.redis, ..Options::file(data.database()) };
+    let options = Options { lease_duration, redis: args.redis, ..place.options.clone() };
     let coordinator = Coordinator::open(options).await.map_err(failed)?;
     let address = listener
         .local_addr()
@@ -37,6 +37,45 @@ pub async fn run(args: CoordinatorArgs, printer: &Printer) -> Result<Exit, Error
     signals.end_at_once();
     coordinator.close().await;
     served.map(|()| Exit::Success)
+}
+
+/// Where the truth is, held for this process as far as it must be.
+struct Place {
+    /// For people; without a password.
+    name: String,
+    options: Options,
+    /// Of the data folder, which has one user at a time.
+    _lock: Option<Lock>,
+    /// Of a coordinator that has no data folder.
+    _scratch: Option<TempDir>,
+}
+
+impl Place {
+    fn take(database: Option<String>, data: Option<PathBuf>) -> Result<Self, Error> {
+        let Some(url) = database.filter(|url| !url.is_empty()) else {
+            let data = DataFolder::choose(data);
+            data.create()?;
+            let lock = data.lock()?;
+            let options = Options::file(data.database());
+            return Ok(Self {
+                name: data.database().display().to_string(),
+                options,
+                _lock: Some(lock),
+                _scratch: None,
+            });
+        };
+        if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+            return Err(Error::mistake("the database is no PostgreSQL URL")
+                .hint("write postgres://user@host:5432/database; for a SQLite file use --data DIR"));
+        }
+        let scratch = tempfile::tempdir().map_err(|error| {
+            Error::failure("make a folder for manifests on their way out")
+                .caused_by(&error)
+                .hint("set TMPDIR to a folder that can be written")
+        })?;
+        let options = Options::new(Database::Server(url), scratch.path().join("manifests"));
+        Ok(Self { name: "that was named".to_owned(), options, _lock: None, _scratch: Some(scratch) })
+    }
 }
 
 async fn listen(address: &str, insecure: bool) -> Result<TcpListener, Error> {

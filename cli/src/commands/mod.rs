@@ -2,6 +2,7 @@
 
 mod change;
 mod coordinator;
+mod estimate;
 mod explain;
 mod images;
 mod jobs;
@@ -23,6 +24,7 @@ pub fn log_level(command: &Command) -> &'static str {
         Command::Coordinator(_) | Command::Worker(_) => "info",
         Command::Render(_)
         | Command::Submit(_)
+        | Command::Estimate(_)
         | Command::Jobs(_)
         | Command::Show(_)
         | Command::Watch(_)
@@ -46,6 +48,7 @@ pub async fn run(command: Command, printer: &Printer) -> Result<Exit, Error> {
         Command::Coordinator(args) => coordinator::run(args, printer).await,
         Command::Worker(args) => worker::run(args, printer).await,
         Command::Submit(args) => submit::run(args, printer).await,
+        Command::Estimate(args) => estimate::run(args, printer).await,
         Command::Jobs(args) => jobs::run(args, printer).await,
         Command::Show(args) => show::run(args, printer).await,
         Command::Watch(args) => watch::run(args, printer).await,

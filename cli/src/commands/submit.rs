@@ -3,25 +3,30 @@
 use sanafarm_coordinator::domain::schedule::DeviceKind;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{JobSpec, Needs};
-use sanafarm_worker::models::BUNDLED;
 
+use super::estimate;
 use crate::args::{SchedulingArgs, SubmitArgs};
 use crate::connect::{Connection, Place};
 use crate::data_folder::DataFolder;
 use crate::error::{Error, Exit};
 use crate::job_view::{job_json, job_state};
 use crate::printer::Printer;
-use crate::submission::{GoodList, Model, Submission, local_model, report_skipped};
+use crate::submission::{GoodList, Submission, report_skipped, submitted_model};
 
 /// Submits a job and prints its id.
 pub async fn run(args: SubmitArgs, printer: &Printer) -> Result<Exit, Error> {
-    // Looking for a coordinator costs less than reading a million lines.
-    let connection = Connection::changing(Place { coordinator: args.coordinator, data: None }).await?;
     let data = DataFolder::choose(args.data);
+    let place = Place { coordinator: args.coordinator, data: None };
+    if args.dry_run {
+        let history = Connection::history(&place, &data).await?;
+        return estimate::rehearse(&args.submission, &data, history, args.json, printer).await;
+    }
+    // Looking for a coordinator costs less than reading a million lines.
+    let connection = Connection::changing(place).await?;
     data.create()?;
-    let list = GoodList::read(&args.submission, &data).await?;
-    let model = model(&args.submission.model, &data).await?;
-    let mut submission = Submission::new(&args.submission, list, &model, printer)?;
+    let list = GoodList::read(&args.submission, &data, printer).await?;
+    let model = submitted_model(&args.submission.model, &data).await?;
+    let mut submission = Submission::new(&args.submission, list, &model, printer).await?;
     schedule(&mut submission.spec, args.scheduling);
     let mut client = JobServiceClient::new(connection.channel.clone());
     let (job, existed, skipped) = submission.send(&mut client).await?;
@@ -49,14 +54,4 @@ fn schedule(spec: &mut JobSpec, args: SchedulingArgs) {
             .map_or_else(String::new, |kind| DeviceKind::from(kind).word().to_owned()),
         memory_bytes: args.min_memory,
     });
-}
-
-/// The model may be on the workers' machines only.
-async fn model(reference: &str, data: &DataFolder) -> Result<Model, Error> {
-    let folder = std::path::absolute(reference)
-        .map_err(|error| Error::mistake(format!("find model `{reference}`")).caused_by(&error))?;
-    if reference == BUNDLED || folder.exists() {
-        return local_model(reference, data).await;
-    }
-    Ok(Model { reference: reference.to_owned(), info: None })
 }

@@ -1,44 +1,118 @@
 //! `sanafarm watch`: follow a job to its end.
 
+use std::time::{Duration, Instant};
+
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{Job, JobState, WatchJobRequest};
 
+use tokio::time::sleep;
+use tonic::{Code, Status};
+
 use super::show;
 use crate::args::JobArgs;
-use crate::connect::Connection;
+use crate::connect::{Connection, Place};
 use crate::error::{Error, Exit};
 use crate::job_view::{has_ended, job_json};
 use crate::printer::Printer;
 use crate::progress::Progress;
 
-/// Follows a job. Ends well when the job has succeeded.
+/// Longest that a coordinator may be away before the watch gives up.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Pause before another attempt.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Follows a job, over another connection when one breaks. Ends well when the job has succeeded.
 pub async fn run(args: JobArgs, printer: &Printer) -> Result<Exit, Error> {
-    let connection = Connection::reading(args.place.into()).await?;
-    let mut client = JobServiceClient::new(connection.channel.clone());
-    let failed = |status| Error::call(format!("watch job {}", args.job), &status);
-    let answer = client.watch_job(WatchJobRequest { job_id: args.job.clone() }).await;
-    let mut updates = answer.map_err(failed)?.into_inner();
-    let mut progress: Option<Progress> = None;
-    let mut last: Option<Job> = None;
-    while let Some(job) = updates.message().await.map_err(failed)? {
-        if args.json {
-            printer.data(job_json(&job))?;
-        } else {
-            progress.get_or_insert_with(|| Progress::start(&job, printer)).update(&job);
+    let place = Place::from(args.place.clone());
+    let mut connection = Connection::reading(place.clone()).await?;
+    let mut view = View { printer, json: args.json, progress: None, last: None };
+    let mut away_since: Option<Instant> = None;
+    let job = loop {
+        let before = view.last.clone();
+        let error = match follow(&connection, &args.job, &mut view).await {
+            Ok(job) => break job,
+            Err(Broken::Refused(status)) => {
+                return Err(Error::call(format!("watch job {}", args.job), &status));
+            }
+            Err(Broken::Printer(error)) => return Err(error),
+            Err(Broken::Connection(error)) => error,
+        };
+        if view.last != before {
+            away_since = None;
         }
-        last = Some(job);
-    }
-    if let Some(progress) = progress {
+        let since = *away_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= PATIENCE {
+            return Err(Error::failure(format!("watch job {}", args.job)).because(error));
+        }
+        if since.elapsed() < PAUSE {
+            printer.note(format!("connection lost ({error}); trying again"));
+        }
+        sleep(PAUSE).await;
+        // An address may lead to another coordinator now.
+        if let Ok(other) = Connection::reading(place.clone()).await {
+            connection = other;
+        }
+    };
+    if let Some(progress) = view.progress {
         progress.finish();
     }
-    let job = last.filter(has_ended).ok_or_else(|| {
-        Error::failure(format!("watch job {}", args.job))
-            .because("the coordinator ended the stream before the job")
-    })?;
     if !args.json {
         show::print(&job, false, printer)?;
     }
-    drop((client, updates));
     connection.close().await;
     Ok(if job.state() == JobState::Succeeded { Exit::Success } else { Exit::Failure })
+}
+
+/// Why a stream ended before its job.
+enum Broken {
+    /// The answer would be the same again.
+    Refused(Status),
+    /// The connection, or the coordinator behind it.
+    Connection(String),
+    /// Nobody reads.
+    Printer(Error),
+}
+
+/// What is shown of a job.
+struct View<'a> {
+    printer: &'a Printer,
+    json: bool,
+    progress: Option<Progress>,
+    last: Option<Job>,
+}
+
+impl View<'_> {
+    fn show(&mut self, job: &Job) -> Result<(), Error> {
+        if self.last.as_ref() == Some(job) {
+            // Told again over another connection.
+            return Ok(());
+        }
+        if self.json {
+            self.printer.data(job_json(job))?;
+        } else {
+            self.progress.get_or_insert_with(|| Progress::start(job, self.printer)).update(job);
+        }
+        self.last = Some(job.clone());
+        Ok(())
+    }
+}
+
+/// Follows over one connection; the job when it has ended.
+async fn follow(connection: &Connection, job: &str, view: &mut View<'_>) -> Result<Job, Broken> {
+    let broken = |status: Status| match status.code() {
+        Code::InvalidArgument | Code::NotFound | Code::PermissionDenied | Code::Unauthenticated => {
+            Broken::Refused(status)
+        }
+        _ => Broken::Connection(status.message().to_owned()),
+    };
+    let mut client = JobServiceClient::new(connection.channel.clone());
+    let answer = client.watch_job(WatchJobRequest { job_id: job.to_owned() }).await;
+    let mut updates = answer.map_err(broken)?.into_inner();
+    while let Some(job) = updates.message().await.map_err(broken)? {
+        view.show(&job).map_err(Broken::Printer)?;
+        if has_ended(&job) {
+            return Ok(job);
+        }
+    }
+    Err(Broken::Connection("the coordinator ended the stream before the job".to_owned()))
 }

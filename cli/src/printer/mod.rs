@@ -1,5 +1,6 @@
 //! The two voices of the program: data on standard output, talk on standard error.
 
+pub mod amounts;
 mod table;
 
 use std::fmt::Display;

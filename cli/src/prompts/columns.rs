@@ -42,6 +42,8 @@ pub struct Chosen {
     pub id: Option<String>,
     /// `--seed-column`.
     pub seed: Option<String>,
+    /// `--drop-column`: neither used nor passed through.
+    pub dropped: Vec<String>,
 }
 
 impl Chosen {
@@ -56,24 +58,42 @@ impl Chosen {
 
     /// All columns that the user named.
     pub fn all(&self) -> impl Iterator<Item = &str> {
-        [&self.prompt, &self.id, &self.seed].into_iter().filter_map(|name| name.as_deref())
+        let used = [&self.prompt, &self.id, &self.seed].into_iter().filter_map(|name| name.as_deref());
+        used.chain(self.dropped.iter().map(String::as_str))
+    }
+
+    /// Whether the user wants this column left out.
+    pub fn drops(&self, name: &str) -> bool {
+        self.dropped.iter().any(|dropped| same(dropped, name))
     }
 }
 
-/// For each of `names` the field that it says; `None` for a column that is passed through. Case does not
-/// matter, but a name that is written exactly as known is preferred.
-pub fn assign(names: &[&str], chosen: &Chosen) -> Vec<Option<Field>> {
-    let mut fields = vec![None; names.len()];
+/// What becomes of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It says how the row is rendered.
+    Field(Field),
+    /// It is passed through to the manifest.
+    Pass,
+    /// It is left out.
+    Drop,
+}
+
+/// For each of `names` what becomes of it. Case does not matter, but a name that is written exactly as known is
+/// preferred.
+pub fn assign(names: &[&str], chosen: &Chosen) -> Vec<Use> {
+    let dropped = |name: &&str| if chosen.drops(name) { Use::Drop } else { Use::Pass };
+    let mut uses: Vec<Use> = names.iter().map(dropped).collect();
     for (field, known) in KNOWN {
         let found = match chosen.column(field) {
-            Some(name) => position(names, &fields, name),
-            None => known.iter().find_map(|name| position(names, &fields, name)),
+            Some(name) => position(names, &uses, name),
+            None => known.iter().find_map(|name| position(names, &uses, name)),
         };
         if let Some(index) = found {
-            fields[index] = Some(field);
+            uses[index] = Use::Field(field);
         }
     }
-    fields
+    uses
 }
 
 /// Says that no column holds the prompt, and which columns there are.
@@ -94,8 +114,8 @@ pub fn contains(names: &[&str], name: &str) -> bool {
     names.iter().any(|other| same(other, name))
 }
 
-fn position(names: &[&str], taken: &[Option<Field>], wanted: &str) -> Option<usize> {
-    let free = |index: &usize| taken[*index].is_none();
+fn position(names: &[&str], uses: &[Use], wanted: &str) -> Option<usize> {
+    let free = |index: &usize| uses[*index] == Use::Pass;
     let exact = (0..names.len()).filter(free).find(|index| names[*index] == wanted);
     exact.or_else(|| (0..names.len()).filter(free).find(|index| same(names[*index], wanted)))
 }

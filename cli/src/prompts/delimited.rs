@@ -1,13 +1,14 @@
 //! CSV and TSV lists: a header, then one record a row.
 
-use sanafarm_proto::v1::PromptRow;
-use serde_json::{Map, Value};
+use std::borrow::Cow;
 
-use super::Error;
-use super::columns::{self, Chosen, Field};
-use super::limits::MAX_COLUMNS;
+use sanafarm_proto::v1::PromptRow;
+
+use super::columns::Chosen;
 use super::lines::{Lines, MAX_LINE};
-use super::row::{self, Given};
+use super::shape::Shape;
+use super::value::Value;
+use super::{Error, Pull};
 
 /// How fields are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,134 +33,96 @@ impl Dialect {
 pub struct Delimited {
     lines: Lines,
     dialect: Dialect,
-    columns: Vec<Column>,
-}
-
-struct Column {
-    name: String,
-    field: Option<Field>,
+    shape: Shape,
 }
 
 impl Delimited {
     /// Reads the header.
     pub fn new(mut lines: Lines, dialect: Dialect, chosen: &Chosen) -> Result<Self, Error> {
-        let Some(header) = read_record(&mut lines, dialect)? else {
+        let read = read_record(&mut lines, dialect, |_, fields| Shape::of_header(names(&fields), chosen));
+        let Some(shape) = read.map_err(Error::into_header)? else {
             return Err(lines.list_error("empty, not even a header"));
         };
-        let columns = columns_of(&header.fields, chosen).map_err(|what| lines.error_at(header.line, what))?;
-        Ok(Self { lines, dialect, columns })
-    }
-
-    fn row(&self, record: &Record) -> Result<PromptRow, String> {
-        if record.fields.len() != self.columns.len() {
-            return Err(format!("{} fields, but the header has {}", record.fields.len(), self.columns.len()));
-        }
-        let mut row = PromptRow { line: record.line, ..PromptRow::default() };
-        let mut extra = Map::new();
-        for (column, value) in self.columns.iter().zip(&record.fields) {
-            match column.field {
-                Some(field) => row::set(&mut row, field, &column.name, &Given::Text(value))?,
-                None => {
-                    extra.insert(column.name.clone(), Value::String(value.clone()));
-                }
-            }
-        }
-        row.extra = row::extra_text(extra);
-        row::check(&row)?;
-        Ok(row)
+        Ok(Self { lines, dialect, shape })
     }
 }
 
-impl Iterator for Delimited {
-    type Item = Result<PromptRow, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match read_record(&mut self.lines, self.dialect) {
-            Ok(record) => {
-                let record = record?;
-                Some(self.row(&record).map_err(|what| self.lines.error_at(record.line, what)))
+impl Pull for Delimited {
+    fn next(&mut self) -> Result<Option<PromptRow>, Error> {
+        let shape = &self.shape;
+        read_record(&mut self.lines, self.dialect, |line, fields| {
+            if fields.len() != shape.len() {
+                return Err(format!("{} fields, but the header has {}", fields.len(), shape.len()));
             }
-            Err(error) => Some(Err(error)),
-        }
-    }
-}
-
-fn columns_of(header: &[String], chosen: &Chosen) -> Result<Vec<Column>, String> {
-    let names: Vec<String> = header
-        .iter()
-        .enumerate()
-        .map(|(index, name)| match name.trim() {
-            "" => format!("column_{}", index + 1),
-            name => name.to_owned(),
+            shape.row(line, fields.into_iter().map(Value::Cell))
         })
-        .collect();
-    let borrowed: Vec<&str> = names.iter().map(String::as_str).collect();
-    for (index, name) in borrowed.iter().enumerate() {
-        if borrowed[..index].contains(name) {
-            return Err(format!("two columns are called `{name}`"));
-        }
     }
-    let fields = columns::assign(&borrowed, chosen);
-    if !fields.contains(&Some(Field::Prompt)) {
-        return Err(columns::missing_prompt(&borrowed, chosen));
-    }
-    if let Some(name) = chosen.all().find(|name| !columns::contains(&borrowed, name)) {
-        return Err(columns::missing(name, &borrowed));
-    }
-    let passed = fields.iter().filter(|field| field.is_none()).count();
-    if passed > MAX_COLUMNS {
-        return Err(format!("{passed} columns to pass through; the limit is {MAX_COLUMNS}"));
-    }
-    Ok(names.into_iter().zip(fields).map(|(name, field)| Column { name, field }).collect())
 }
 
-struct Record {
-    /// Where it begins.
-    line: u64,
-    fields: Vec<String>,
+fn names(header: &[Cow<'_, str>]) -> Vec<String> {
+    let name = |(index, name): (usize, &Cow<'_, str>)| match name.trim() {
+        "" => format!("column_{}", index + 1),
+        name => name.to_owned(),
+    };
+    header.iter().enumerate().map(name).collect()
 }
 
-/// The next record; `None` after the last.
-fn read_record(lines: &mut Lines, dialect: Dialect) -> Result<Option<Record>, Error> {
-    let Some(mut text) = lines.next_filled()? else { return Ok(None) };
+/// Makes something of the next record, given its first line's number and its fields; `None` after the last.
+fn read_record<T>(
+    lines: &mut Lines,
+    dialect: Dialect,
+    make: impl FnOnce(u64, Vec<Cow<'_, str>>) -> Result<T, String>,
+) -> Result<Option<T>, Error> {
+    if !lines.next_filled()? {
+        return Ok(None);
+    }
     let line = lines.number();
-    loop {
-        match split(&text, dialect) {
-            Split::Fields(fields) => return Ok(Some(Record { line, fields })),
-            Split::Bad(what) => return Err(lines.error_at(line, what)),
-            Split::Open => append_to_quote(lines, line, &mut text)?,
+    let made = match split(lines.line(), dialect) {
+        Split::Fields(fields) => make(line, fields),
+        Split::Bad(what) => Err(what),
+        Split::Open => {
+            let text = read_to_quote(lines, line, dialect)?;
+            match split(&text, dialect) {
+                Split::Fields(fields) => make(line, fields),
+                Split::Bad(what) => Err(what),
+                Split::Open => Err("a quoted field is not closed".to_owned()),
+            }
         }
-    }
+    };
+    made.map(Some).map_err(|what| lines.error_at(line, what))
 }
 
-/// Appends lines up to the next one that can close the quote which the record of `line` left open.
-fn append_to_quote(lines: &mut Lines, line: u64, text: &mut String) -> Result<(), Error> {
+/// The whole text of a record whose first line leaves a quote open.
+fn read_to_quote(lines: &mut Lines, line: u64, dialect: Dialect) -> Result<String, Error> {
+    let mut text = lines.line().to_owned();
     loop {
-        let Some(more) = lines.next_line()? else {
+        if !lines.next_line()? {
             return Err(lines.error_at(line, "a quoted field is not closed"));
-        };
+        }
+        let more = lines.line();
         if text.len() + more.len() >= MAX_LINE {
             let what = format!("a quoted field is not closed within {} KiB", MAX_LINE / 1024);
             return Err(lines.error_at(line, what));
         }
         text.push('\n');
-        text.push_str(&more);
-        if more.contains('"') {
-            return Ok(());
+        text.push_str(more);
+        // Only a line with a quote in it can close one.
+        if more.contains('"') && !matches!(split(&text, dialect), Split::Open) {
+            return Ok(text);
         }
     }
 }
 
-enum Split {
-    Fields(Vec<String>),
+enum Split<'t> {
+    Fields(Vec<Cow<'t, str>>),
     /// A quoted field goes on in the next line.
     Open,
     Bad(String),
 }
 
-fn split(record: &str, dialect: Dialect) -> Split {
+fn split(record: &str, dialect: Dialect) -> Split<'_> {
     let delimiter = dialect.delimiter();
-    let mut fields = Vec::new();
+    let mut fields = Vec::with_capacity(8);
     let mut rest = record;
     loop {
         let (field, after) = match quoted(rest, delimiter) {
@@ -180,18 +143,18 @@ fn split(record: &str, dialect: Dialect) -> Split {
 }
 
 /// A field and what follows its delimiter.
-fn plain(rest: &str, delimiter: char) -> (String, Option<&str>) {
+fn plain(rest: &str, delimiter: char) -> (Cow<'_, str>, Option<&str>) {
     match rest.split_once(delimiter) {
-        Some((field, after)) => (field.to_owned(), Some(after)),
-        None => (rest.to_owned(), None),
+        Some((field, after)) => (Cow::Borrowed(field), Some(after)),
+        None => (Cow::Borrowed(rest), None),
     }
 }
 
-enum Quoted<'a> {
+enum Quoted<'t> {
     /// No quote at the start.
     No,
     /// A whole quoted field and what follows its delimiter.
-    Field(String, Option<&'a str>),
+    Field(Cow<'t, str>, Option<&'t str>),
     /// No closing quote.
     Open,
     /// Something else than a delimiter follows the closing quote.
@@ -200,12 +163,13 @@ enum Quoted<'a> {
 
 fn quoted(text: &str, delimiter: char) -> Quoted<'_> {
     let Some(mut rest) = text.strip_prefix('"') else { return Quoted::No };
-    let mut field = String::new();
+    let mut field = Cow::Borrowed("");
     loop {
         let Some((part, after)) = rest.split_once('"') else { return Quoted::Open };
-        field.push_str(part);
+        // The first part is borrowed, whatever follows a doubled quote is appended.
+        field += part;
         if let Some(after) = after.strip_prefix('"') {
-            field.push('"');
+            field += "\"";
             rest = after;
         } else if after.is_empty() {
             return Quoted::Field(field, None);

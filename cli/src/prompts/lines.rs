@@ -12,15 +12,14 @@ pub struct Lines {
     reader: Box<dyn BufRead + Send>,
     list: String,
     number: u64,
-    buffer: Vec<u8>,
-    /// A read failed: nothing more will come.
-    broken: bool,
+    /// The line read last, without its end and without a byte order mark.
+    line: String,
 }
 
 impl Lines {
     /// Starts before the first line of the list called `list`.
     pub fn new(reader: Box<dyn BufRead + Send>, list: &str) -> Self {
-        Self { reader, list: list.to_owned(), number: 0, buffer: Vec::new(), broken: false }
+        Self { reader, list: list.to_owned(), number: 0, line: String::new() }
     }
 
     /// Number of the line read last, counted from 1.
@@ -28,41 +27,43 @@ impl Lines {
         self.number
     }
 
-    /// The next line without its end and without a byte order mark; `None` after the last.
-    pub fn next_line(&mut self) -> Result<Option<String>, Error> {
-        if self.broken {
-            return Ok(None);
-        }
-        self.buffer.clear();
-        let read = self.read_until_newline(MAX_LINE + 1)?;
-        if read == 0 {
-            return Ok(None);
-        }
-        self.number += 1;
-        let ended = self.buffer.pop_if(|byte| *byte == b'\n').is_some();
-        if !ended && read > MAX_LINE {
-            self.skip_to_newline()?;
-            return Err(self.error(format!("longer than {} KiB", MAX_LINE / 1024)));
-        }
-        self.buffer.pop_if(|byte| *byte == b'\r');
-        let mut bytes = self.buffer.as_slice();
-        if self.number == 1 {
-            bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        }
-        match str::from_utf8(bytes) {
-            Ok(line) => Ok(Some(line.to_owned())),
-            Err(error) => Err(self.error(format!("not UTF-8 at byte {}", error.valid_up_to() + 1))),
-        }
+    /// The line read last.
+    pub fn line(&self) -> &str {
+        &self.line
     }
 
-    /// The next line that holds more than spaces.
-    pub fn next_filled(&mut self) -> Result<Option<String>, Error> {
-        loop {
-            match self.next_line()? {
-                Some(line) if line.trim().is_empty() => {}
-                line => return Ok(line),
+    /// Reads the next line; false after the last. After an [`Error::Line`] the next one can be read.
+    pub fn next_line(&mut self) -> Result<bool, Error> {
+        let mut bytes = std::mem::take(&mut self.line).into_bytes();
+        bytes.clear();
+        let read = self.read_until_newline(&mut bytes, MAX_LINE + 1)?;
+        if read == 0 {
+            return Ok(false);
+        }
+        self.number += 1;
+        let ended = bytes.pop_if(|byte| *byte == b'\n').is_some();
+        if !ended && read > MAX_LINE {
+            self.skip_to_newline(bytes)?;
+            return Err(self.error(format!("longer than {} KiB", MAX_LINE / 1024)));
+        }
+        bytes.pop_if(|byte| *byte == b'\r');
+        if self.number == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
+            bytes.drain(..3);
+        }
+        self.line = String::from_utf8(bytes).map_err(|error| {
+            self.error(format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to() + 1))
+        })?;
+        Ok(true)
+    }
+
+    /// Reads on to the next line that holds more than spaces; false when there is none.
+    pub fn next_filled(&mut self) -> Result<bool, Error> {
+        while self.next_line()? {
+            if !self.line.trim().is_empty() {
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 
     /// An error of the line read last.
@@ -80,19 +81,16 @@ impl Lines {
         Error::List { list: self.list.clone(), what: what.into() }
     }
 
-    fn read_until_newline(&mut self, at_most: usize) -> Result<usize, Error> {
-        let result = self.reader.by_ref().take(at_most as u64).read_until(b'\n', &mut self.buffer);
-        result.map_err(|source| {
-            self.broken = true;
-            Error::Read { list: self.list.clone(), source }
-        })
+    fn read_until_newline(&mut self, bytes: &mut Vec<u8>, at_most: usize) -> Result<usize, Error> {
+        let result = self.reader.by_ref().take(at_most as u64).read_until(b'\n', bytes);
+        result.map_err(|source| Error::Read { list: self.list.clone(), source })
     }
 
-    fn skip_to_newline(&mut self) -> Result<(), Error> {
+    fn skip_to_newline(&mut self, mut bytes: Vec<u8>) -> Result<(), Error> {
         loop {
-            self.buffer.clear();
-            let read = self.read_until_newline(MAX_LINE)?;
-            if read == 0 || self.buffer.last() == Some(&b'\n') {
+            bytes.clear();
+            let read = self.read_until_newline(&mut bytes, MAX_LINE)?;
+            if read == 0 || bytes.last() == Some(&b'\n') {
                 return Ok(());
             }
         }

@@ -2,9 +2,9 @@
 
 use sanafarm_proto::v1::PromptRow;
 
-use super::Error;
 use super::lines::Lines;
 use super::row;
+use super::{Error, Pull};
 
 /// Rows of a text list; blank lines are skipped.
 pub struct Text {
@@ -18,15 +18,14 @@ impl Text {
     }
 }
 
-impl Iterator for Text {
-    type Item = Result<PromptRow, Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let prompt = match self.lines.next_filled() {
-            Ok(line) => line?,
-            Err(error) => return Some(Err(error)),
-        };
+impl Pull for Text {
+    fn next(&mut self) -> Result<Option<PromptRow>, Error> {
+        if !self.lines.next_filled()? {
+            return Ok(None);
+        }
+        let prompt = self.lines.line().to_owned();
         let row = PromptRow { prompt, line: self.lines.number(), ..PromptRow::default() };
-        Some(row::check(&row).map(|()| row).map_err(|what| self.lines.error(what)))
+        row::check(&row).map_err(|what| self.lines.error(what))?;
+        Ok(Some(row))
     }
 }

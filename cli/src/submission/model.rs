@@ -35,3 +35,13 @@ pub async fn local_model(reference: &str, data: &DataFolder) -> Result<Model, Er
     })
     .await?
 }
+
+/// Finds the model of a submission, which may be on the workers' machines only.
+pub async fn submitted_model(reference: &str, data: &DataFolder) -> Result<Model, Error> {
+    let folder = std::path::absolute(reference)
+        .map_err(|error| Error::mistake(format!("find model `{reference}`")).caused_by(&error))?;
+    if reference == BUNDLED || folder.exists() {
+        return local_model(reference, data).await;
+    }
+    Ok(Model { reference: reference.to_owned(), info: None })
+}

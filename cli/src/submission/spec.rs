@@ -8,9 +8,8 @@ use sanafarm_coordinator::domain::template::DEFAULT_TEMPLATE;
 use sanafarm_proto::v1::{BinMode, DecodeMode, JobSpec, Settings};
 use sha2::{Digest, Sha256};
 
-use super::Model;
 use super::selection::{SIDE_UNIT, WantedSize};
-use super::survey::{Survey, hex};
+use super::{Model, hex};
 use crate::args::{Size, SubmissionArgs};
 use crate::error::Error;
 
@@ -51,15 +50,10 @@ pub fn settings(args: &SubmissionArgs, model: &Model) -> Result<Settings, Error>
     })
 }
 
-/// The whole spec. The token covers the content of the rows and all that a picture depends on.
-pub fn spec(
-    args: &SubmissionArgs,
-    stem: &str,
-    settings: Settings,
-    model: &Model,
-    survey: &Survey,
-) -> Result<JobSpec, Error> {
-    let mut spec = JobSpec {
+/// The spec as far as the command line says it. It has no token yet, and the folder of all renders where no output was
+/// given: the default output follows from the token.
+pub fn spec(args: &SubmissionArgs, stem: &str, settings: Settings, model: &Model) -> Result<JobSpec, Error> {
+    Ok(JobSpec {
         client_token: String::new(),
         name: args.name.clone().unwrap_or_else(|| stem.to_owned()),
         owner: String::new(),
@@ -72,20 +66,22 @@ pub fn spec(
         name_template: DEFAULT_TEMPLATE.to_owned(),
         priority: 0,
         needs: None,
-    };
+    })
+}
+
+/// Gives a spec its token, which covers the content of the rows and all that a picture depends on, and what follows
+/// from it.
+pub fn sign(spec: &mut JobSpec, args: &SubmissionArgs, content_sha256: &str, model: &Model) {
     let weights = model.info.as_ref().map_or("", |info| info.weights_sha256.as_str());
-    spec.client_token = token(&spec, &survey.content_sha256, weights);
+    spec.client_token = token(spec, content_sha256, weights);
     // Whoever runs the command again goes on with the same job.
     spec.owner = crate::environment::filled("USER").unwrap_or_default();
     if args.output.is_none() {
         let folder = format!("{}-{}", spec.name, &spec.client_token[..8]);
         spec.output = Path::new(&spec.output).join(folder).to_string_lossy().into_owned();
     }
-    Ok(spec)
 }
 
-/// `spec` has no token yet, and the folder of all renders where no output was given: the default output
-/// follows from the token.
 fn token(spec: &JobSpec, content_sha256: &str, weights_sha256: &str) -> String {
     let mut sha256 = Sha256::new();
     sha256.update(spec.encode_length_delimited_to_vec());
@@ -201,19 +197,12 @@ mod tests {
         assert_eq!(vain_warnings(&args(&[]), &sprint).len() + vain_warnings(&negative, &model("w")).len(), 0);
     }
 
-    fn survey(content: &str) -> Survey {
-        Survey {
-            rows: 1,
-            content_sha256: content.to_owned(),
-            skipped: super::super::Skipped::default(),
-            sizes: BTreeSet::new(),
-        }
-    }
-
     fn job(line: &[&str], content: &str, weights: &str) -> JobSpec {
         let (args, model) = (args(line), model(weights));
         let settings = settings(&args, &model).unwrap();
-        spec(&args, "list", settings, &model, &survey(content)).unwrap()
+        let mut spec = spec(&args, "list", settings, &model).unwrap();
+        sign(&mut spec, &args, content, &model);
+        spec
     }
 
     #[test]

@@ -1,34 +1,41 @@
-//! The first reading of a list: is every line good, how many are there, and what exactly do they say.
+//! The reading of a list: is every row good, how many are there, and what exactly do they say.
+//!
+//! One thread reads and checks, another encodes and writes what is good to the spool.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+use std::time::Instant;
 
-use prost::Message;
 use sanafarm_proto::v1::PromptRow;
-use sha2::{Digest, Sha256};
 
-use super::selection::{Selection, Taken, WantedSize};
+use super::selection::{Selection, WantedSize};
+use super::spool::{Spool, Writer};
 use crate::error::Error;
 use crate::prompts::{self, PromptList};
 
-/// Sizes that are remembered for warnings: a list of many more is of any size at all.
-const MAX_SIZES: usize = 1000;
 /// Skipped lines that are remembered; the others are only counted.
 const MAX_SKIPPED: usize = 10_000;
+/// Rows that go from thread to thread at a time, and the bytes of text in them.
+const CHUNK_ROWS: usize = 512;
+const CHUNK_BYTES: usize = 1 << 20;
+/// Chunks under way.
+const CHUNKS: usize = 4;
 
 /// What a list holds.
 #[derive(Debug)]
 pub struct Survey {
-    /// Rows that were taken.
-    pub rows: u64,
-    /// Over all that the rows say, in hex.
-    pub content_sha256: String,
+    /// The rows that were taken.
+    pub spool: Spool,
     /// Lines that were skipped.
     pub skipped: Skipped,
     /// Sizes that the rows ask for.
     pub sizes: BTreeSet<WantedSize>,
 }
 
-/// Bad lines that `--skip-invalid` left out.
+/// Bad lines that were left out.
 #[derive(Debug, Default)]
 pub struct Skipped {
     /// How many lines.
@@ -40,101 +47,133 @@ pub struct Skipped {
 }
 
 impl Survey {
-    /// Reads the list once.
-    pub fn take(list: &PromptList, selection: &Selection) -> Result<Self, Error> {
-        let mut hash = ContentHash::default();
+    /// Reads the list; good rows are written to a nameless file in `folder`. The first bad row is an error unless
+    /// `skip` says to leave such rows out. `progress` is told how many more rows were read.
+    pub fn take(
+        list: PromptList,
+        mut selection: Selection,
+        skip: bool,
+        folder: &Path,
+        progress: impl Fn(usize),
+    ) -> Result<Self, Error> {
+        let started = Instant::now();
+        let writer = Writer::new(folder)?;
+        let name = list.name().to_owned();
         let mut skipped = Skipped::default();
-        let mut sizes = BTreeSet::new();
-        for taken in selection.rows(list).map_err(|error| header_error(&error))? {
-            match taken.map_err(|error| list_error(&error))? {
-                Taken::Row(row) => {
-                    if sizes.len() < MAX_SIZES {
-                        sizes.insert(selection.size(&row));
-                    }
-                    hash.add(row);
-                }
-                Taken::Skipped(error) => {
-                    skipped.count += lines(&error);
-                    skipped.rows += 1;
-                    if skipped.first.len() < MAX_SKIPPED {
-                        skipped.first.push(error.to_string());
+        let spool = thread::scope(|scope| {
+            let (sender, receiver) = sync_channel(CHUNKS);
+            let encoder = scope.spawn(|| encode(receiver, writer));
+            let mut chunk = Chunk::default();
+            let mut refused = None;
+            let read = list.read(folder, &mut |row| {
+                match selection.judge(row) {
+                    Ok(row) => chunk.add(row),
+                    Err(error) if skip => skipped.add(&error),
+                    Err(error) => {
+                        refused = Some(error);
+                        return ControlFlow::Break(());
                     }
                 }
+                // The encoder leaves early only when it cannot write.
+                let lost = chunk.is_full() && {
+                    progress(chunk.rows.len());
+                    sender.send(chunk.take()).is_err()
+                };
+                if lost || !selection.wants_more() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            });
+            let read = read.and(refused.map_or(Ok(()), Err));
+            if read.is_ok() {
+                // As above: what the encoder says explains it.
+                let _ = sender.send(chunk.take());
             }
+            drop(sender);
+            let encoded = encoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            read.map_err(|error| list_error(&error))?;
+            encoded
+        })?;
+        tracing::debug!(
+            list = name,
+            rows = spool.rows,
+            seconds = started.elapsed().as_secs_f64(),
+            "list read"
+        );
+        if spool.rows == 0 {
+            return Err(no_rows(&name, &skipped));
         }
-        if hash.rows() == 0 {
-            return Err(no_rows(list, &skipped));
-        }
-        Ok(Self { rows: hash.rows(), content_sha256: hash.finish(), skipped, sizes })
+        Ok(Self { spool, skipped, sizes: selection.sizes().collect() })
     }
 }
 
-/// What the user reads when the header of a list is wrong: no line can be skipped for that.
-fn header_error(error: &prompts::Error) -> Error {
-    match error {
-        prompts::Error::Line { .. } => Error::mistake(error.to_string())
-            .hint("nothing was started; mend the header, or name the prompt's column with --prompt-column"),
-        prompts::Error::List { .. } | prompts::Error::Read { .. } => list_error(error),
+fn encode(chunks: Receiver<Vec<PromptRow>>, mut writer: Writer) -> Result<Spool, Error> {
+    for rows in chunks {
+        rows.iter().try_for_each(|row| writer.add(row))?;
+    }
+    writer.finish()
+}
+
+#[derive(Default)]
+struct Chunk {
+    rows: Vec<PromptRow>,
+    bytes: usize,
+}
+
+impl Chunk {
+    fn add(&mut self, row: PromptRow) {
+        if self.rows.capacity() == 0 {
+            self.rows.reserve_exact(CHUNK_ROWS);
+        }
+        self.bytes += row.prompt.len() + row.extra.len();
+        self.rows.push(row);
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows.len() >= CHUNK_ROWS || self.bytes >= CHUNK_BYTES
+    }
+
+    fn take(&mut self) -> Vec<PromptRow> {
+        self.bytes = 0;
+        std::mem::take(&mut self.rows)
     }
 }
 
-/// Lines that a bad row takes.
-fn lines(error: &prompts::Error) -> u64 {
-    match error {
-        prompts::Error::Line { line, last, .. } => last - line + 1,
-        prompts::Error::List { .. } | prompts::Error::Read { .. } => 1,
+impl Skipped {
+    fn add(&mut self, error: &prompts::Error) {
+        self.count += error.lines();
+        self.rows += 1;
+        if self.first.len() < MAX_SKIPPED {
+            self.first.push(error.to_string());
+        }
     }
 }
 
 /// What the user reads when a list cannot be used.
 pub fn list_error(error: &prompts::Error) -> Error {
+    use prompts::Error as Wrong;
     match error {
-        prompts::Error::Line { .. } => Error::mistake(error.to_string())
+        Wrong::Line { .. } | Wrong::Row { .. } => Error::mistake(error.to_string())
             .hint("nothing was started; mend the line, or skip bad lines with --skip-invalid"),
-        prompts::Error::List { .. } => Error::mistake(error.to_string()),
-        prompts::Error::Read { list, source } => Error::mistake(format!("read prompt list {list}"))
+        Wrong::Header { .. } => Error::mistake(error.to_string())
+            .hint("nothing was started; mend the header, or name the prompt's column with --prompt-column"),
+        Wrong::List { .. } => Error::mistake(error.to_string()),
+        Wrong::Read { source, .. } => Error::mistake(error.to_string())
             .caused_by(source)
-            .hint("name a file that can be read, or - for standard input"),
+            .hint(error.advice().unwrap_or("name a file that can be read, or - for standard input")),
+        Wrong::Copy { source, .. } => Error::mistake(error.to_string())
+            .caused_by(source)
+            .hint("free some space there, or name another folder with --data"),
     }
 }
 
-fn no_rows(list: &PromptList, skipped: &Skipped) -> Error {
-    let error = Error::mistake(format!("{}: no prompt in the list", list.name()));
+fn no_rows(list: &str, skipped: &Skipped) -> Error {
+    let error = Error::mistake(format!("{list}: no prompt in the list"));
     match skipped.first.first() {
         Some(first) => {
             error.because(first.clone()).hint(format!("all {} lines were skipped as bad", skipped.count))
         }
         None => error.hint("write one prompt a line, or see `sanafarm render --help` for other formats"),
     }
-}
-
-/// A checksum over what rows say. Line numbers are no part of it: a blank line more changes no picture.
-#[derive(Debug, Default)]
-pub struct ContentHash {
-    sha256: Sha256,
-    rows: u64,
-}
-
-impl ContentHash {
-    /// Adds a row. Its protobuf encoding is the same for the same content: it has no maps.
-    pub fn add(&mut self, mut row: PromptRow) {
-        row.line = 0;
-        self.sha256.update(row.encode_length_delimited_to_vec());
-        self.rows += 1;
-    }
-
-    /// Rows added.
-    pub fn rows(&self) -> u64 {
-        self.rows
-    }
-
-    /// The checksum in hex.
-    pub fn finish(self) -> String {
-        hex(&self.sha256.finalize())
-    }
-}
-
-/// Bytes as hex digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

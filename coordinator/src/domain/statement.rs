@@ -16,8 +16,17 @@ pub enum Refused {
     NoQuestion(String),
 }
 
-/// Whether `sql` is exactly one statement that begins with `select`, `with`, `values` or `explain`.
-pub fn check_statement(sql: &str) -> Result<(), Refused> {
+/// What a statement asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Rows.
+    Rows,
+    /// How the database would go about it.
+    Plan,
+}
+
+/// What `sql` asks for, if it is exactly one statement that begins with `select`, `with`, `values` or `explain`.
+pub fn check_statement(sql: &str) -> Result<Question, Refused> {
     let mut first = String::new();
     let mut first_ended = false;
     let mut ended = false;
@@ -47,7 +56,8 @@ pub fn check_statement(sql: &str) -> Result<(), Refused> {
     }
     match first.to_lowercase().as_str() {
         "" => Err(Refused::Empty),
-        "select" | "with" | "values" | "explain" => Ok(()),
+        "select" | "with" | "values" => Ok(Question::Rows),
+        "explain" => Ok(Question::Plan),
         _ => Err(Refused::NoQuestion(first)),
     }
 }
@@ -82,11 +92,11 @@ mod tests {
             "/* ; */ values (1);;",
             "select \"a;b\", [c;d] from t -- ; end",
             "select 'it''s; fine'",
-            "explain query plan select 1",
             "select(1)",
         ] {
-            assert_eq!(check_statement(sql), Ok(()), "{sql}");
+            assert_eq!(check_statement(sql), Ok(Question::Rows), "{sql}");
         }
+        assert_eq!(check_statement("explain query plan select 1"), Ok(Question::Plan));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub const MAX_COLUMNS: usize = 500;
 const BATCH_IMAGES: usize = 4000;
 const BATCH_BYTES: usize = 4 << 20;
 
-/// Seconds that one image took, by size and steps.
+/// What one image took, by size and steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Speed {
     /// Pixels of the picture.
@@ -30,6 +30,10 @@ pub struct Speed {
     pub steps: u32,
     /// Mean seconds on the device.
     pub seconds: f64,
+    /// Mean bytes of the stored picture.
+    pub bytes: f64,
+    /// Images that were measured.
+    pub images: u64,
 }
 
 /// A prompt as it is stored.
@@ -297,7 +301,7 @@ mod tests {
 
     #[test]
     fn measured_speed_sets_the_shard_size() {
-        let speeds = vec![Speed { pixels: 64 * 64, steps: 4, seconds: 30.0 }];
+        let speeds = vec![Speed { pixels: 64 * 64, steps: 4, seconds: 30.0, bytes: 0.0, images: 1 }];
         let mut submission = Submission::new(spec(), Duration::from_secs(120), speeds).unwrap();
         for line in 1..=4 {
             submission.push(row(line, None)).unwrap();

@@ -65,6 +65,28 @@ impl Template {
         Ok(template)
     }
 
+    /// Whether no two indices can give one name, whatever seeds and ids there are: what stands before the first index
+    /// or behind the last is the same for all images of a job, and no digit touches that index on its other side.
+    pub fn tells_by_index(&self) -> bool {
+        let is_index = |piece: &Piece| matches!(piece, Piece::Index(_));
+        let is_same = |piece: &Piece| matches!(piece, Piece::Text(_) | Piece::Job);
+        let apart = |neighbour: Option<&Piece>, edge: fn(&str) -> Option<char>| match neighbour {
+            None => true,
+            Some(Piece::Text(text)) => edge(text).is_none_or(|c| !c.is_ascii_digit()),
+            Some(_) => false,
+        };
+        let (first, last) = (self.pieces.iter().position(is_index), self.pieces.iter().rposition(is_index));
+        let from_left = first.is_some_and(|at| {
+            self.pieces[..at].iter().all(is_same)
+                && apart(self.pieces.get(at + 1), |text| text.chars().next())
+        });
+        let from_right = last.is_some_and(|at| {
+            let before = at.checked_sub(1).and_then(|before| self.pieces.get(before));
+            self.pieces[at + 1..].iter().all(is_same) && apart(before, |text| text.chars().next_back())
+        });
+        from_left || from_right
+    }
+
     /// The object name of one image.
     pub fn name(&self, index: u64, seed: u64, job: &str, id: Option<&str>) -> Result<String, Invalid> {
         let mut name = String::new();
@@ -185,7 +207,40 @@ mod tests {
         assert!(reserved.name(0, 0, "j", Some("manifest")).is_err());
     }
 
+    #[test]
+    fn the_index_may_tell_names_apart() {
+        for (template, tells) in [
+            ("", true),
+            ("{job}/{index}.png", true),
+            ("{id}-{index}.png", true),
+            ("{seed}/{id}_{index:04}", true),
+            ("{index}{seed}.png", false),
+            ("{id}{index}.png", false),
+            ("{index}7-{id}.png", false),
+            ("{id}/{index}-{seed}.png", false),
+            ("{seed}.png", false),
+            ("{id}.png", false),
+        ] {
+            assert_eq!(Template::parse(template).unwrap().tells_by_index(), tells, "{template}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_the_index_tells_apart_never_collides(
+            pieces in prop::collection::vec(prop::sample::select(vec!["{index}", "{index:03}", "{seed}", "{id}", "{job}", "-", "1", "a"]), 1..6),
+            images in prop::collection::vec((0u64..200, 0u64..30, "[0-9a-]{1,3}"), 2..20),
+        ) {
+            let Ok(template) = Template::parse(&pieces.concat()) else { return Ok(()) };
+            if template.tells_by_index() {
+                let mut seen = std::collections::HashMap::new();
+                for (index, seed, id) in images {
+                    let name = template.name(index, seed, "9j9", Some(&id)).unwrap();
+                    prop_assert_eq!(*seen.entry(name).or_insert(index), index);
+                }
+            }
+        }
+
         #[test]
         fn names_stay_inside_whatever_the_id_and_the_job_say(id in ".{0,200}", job in ".{0,60}") {
             let template = Template::parse("{job}/{id}/{index}.png").unwrap();

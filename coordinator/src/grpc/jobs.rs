@@ -2,28 +2,21 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::stream::{self, Stream};
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use sanafarm_proto::v1;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::status::{status, stopping};
-use super::{convert, explain, submit};
+use super::status::status;
+use super::{convert, explain, submit, watch};
 use crate::domain::id::JobId;
-use crate::domain::state::ImageState;
+use crate::domain::state::{ImageState, JobState};
+use crate::domain::submission::{MAX_GROUPS, Speed};
 use crate::farm::Farm;
-use crate::store::records::Job;
 
-/// Shortest time between two looks of a watch at the database: any report of any job is a hint.
-const WATCH_PAUSE: Duration = Duration::from_millis(100);
-/// A watch looks at the database this often even without a hint: another process may have changed it.
-const WATCH_LOOK: Duration = Duration::from_secs(1);
 /// Jobs of a list when the caller does not say.
 const LIST_DEFAULT: u32 = 50;
 const LIST_MOST: u32 = 1000;
@@ -38,7 +31,7 @@ pub(super) struct Jobs {
     pub stop: CancellationToken,
 }
 
-type MessageStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type MessageStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl v1::job_service_server::JobService for Jobs {
@@ -87,19 +80,8 @@ impl v1::job_service_server::JobService for Jobs {
         &self,
         request: Request<v1::WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
-        // Before the first look, so that nothing falls between the two.
-        let changes = self.farm.live.watch_jobs();
-        let job = self.farm.store.job(&request.into_inner().job_id).await.map_err(status)?;
-        let watch = Watch {
-            farm: Arc::clone(&self.farm),
-            stop: self.stop.clone(),
-            changes,
-            sent: None,
-            looked_at: Instant::now(),
-            next: job,
-        };
-        let jobs = stream::try_unfold(Some(watch), Watch::step);
-        Ok(Response::new(jobs.map_ok(convert::job_message).boxed()))
+        let jobs = watch::watch(&self.farm, &self.stop, &request.into_inner().job_id).await?;
+        Ok(Response::new(jobs))
     }
 
     type ListImagesStream = MessageStream<v1::Image>;
@@ -147,6 +129,9 @@ impl v1::job_service_server::JobService for Jobs {
         let changed =
             self.farm.store.change_job(&job.id, &change, &by, Timestamp::now()).await.map_err(status)?;
         tracing::info!(job = %job.id, ?change, state = %changed.job.state, actor = by.actor, reason = by.reason, "job changed");
+        if changed.job.state == JobState::Cancelled {
+            self.farm.live.job_ended(job.id.as_str());
+        }
         self.farm.live.job_changed();
         self.farm.live.shards_ready();
         Ok(Response::new(v1::ChangeJobResponse {
@@ -178,39 +163,36 @@ impl v1::job_service_server::JobService for Jobs {
         self.farm.live.shards_ready();
         Ok(Response::new(v1::ChangeOwnerResponse {}))
     }
+
+    async fn estimate(
+        &self,
+        request: Request<v1::EstimateRequest>,
+    ) -> Result<Response<v1::EstimateResponse>, Status> {
+        let request = request.into_inner();
+        if request.settings.len() > MAX_GROUPS {
+            return Err(Status::invalid_argument(format!(
+                "{} different settings; a job has {MAX_GROUPS} at most",
+                request.settings.len()
+            )));
+        }
+        let speeds = self.farm.store.speeds(&request.model).await.map_err(status)?;
+        let measured = request.settings.iter().map(|wanted| measured(&speeds, wanted)).collect();
+        let target_shard_seconds = self.farm.options.target_shard_duration.as_secs_f64();
+        let workers = self.farm.store.sessions().await.map_err(status)?.len() as u64;
+        Ok(Response::new(v1::EstimateResponse { measured, target_shard_seconds, workers }))
+    }
 }
 
-/// A client that follows a job.
-struct Watch {
-    farm: Arc<Farm>,
-    stop: CancellationToken,
-    changes: watch::Receiver<()>,
-    sent: Option<Job>,
-    looked_at: Instant,
-    next: Job,
-}
-
-impl Watch {
-    /// The next message: the job as it is, then whenever it differs, until it has ended.
-    async fn step(watch: Option<Self>) -> Result<Option<(Job, Option<Self>)>, Status> {
-        let Some(mut watch) = watch else { return Ok(None) };
-        while watch.sent.as_ref() == Some(&watch.next) {
-            tokio::select! {
-                () = watch.stop.cancelled() => return Err(stopping()),
-                () = sleep(WATCH_LOOK) => {}
-                // The sender lives as long as the farm.
-                _ = watch.changes.changed() => sleep_until(watch.looked_at + WATCH_PAUSE).await,
-            }
-            watch.changes.mark_unchanged();
-            watch.looked_at = Instant::now();
-            watch.next = watch.farm.store.job(watch.next.id.as_str()).await.map_err(status)?;
-        }
-        let job = watch.next.clone();
-        if job.state.has_ended() {
-            return Ok(Some((job, None)));
-        }
-        watch.sent = Some(job.clone());
-        Ok(Some((job, Some(watch))))
+/// What is known of images like the wanted ones.
+fn measured(speeds: &[Speed], wanted: &v1::Settings) -> v1::Measured {
+    let pixels = u64::from(wanted.width) * u64::from(wanted.height);
+    match speeds.iter().find(|speed| speed.pixels == pixels && speed.steps == wanted.steps) {
+        Some(speed) => v1::Measured {
+            seconds_per_image: Some(speed.seconds),
+            bytes_per_image: Some(speed.bytes),
+            images: speed.images,
+        },
+        None => v1::Measured::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The thin outside: messages in, one call to the store, messages out.
 //!
-//! - `jobs`, `workers`, `history`: one service each
+//! - `jobs`, `workers`, `history`: one service each; `submit`, `watch`, `explain`: their longer calls
+//! - `rehearsal`: a submission of which nothing is stored
 //! - `convert`: between messages and the words of the domain
 //! - `status`: what each error is on the wire
 //! - `server`: over TCP and inside the process
@@ -9,9 +10,12 @@ mod convert;
 mod explain;
 mod history;
 mod jobs;
+mod rehearsal;
 mod server;
 mod status;
 mod submit;
+mod watch;
 mod workers;
 
+pub use rehearsal::{Rehearsal, RehearsedGroup};
 pub(crate) use server::{local_channel, serve};

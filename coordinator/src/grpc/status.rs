@@ -20,10 +20,10 @@ fn status_of(error: &Error) -> Status {
             Code::FailedPrecondition
         }
         Error::OutputTaken { .. } => Code::AlreadyExists,
-        Error::Replaced(_) => Code::Aborted,
+        Error::Replaced(_) | Error::RowsLost(_) => Code::Aborted,
         Error::TimedOut(_) => Code::DeadlineExceeded,
         Error::Full { .. } => Code::ResourceExhausted,
-        Error::Busy | Error::Crowded | Error::Closed => Code::Unavailable,
+        Error::Busy | Error::Crowded | Error::Closed | Error::Unreachable { .. } => Code::Unavailable,
         Error::Open { .. } | Error::Database(_) => Code::Internal,
         Error::Corrupt(_) => Code::DataLoss,
     };

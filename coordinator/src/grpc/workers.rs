@@ -3,16 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use jiff::Timestamp;
 use sanafarm_proto::v1;
 use tokio::time::Instant;
+use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
+use super::jobs::MessageStream;
 use super::status::{status, stopping};
 use crate::domain::id::{JobId, SessionId};
 use crate::farm::Farm;
+use crate::live::Doing;
 use crate::store::records::{Renewal, Report};
 
 /// Longest wait for a shard in one call.
@@ -34,6 +38,24 @@ fn duration_message(duration: Duration) -> prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
     }
+}
+
+/// Keeps what one session says about itself until it goes away.
+async fn take_progress(farm: &Farm, mut messages: Streaming<v1::Progress>) {
+    let mut session = String::new();
+    while let Ok(Some(progress)) = messages.message().await {
+        session = progress.session_id;
+        let doing = (!progress.job_id.is_empty()).then_some(Doing {
+            worker: progress.worker,
+            job: progress.job_id,
+            index: progress.index,
+            stage: progress.stage,
+            step: progress.step,
+            steps: progress.steps,
+        });
+        farm.live.doing(&session, doing);
+    }
+    farm.live.doing(&session, None);
 }
 
 #[tonic::async_trait]
@@ -106,6 +128,28 @@ impl v1::worker_service_server::WorkerService for Workers {
             known: reported.known,
             held: reported.held,
         }))
+    }
+
+    type FollowStream = MessageStream<v1::Notice>;
+
+    async fn follow(
+        &self,
+        request: Request<Streaming<v1::Progress>>,
+    ) -> Result<Response<Self::FollowStream>, Status> {
+        let ended = self.farm.live.watch_ended();
+        let (farm, stop) = (Arc::clone(&self.farm), self.stop.clone());
+        self.farm.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = take_progress(&farm, request.into_inner()) => {}
+            }
+        });
+        // Who is too slow to hear of a job learns of it at the next renewal.
+        let notices = BroadcastStream::new(ended)
+            .filter_map(async |job| job.ok())
+            .map(|ended_job| Ok(v1::Notice { ended_job }))
+            .take_until(self.stop.clone().cancelled_owned());
+        Ok(Response::new(notices.boxed()))
     }
 
     async fn release_lease(

@@ -1,13 +1,21 @@
 //! Hints: inside one process, and to the other coordinators of the same database when there is a relay for them.
 //! Whoever waits for one also looks at the database now and then, so that a hint that is lost costs delay only.
 //!
+//! - `progress`: what workers do at this moment
 //! - [`relay`]: to and from the other coordinators
-//! - [`redis`]: through Redis
+//! - [`redis`]: through Redis; [`postgres`]: through the database itself
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
-use tokio::sync::{Notify, watch};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, broadcast, watch};
 
+pub(crate) use progress::Doing;
+use progress::Progress;
+
+pub(crate) mod postgres;
+mod progress;
 pub(crate) mod redis;
 pub(crate) mod relay;
 
@@ -32,24 +40,42 @@ impl Hint {
     }
 }
 
-/// Hints that were given since the relay last looked: each counts once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Hints(u8);
+/// What was given since the relay last looked: each hint counts once, of each session the newest word.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hints {
+    bits: u8,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    doing: BTreeMap<String, Option<Doing>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ended: Vec<String>,
+}
 
 impl Hints {
     /// Every hint: after a time in which some may have been missed.
     pub fn all() -> Self {
-        Self(Hint::ALL.iter().fold(0, |bits, hint| bits | hint.bit()))
+        let bits = Hint::ALL.iter().fold(0, |bits, hint| bits | hint.bit());
+        Self { bits, ..Self::default() }
     }
 
-    /// As a relay sends them.
-    pub fn to_text(self) -> String {
-        self.0.to_string()
+    /// As a relay sends them, in `most` bytes: what workers do is left out first.
+    pub fn to_text(&self, most: usize) -> String {
+        let text =
+            |hints: &Self| serde_json::to_string(hints).unwrap_or_else(|_| r#"{"bits":255}"#.to_owned());
+        let whole = text(self);
+        if whole.len() <= most {
+            return whole;
+        }
+        let short = text(&Self { doing: BTreeMap::new(), ..self.clone() });
+        if short.len() <= most { short } else { text(&Self { bits: self.bits, ..Self::default() }) }
     }
 
     /// What another coordinator sent; hints that this program does not know are left out.
     pub fn from_text(text: &str) -> Option<Self> {
-        text.parse().ok().map(Self)
+        serde_json::from_str(text).ok()
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -61,8 +87,9 @@ pub(crate) struct Live {
     complete: Notify,
     abandoned: Notify,
     /// For the other coordinators, not sent yet.
-    outgoing: AtomicU8,
+    outgoing: Mutex<Hints>,
     sending: Notify,
+    progress: Progress,
 }
 
 impl Live {
@@ -72,8 +99,9 @@ impl Live {
             jobs: watch::Sender::new(()),
             complete: Notify::new(),
             abandoned: Notify::new(),
-            outgoing: AtomicU8::new(0),
+            outgoing: Mutex::default(),
             sending: Notify::new(),
+            progress: Progress::new(),
         }
     }
 
@@ -100,7 +128,35 @@ impl Live {
     /// Here and to the others.
     fn give(&self, hint: Hint) {
         self.wake(hint);
-        self.outgoing.fetch_or(hint.bit(), Ordering::Relaxed);
+        self.send(|outgoing| outgoing.bits |= hint.bit());
+    }
+
+    /// What a session does now; none when it waits or is gone.
+    pub fn doing(&self, session: &str, doing: Option<Doing>) {
+        self.progress.set(session, doing.clone());
+        self.jobs.send_modify(|()| {});
+        self.send(|outgoing| drop(outgoing.doing.insert(session.to_owned(), doing)));
+    }
+
+    /// What is rendered of a job.
+    pub fn rendering(&self, job: &str) -> Vec<Doing> {
+        self.progress.of(job)
+    }
+
+    /// A job has ended before its time: workers stop what they have in hand of it.
+    pub fn job_ended(&self, job: &str) {
+        self.progress.job_ended(job);
+        self.send(|outgoing| outgoing.ended.push(job.to_owned()));
+    }
+
+    /// Jobs that end before their time from now on.
+    pub fn watch_ended(&self) -> broadcast::Receiver<String> {
+        self.progress.watch_ended()
+    }
+
+    fn send(&self, add: impl FnOnce(&mut Hints)) {
+        // No critical section leaves it half-changed.
+        add(&mut self.outgoing.lock().unwrap_or_else(PoisonError::into_inner));
         self.sending.notify_one();
     }
 
@@ -117,9 +173,9 @@ impl Live {
     pub async fn outgoing(&self) -> Hints {
         loop {
             self.sending.notified().await;
-            let hints = self.outgoing.swap(0, Ordering::Relaxed);
-            if hints != 0 {
-                return Hints(hints);
+            let hints = std::mem::take(&mut *self.outgoing.lock().unwrap_or_else(PoisonError::into_inner));
+            if !hints.is_empty() {
+                return hints;
             }
         }
     }
@@ -127,9 +183,18 @@ impl Live {
     /// Hints from another coordinator.
     pub fn incoming(&self, hints: Hints) {
         for hint in Hint::ALL {
-            if hints.0 & hint.bit() != 0 {
+            if hints.bits & hint.bit() != 0 {
                 self.wake(hint);
             }
+        }
+        if !hints.doing.is_empty() {
+            self.jobs.send_modify(|()| {});
+        }
+        for (session, doing) in hints.doing {
+            self.progress.set(&session, doing);
+        }
+        for job in hints.ended {
+            self.progress.job_ended(&job);
         }
     }
 
@@ -165,13 +230,39 @@ mod tests {
         here.shards_ready();
         here.shards_ready();
         here.job_complete();
-        let text = here.outgoing().await.to_text();
+        let text = here.outgoing().await.to_text(usize::MAX);
         there.incoming(Hints::from_text(&text).unwrap());
         assert_eq!((ready.has_changed().unwrap(), jobs.has_changed().unwrap()), (true, false));
         there.until_complete().await;
         // What came from elsewhere is not sent on.
         there.job_changed();
-        assert_eq!(there.outgoing().await, Hints(Hint::Changed.bit()));
+        assert_eq!(there.outgoing().await, Hints { bits: Hint::Changed.bit(), ..Hints::default() });
         assert_eq!(Hints::from_text("nonsense"), None);
+    }
+
+    #[tokio::test]
+    async fn what_workers_do_is_known_elsewhere_and_left_out_when_it_is_too_much() {
+        let (here, there) = (Live::new(), Live::new());
+        let doing = Doing {
+            worker: "w".to_owned(),
+            job: "j".to_owned(),
+            index: 3,
+            stage: "denoise".to_owned(),
+            step: 4,
+            steps: 20,
+        };
+        let mut ended = there.watch_ended();
+        here.doing("s", Some(doing.clone()));
+        here.job_ended("k");
+        let hints = here.outgoing().await;
+        there.incoming(Hints::from_text(&hints.to_text(1000)).unwrap());
+        assert_eq!(there.rendering("j"), [doing]);
+        assert_eq!(there.rendering("k"), []);
+        assert_eq!(ended.recv().await.unwrap(), "k");
+        assert_eq!(hints.to_text(50), r#"{"bits":0,"ended":["k"]}"#);
+        assert_eq!(hints.to_text(20), r#"{"bits":0}"#);
+        here.doing("s", None);
+        there.incoming(here.outgoing().await);
+        assert_eq!(there.rendering("j"), []);
     }
 }

@@ -39,6 +39,10 @@ impl Wire for RedisWire {
         "redis"
     }
 
+    fn most_bytes(&self) -> usize {
+        1 << 20
+    }
+
     fn gather(&self) -> Duration {
         Duration::from_millis(10)
     }

@@ -31,6 +31,8 @@ pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) trait Wire: Send + Sync {
     /// For people.
     fn name(&self) -> &'static str;
+    /// Longest message.
+    fn most_bytes(&self) -> usize;
     /// Shortest time between two messages: what happens meanwhile is one message.
     fn gather(&self) -> Duration;
     /// Sends one message.
@@ -56,7 +58,8 @@ async fn publish(farm: &Farm, wire: &dyn Wire, own: &str) {
             hints = farm.live.outgoing() => hints,
             () = sleep(BEAT) => Hints::default(),
         };
-        let sent = timeout(PATIENCE, wire.publish(format!("{own} {}", hints.to_text()))).await;
+        let text = hints.to_text(wire.most_bytes() - own.len() - 1);
+        let sent = timeout(PATIENCE, wire.publish(format!("{own} {text}"))).await;
         match sent {
             Ok(Ok(())) => trouble.over(),
             // A hint that is lost costs delay only.

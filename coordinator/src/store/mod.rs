@@ -2,6 +2,8 @@
 //!
 //! - [`records`]: what goes in and comes out, in the words of the domain
 //! - [`sqlite`]: the store of one process, a file
+//! - [`postgres`]: the store of many coordinators, a server
+//! - `parts`: the answers to analysts
 //! - `conformance`: one suite of behaviours that every store must pass
 
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use crate::domain::{Invalid, UnknownWord};
 
 #[cfg(test)]
 pub(crate) mod conformance;
+mod parts;
+pub mod postgres;
 pub mod records;
 pub mod sqlite;
 
@@ -51,6 +55,9 @@ pub enum Error {
     /// Another submission with the same client token took over.
     #[error("job {0} was replaced by another submission with its client token; submit again")]
     Replaced(JobId),
+    /// The server stopped before it had written them all to its disk.
+    #[error("the database lost rows of job {0} when its server stopped; submit again")]
+    RowsLost(JobId),
     /// Pictures of two jobs in one place would mix, and one manifest replace the other.
     #[error("output {output} holds the pictures of job {job}; choose another output")]
     OutputTaken {
@@ -118,6 +125,12 @@ pub enum Error {
         /// Where it is.
         file: String,
     },
+    /// The server of the database does not answer.
+    #[error("database {place} cannot be reached; it is tried again with the next call")]
+    Unreachable {
+        /// Where it should be.
+        place: String,
+    },
     /// Another program holds the database, or more wants it than it can do.
     #[error("the database is busy; try again, and see that no other program holds it")]
     Busy,
@@ -130,6 +143,17 @@ pub enum Error {
     /// Anything else the database says.
     #[error("database: {0}")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::PoolClosed => Self::Closed,
+            sqlx::Error::PoolTimedOut => Self::Busy,
+            error if sqlite::codec::is_busy(&error) || postgres::trouble::is_busy(&error) => Self::Busy,
+            error => Self::Database(Box::new(error)),
+        }
+    }
 }
 
 impl From<UnknownWord> for Error {

@@ -399,6 +399,11 @@ impl Turn {
     pub fn alone() -> Self {
         Self { _held: None }
     }
+
+    /// As long as this is held.
+    pub fn held(by: impl std::any::Any + Send + Sync) -> Self {
+        Self { _held: Some(Box::new(by)) }
+    }
 }
 
 /// A part of the answer to an analyst's SQL.

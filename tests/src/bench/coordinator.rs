@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::CoordinatorArgs;
 use crate::child::{answer, told};
+use crate::database::is_url;
 use crate::error::Error;
 
 /// Serves on a free port, tells its address, and ends when it is told no more.
@@ -22,7 +23,7 @@ async fn run(args: CoordinatorArgs) -> Result<(), Error> {
     let options = Options {
         redis: args.redis,
         target_shard_duration: Duration::from_secs_f64(args.shard_seconds),
-        ..Options::new(Database::File(args.database.into()), args.scratch)
+        ..Options::new(database(args.database), args.scratch)
     };
     let coordinator = Coordinator::open(options).await?;
     answer(&address.to_string())?;
@@ -35,4 +36,8 @@ async fn run(args: CoordinatorArgs) -> Result<(), Error> {
     let (served, ()) = tokio::join!(coordinator.serve(listener, shutdown.clone()), end);
     coordinator.close().await;
     Ok(served?)
+}
+
+fn database(name: String) -> Database {
+    if is_url(&name) { Database::Server(name) } else { Database::File(name.into()) }
 }

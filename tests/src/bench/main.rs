@@ -9,7 +9,7 @@
 //! - `run`: the phases of a measurement
 //! - `child`, `usage`: processes and what they cost
 //! - `farm`, `submit`: the coordinators and the workers as processes, and the job
-//! - `postgres`, `database`: a server of its own, and what the database knows
+//! - `database`: what the database knows
 //! - `workers`: the simulated workers
 //! - `figures`: what is printed
 
@@ -20,7 +20,6 @@ mod database;
 mod error;
 mod farm;
 mod figures;
-mod postgres;
 mod run;
 mod submit;
 mod usage;

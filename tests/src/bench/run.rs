@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use sanafarm_proto::v1::Job;
+use sanafarm_test_servers::{Postgres, postgres};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
@@ -13,7 +14,6 @@ use crate::database::{Database, is_url};
 use crate::error::Error;
 use crate::farm::{Coordinators, CoordinatorsPlan, Workers, WorkersPlan};
 use crate::figures::{Figures, quantile};
-use crate::postgres::Server;
 use crate::submit::{self, Client};
 use crate::usage::{Cost, Shares};
 use crate::workers::{ENGINE, Engine, Session, SharedTally, Tally, now_micros};
@@ -30,10 +30,10 @@ const COUNT: Duration = Duration::from_secs(3);
 /// Does the whole measurement; what it started has ended afterwards.
 pub fn measure(args: &BenchArgs) -> Result<Figures, Error> {
     let folder = tempfile::tempdir().map_err(Error::io("make a temporary folder"))?;
-    let server = args.database.is_none().then(Server::start).transpose()?;
+    let server = args.database.is_none().then(|| Postgres::start_with(as_installed()));
     let name = match (&args.database, &server) {
         (Some(name), _) => name.clone(),
-        (None, Some(server)) => server.url(),
+        (None, Some(server)) => server.database("farm"),
         (None, None) => return Err(Error::Farm("there is no database".to_owned())),
     };
     if args.coordinators > 1 && !is_url(&name) {
@@ -62,6 +62,15 @@ pub fn measure(args: &BenchArgs) -> Result<Figures, Error> {
     Ok(figures)
 }
 
+/// A server as it is after its installation: what is committed outlives a crash of the machine.
+fn as_installed() -> postgres::Options {
+    postgres::Options {
+        durable: true,
+        settings: vec!["shared_buffers=128MB".to_owned()],
+        ..Default::default()
+    }
+}
+
 /// A farm with its database.
 struct Bench<'a> {
     args: &'a BenchArgs,
@@ -71,7 +80,7 @@ struct Bench<'a> {
     coordinators: Coordinators,
     client: Client,
     database: Database,
-    server: Option<Server>,
+    server: Option<Postgres>,
 }
 
 /// How the job came in.

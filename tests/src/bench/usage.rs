@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use sanafarm_test_servers::Postgres;
+
 use crate::farm::{Coordinators, Workers};
-use crate::postgres::Server;
 
 /// CPU seconds of these processes together, all threads.
 pub fn cpu_seconds(processes: &[u32]) -> Option<f64> {
@@ -53,7 +54,7 @@ pub struct Shares {
 
 impl Cost {
     /// What all of them have used up to now.
-    pub fn now(coordinators: &Coordinators, workers: Option<&Workers>, server: Option<&Server>) -> Self {
+    pub fn now(coordinators: &Coordinators, workers: Option<&Workers>, server: Option<&Postgres>) -> Self {
         Self {
             at: Instant::now(),
             coordinators: coordinators.processes.cpu_seconds(),

@@ -24,11 +24,14 @@ use crate::recipe::{Failure, Provenance};
 #[derive(Debug)]
 pub(crate) struct Command {
     pub(crate) lease: LeaseKey,
+    pub(crate) job: String,
     pub(crate) index: u64,
     /// As the job names it.
     pub(crate) model: String,
     pub(crate) recipe: Recipe,
     pub(crate) claim: Claim,
+    /// Stops this image at its next step: its job has ended.
+    pub(crate) halt: CancellationToken,
     pub(crate) reply: oneshot::Sender<Rendered>,
 }
 
@@ -93,7 +96,7 @@ impl Rendered {
 /// What the engine thread shares with the async side.
 pub(crate) struct Context {
     pub(crate) cache: PathBuf,
-    pub(crate) activity: Option<watch::Sender<Activity>>,
+    pub(crate) activity: watch::Sender<Activity>,
     pub(crate) leases: Arc<Leases>,
     /// Stops the picture in hand at its next step.
     pub(crate) stop: CancellationToken,
@@ -150,9 +153,8 @@ impl EngineThread {
                 continue;
             }
             self.context.leases.started(&command.lease, command.index);
-            let index = command.index;
             let rendered = self.render(command, encoder);
-            self.show(index, "", 0, 0);
+            self.context.activity.send_replace(Activity::default());
             rendered?;
         }
         Ok(())
@@ -160,7 +162,14 @@ impl EngineThread {
 
     /// Answers the command by itself or through the encoder; the error ends the thread.
     fn render(&mut self, command: Command, encoder: &Encoder) -> Result<(), String> {
-        self.show(command.index, "load", 0, command.recipe.steps);
+        let loading = Activity {
+            job: command.job.clone(),
+            index: command.index,
+            stage: "load",
+            step: 0,
+            steps: command.recipe.steps,
+        };
+        self.context.activity.send_replace(loading);
         let (failure, end) = match catch_unwind(AssertUnwindSafe(|| self.prepare(&command))) {
             Ok(Ok(provenance)) => return self.draw(command, provenance, encoder),
             Ok(Err(failure)) => (failure, Ok(())),
@@ -178,11 +187,12 @@ impl EngineThread {
     }
 
     fn draw(&mut self, command: Command, provenance: Provenance, encoder: &Encoder) -> Result<(), String> {
-        let Command { index, recipe, reply, .. } = command;
+        let Command { job, index, recipe, halt, reply, .. } = command;
         let Some(canvas) = encoder.begin(provenance, reply) else {
             return Err("the encoder has ended".into());
         };
         let stop = self.context.stop.clone();
+        let is_stopped = || stop.is_cancelled() || halt.is_cancelled();
         let activity = self.context.activity.clone();
         let started = Instant::now();
         let mut decode_started = started;
@@ -195,12 +205,18 @@ impl EngineThread {
                     ("decode", recipe.steps)
                 }
             };
-            show(activity.as_ref(), Activity { index, stage: name, step, steps: recipe.steps });
-            if stop.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            activity.send_replace(Activity {
+                job: job.clone(),
+                index,
+                stage: name,
+                step,
+                steps: recipe.steps,
+            });
+            if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let mut rows = |rows: &[u8]| {
-            if stop.is_cancelled() {
-                return Err(std::io::Error::new(std::io::ErrorKind::Interrupted, "the worker leaves"));
+            if is_stopped() {
+                return Err(std::io::Error::new(std::io::ErrorKind::Interrupted, "stopped from outside"));
             }
             canvas.rows(rows)
         };
@@ -213,7 +229,7 @@ impl EngineThread {
                 Ok(())
             }
             // Stopped from outside, whatever the engine calls it.
-            Ok(Err(_)) if stop.is_cancelled() => {
+            Ok(Err(_)) if is_stopped() => {
                 canvas.ended(Rendered::skipped());
                 Ok(())
             }
@@ -260,16 +276,6 @@ impl EngineThread {
                 Err(failure)
             }
         }
-    }
-
-    fn show(&self, index: u64, stage: &'static str, step: u32, steps: u32) {
-        show(self.context.activity.as_ref(), Activity { index, stage, step, steps });
-    }
-}
-
-fn show(activity: Option<&watch::Sender<Activity>>, now: Activity) {
-    if let Some(activity) = activity {
-        activity.send_replace(now);
     }
 }
 

@@ -76,10 +76,12 @@ impl Shift {
         match recipe::recipe(&shard.settings, &leased) {
             Ok(recipe) => permit.send(Command {
                 lease: shard.key.clone(),
+                job: shard.job.clone(),
                 index: leased.index,
                 model: shard.model.clone(),
                 recipe,
                 claim: claim.clone(),
+                halt: shard.halt.clone(),
                 reply,
             }),
             Err(failure) => {

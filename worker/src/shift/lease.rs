@@ -58,13 +58,16 @@ impl Shift {
         );
         self.output = Some((lease.output, output.clone()));
         let skip = self.skip.child_token();
-        self.leases.add(key.clone(), skip.clone());
+        let halt = self.stop.child_token();
+        self.leases.add(key.clone(), lease.job_id.clone(), skip.clone(), halt.clone());
         self.shards.push(Shard {
             key,
+            job: lease.job_id,
             model: lease.model,
             settings,
             output,
             skip,
+            halt,
             waiting: lease.images.into(),
             untouched: true,
             in_hand: 0,

@@ -9,9 +9,11 @@ use sanafarm_storage::Output;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
 use crate::engine::{self, Context, Engine, Threads};
+use crate::follow::follow;
 use crate::leases::{LeaseKey, Leases};
 use crate::report::{Acknowledged, Report, renew_leases, report_results};
 use crate::session::{End, Session};
@@ -37,11 +39,14 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// A leased shard.
 struct Shard {
     key: LeaseKey,
+    job: String,
     model: String,
     settings: Settings,
     output: Output,
     /// Cancelled when images of it are not to be started any more.
     skip: CancellationToken,
+    /// Cancelled when the image in hand is to be stopped too.
+    halt: CancellationToken,
     waiting: VecDeque<LeasedImage>,
     /// No image of it was sent to the engine yet.
     untouched: bool,
@@ -113,18 +118,22 @@ pub(crate) async fn run(
         return Ok(Summary::default());
     };
     let leases = Arc::new(Leases::default());
+    let activity = options.activity.unwrap_or_default();
     let stop = shutdown.hard.child_token();
     // Whoever drops this future stops the engine too.
     let _stop_when_dropped = stop.clone().drop_guard();
     let context = Context {
         cache: options.cache,
-        activity: options.activity,
+        activity: activity.clone(),
         leases: leases.clone(),
         stop: stop.clone(),
     };
     let threads = engine::start(engine, context)
         .map_err(|error| Error::Engine(format!("start the engine thread: {error}")))?;
     let job = options.job.unwrap_or_default();
+    // It ends when this future does.
+    let _following =
+        AbortOnDropHandle::new(tokio::spawn(follow(session.clone(), activity.subscribe(), leases.clone())));
     Shift::new(session, device_id, job, leases, leaving, stop).work(threads, shutdown).await
 }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 use sanafarm_proto::v1::image_result::Outcome;
 use sanafarm_proto::v1::worker_service_server::{WorkerService, WorkerServiceServer};
 use sanafarm_proto::v1::*;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tonic::transport::{Channel, Endpoint, Server};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 /// How the next call of a name fails.
 pub(super) enum Fault {
@@ -38,6 +38,10 @@ pub(super) struct State {
     pub(super) closed: u32,
     pub(super) renewals: Vec<Vec<HeldLease>>,
     pub(super) faults: BTreeMap<&'static str, VecDeque<Fault>>,
+    /// What workers said that they do.
+    pub(super) progress: Vec<Progress>,
+    /// To those who follow.
+    pub(super) notices: Vec<mpsc::UnboundedSender<Result<Notice, Status>>>,
     /// A failed image counts as its result.
     pub(super) errors_are_final: bool,
 }
@@ -249,6 +253,24 @@ impl WorkerService for TestCoordinator {
             state.releases.push((lease, reason, request.message.clone()));
             Ok(ReleaseLeaseResponse {})
         })
+    }
+
+    type FollowStream = UnboundedReceiverStream<Result<Notice, Status>>;
+
+    async fn follow(
+        &self,
+        request: Request<Streaming<Progress>>,
+    ) -> Result<Response<Self::FollowStream>, Status> {
+        let (notices, stream) = mpsc::unbounded_channel();
+        self.change(|state| state.notices.push(notices));
+        let coordinator = self.clone();
+        tokio::spawn(async move {
+            let mut messages = request.into_inner();
+            while let Ok(Some(progress)) = messages.message().await {
+                coordinator.change(|state| state.progress.push(progress));
+            }
+        });
+        Ok(Response::new(UnboundedReceiverStream::new(stream)))
     }
 
     async fn close_session(

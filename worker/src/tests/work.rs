@@ -199,6 +199,31 @@ async fn settings_of_a_newer_coordinator_fail_the_image() {
 }
 
 #[tokio::test]
+async fn a_job_that_ends_stops_its_image_at_the_next_step_and_others_go_on() {
+    let mut farm = Farm::start(|out, model| {
+        let other = Lease { job_id: "other".into(), ..shard("b", 5, &["red"], out, model) };
+        vec![shard("a", 0, &["wait", "never started"], out, model), other]
+    })
+    .await;
+    let coordinator = farm.coordinator().clone();
+    let waits = |progress: &Progress| (progress.stage.as_str(), progress.step) == ("denoise", 3);
+    coordinator.until("the image in hand is told", |state| state.progress.iter().any(waits)).await;
+    let told = coordinator.state().progress.iter().find(|progress| waits(progress)).unwrap().clone();
+    assert_eq!((told.job_id.as_str(), told.index, told.worker.as_str()), ("job", 0, "worker-1"));
+    coordinator.change(|state| {
+        state.leased.remove("a");
+        for notices in &state.notices {
+            notices.send(Ok(Notice { ended_job: "job".into() })).unwrap();
+        }
+    });
+    // Nobody opens the gate: only a stopped image makes room for the other job's.
+    let summary = farm.finish(1).await;
+    assert_eq!(summary, crate::Summary { done: 1, failed: 0 });
+    assert_eq!(farm.watch.started(), ["wait", "red"]);
+    assert!(coordinator.state().results.contains_key(&5));
+}
+
+#[tokio::test]
 async fn the_activity_names_image_stage_and_step() {
     let folder = tempfile::tempdir().unwrap();
     let (out, model) = (folder.path().join("out"), folder.path().join("model"));
@@ -225,7 +250,7 @@ async fn the_activity_names_image_stage_and_step() {
         test_engine,
         crate::device::cpu(),
     ));
-    let denoising = Activity { index: 5, stage: "denoise", step: 3, steps: 3 };
+    let denoising = Activity { job: "job".to_owned(), index: 5, stage: "denoise", step: 3, steps: 3 };
     seen.wait_for(|now| *now == denoising).await.unwrap();
     gate.open();
     served.coordinator.until("the result", |state| state.results.len() == 1).await;

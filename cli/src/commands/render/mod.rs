@@ -11,7 +11,9 @@ use sanafarm_proto::v1::Job;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_storage::Output;
 
+use super::estimate;
 use crate::args::RenderArgs;
+use crate::connect::{Connection, Place};
 use crate::data_folder::DataFolder;
 use crate::error::{Error, Exit};
 use crate::job_view::has_ended;
@@ -25,11 +27,16 @@ use follow::Follow;
 pub async fn run(args: RenderArgs, printer: &Printer) -> Result<Exit, Error> {
     let started = Instant::now();
     let data = DataFolder::choose(args.data);
+    if args.dry_run {
+        let here = Place { coordinator: None, data: Some(data.path().to_owned()) };
+        let history = Connection::history(&here, &data).await?;
+        return estimate::rehearse(&args.submission, &data, history, args.json, printer).await;
+    }
     data.create()?;
     let _lock = data.lock()?;
-    let list = GoodList::read(&args.submission, &data).await?;
+    let list = GoodList::read(&args.submission, &data, printer).await?;
     let model = local_model(&args.submission.model, &data).await?;
-    let submission = Submission::new(&args.submission, list, &model, printer)?;
+    let submission = Submission::new(&args.submission, list, &model, printer).await?;
     let output = open_output(&submission.spec.output).await?;
 
     let failed = |error: sanafarm_coordinator::Error| {

@@ -73,6 +73,7 @@ pub(in crate::grpc) fn job_message(job: Job) -> v1::Job {
         settings: Some(settings_message(&job.settings)),
         priority: job.priority,
         needs: Some(needs_message(job.needs)),
+        ..v1::Job::default()
     }
 }
 

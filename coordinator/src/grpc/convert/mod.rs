@@ -40,7 +40,7 @@ fn settings(settings: &v1::Settings) -> Settings {
     }
 }
 
-fn settings_message(settings: &Settings) -> v1::Settings {
+pub(super) fn settings_message(settings: &Settings) -> v1::Settings {
     let bin = match settings.bin {
         BinMode::Auto => v1::BinMode::Auto,
         BinMode::Always => v1::BinMode::Always,

@@ -126,6 +126,8 @@ impl Bench {
             pixels: spec.settings.pixels(),
             steps: spec.settings.steps,
             seconds: 1.0,
+            bytes: 0.0,
+            images: 1,
         };
         let target = Duration::from_secs(shard_images);
         let mut submission = Submission::new(spec.clone(), target, vec![speed])?;

@@ -12,7 +12,7 @@ pub(in crate::store) mod presence;
 pub(in crate::store) mod results;
 pub(in crate::store) mod submission;
 
-pub(crate) use bench::{Bench, CAPS, LEASE, row, spec};
+pub(crate) use bench::{Bench, CAPS, LEASE, done, error, row, spec};
 
 /// Runs every behaviour as a test of its own on stores from `$fresh`, an async function that returns an
 /// `Arc<dyn Store>` on an empty database and whatever must live as long as it.

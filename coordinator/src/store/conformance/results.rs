@@ -267,7 +267,7 @@ pub async fn measured_speed_is_known(bench: Bench) {
     assert_eq!(bench.store.speeds("sana-tiny").await.unwrap(), []);
     bench.submit("a", 3, 32).await;
     bench.render_all(&bench.session("w").await).await;
-    let speed = Speed { pixels: 64 * 64, steps: 4, seconds: 2.0 };
+    let speed = Speed { pixels: 64 * 64, steps: 4, seconds: 2.0, bytes: 1001.0, images: 3 };
     assert_eq!(bench.store.speeds("sana-tiny").await.unwrap(), [speed]);
     assert_eq!(bench.store.speeds("another").await.unwrap(), []);
 }

@@ -21,22 +21,14 @@ const FULL: i32 = 13;
 
 /// SQLite's result code, without the extension in its higher bytes.
 pub(super) fn result_code(error: &sqlx::Error) -> Option<i32> {
-    let code = error.as_database_error()?.code()?;
-    code.parse::<i32>().ok().map(|code| code & 0xff)
+    let error = error.as_database_error()?;
+    error.try_downcast_ref::<sqlx::sqlite::SqliteError>()?;
+    error.code()?.parse::<i32>().ok().map(|code| code & 0xff)
 }
 
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::PoolClosed => return Self::Closed,
-            sqlx::Error::PoolTimedOut => return Self::Busy,
-            _ => {}
-        }
-        match result_code(&error) {
-            Some(BUSY) => Self::Busy,
-            Some(_) | None => Self::Database(Box::new(error)),
-        }
-    }
+/// Another program holds the file.
+pub(in crate::store) fn is_busy(error: &sqlx::Error) -> bool {
+    result_code(error) == Some(BUSY)
 }
 
 /// The error of a write, which names the file when its disk is full.

@@ -28,7 +28,7 @@ use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::{Batch, Speed};
 
 mod change;
-mod codec;
+pub(super) mod codec;
 mod event;
 mod finish;
 mod lease;

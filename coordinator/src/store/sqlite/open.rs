@@ -11,6 +11,7 @@ use sqlx::{Connection, Row, SqlSafeStr, SqliteConnection};
 use tokio::sync::Semaphore;
 
 use super::SqliteStore;
+use crate::store::parts::ANALYSTS;
 use crate::store::{Error, Result};
 
 /// The tables, in the order in which they came to be.
@@ -29,8 +30,6 @@ const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 /// How long a connection waits for another program that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 4;
-/// Each of them has a connection and a thread of its own, apart from those that leasing reads with.
-const ANALYSTS: usize = 4;
 
 fn migrator() -> Migrator {
     let migrations = MIGRATIONS.map(|(version, name, sql)| {

@@ -18,16 +18,10 @@ use super::SqliteStore;
 use super::codec::result_code;
 use super::open::reader_options;
 use crate::domain::statement::check_statement;
+use crate::store::parts::{PARTS, Parts, TURN};
 use crate::store::records::{Answer, Cell};
 use crate::store::{Error, Result};
 
-/// A part of the answer is sent on when it has this many rows, or this many bytes.
-const PART_ROWS: usize = 1000;
-const PART_BYTES: usize = 1 << 20;
-/// Parts on their way to a slow reader.
-const PARTS: usize = 4;
-/// Longest wait for another analyst's statement to end.
-const TURN: Duration = Duration::from_secs(10);
 /// Instructions of SQLite's virtual machine between two looks at the clock.
 const LOOK_EVERY: i32 = 10_000;
 /// SQLITE_INTERRUPT.
@@ -52,11 +46,12 @@ pub(super) async fn query(
     let statement =
         (&mut connection).prepare(sql.clone()).await.map_err(|error| query_error(error, limit))?;
     let columns = statement.columns().iter().map(|column| column.name().to_owned()).collect();
-    let (parts, answer) = mpsc::channel(PARTS + 1);
+    let (reader, answer) = mpsc::channel(PARTS + 1);
     // Room for the error, also when nobody makes room: an answer cut short must not look whole.
-    let last = parts.clone().reserve_owned().await.map_err(|_| Error::Closed)?;
+    let last = reader.clone().reserve_owned().await.map_err(|_| Error::Closed)?;
     let task = tokio::spawn(async move {
-        let sent = timeout_at(deadline.into(), send_all(&mut connection, sql, columns, &parts)).await;
+        let sent =
+            timeout_at(deadline.into(), send_all(&mut connection, sql, columns, Parts::new(reader))).await;
         // A connection that still reads keeps the write-ahead log from being folded in.
         drop((connection, permit));
         match sent {
@@ -73,38 +68,19 @@ async fn send_all(
     connection: &mut SqliteConnection,
     sql: sqlx::SqlStr,
     columns: Vec<String>,
-    parts: &mpsc::Sender<Result<Answer>>,
+    mut parts: Parts,
 ) -> std::result::Result<(), sqlx::Error> {
-    if parts.send(Ok(Answer::Columns(columns))).await.is_err() {
+    if !parts.columns(columns).await {
         return Ok(());
     }
     let mut rows = sqlx::query(sql).persistent(false).fetch(connection);
-    let mut part = Vec::new();
-    let mut bytes = 0;
     while let Some(row) = rows.try_next().await? {
-        let cells = cells(&row)?;
-        bytes += cells.iter().map(cell_bytes).sum::<usize>();
-        part.push(cells);
-        if part.len() >= PART_ROWS || bytes >= PART_BYTES {
-            bytes = 0;
-            if parts.send(Ok(Answer::Rows(std::mem::take(&mut part)))).await.is_err() {
-                return Ok(());
-            }
+        if !parts.row(cells(&row)?).await {
+            return Ok(());
         }
     }
-    if !part.is_empty() {
-        // A failed send means that nobody reads any more.
-        let _ = parts.send(Ok(Answer::Rows(part))).await;
-    }
+    parts.end().await;
     Ok(())
-}
-
-fn cell_bytes(cell: &Cell) -> usize {
-    match cell {
-        Cell::Null | Cell::Integer(_) | Cell::Real(_) => 16,
-        Cell::Text(text) => 16 + text.len(),
-        Cell::Blob(blob) => 16 + blob.len(),
-    }
 }
 
 fn cells(row: &SqliteRow) -> std::result::Result<Vec<Cell>, sqlx::Error> {

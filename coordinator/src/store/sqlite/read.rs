@@ -25,8 +25,9 @@ pub(super) async fn speeds(store: &SqliteStore, model: &str) -> Result<Vec<Speed
     let mut speeds: Vec<Speed> = Vec::new();
     for job in jobs {
         let rows = sqlx::query(
-            "SELECT g.width * g.height AS pixels, g.steps, avg(r.render_seconds) AS seconds \
-             FROM (SELECT job, idx, render_seconds FROM results WHERE job = ?1 AND state = 'done' \
+            "SELECT g.width * g.height AS pixels, g.steps, avg(r.render_seconds) AS seconds, \
+             avg(r.bytes) AS bytes, count(*) AS images \
+             FROM (SELECT job, idx, render_seconds, bytes FROM results WHERE job = ?1 AND state = 'done' \
              ORDER BY idx DESC LIMIT ?2) AS r \
              JOIN images AS i ON i.job = r.job AND i.idx = r.idx \
              JOIN settings_groups AS g ON g.job = i.job AND g.group_no = i.group_no GROUP BY 1, 2",
@@ -39,7 +40,8 @@ pub(super) async fn speeds(store: &SqliteStore, model: &str) -> Result<Vec<Speed
             let (pixels, steps) = (unsigned(row, "pixels")?, small(row, "steps")?);
             // Newer jobs come first and are believed.
             if !speeds.iter().any(|speed| speed.pixels == pixels && speed.steps == steps) {
-                speeds.push(Speed { pixels, steps, seconds: row.try_get("seconds")? });
+                let (seconds, bytes) = (row.try_get("seconds")?, row.try_get("bytes")?);
+                speeds.push(Speed { pixels, steps, seconds, bytes, images: unsigned(row, "images")? });
             }
         }
     }

@@ -5,20 +5,33 @@ use std::path::Path;
 
 use super::*;
 
+mod json;
+mod parquet;
+mod sources;
+
 /// Reads `text` as a file of this name: rows as short text, errors as the user sees them.
 fn read(name: &str, text: impl AsRef<[u8]>, chosen: Chosen) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
-    std::fs::File::create(&path).unwrap().write_all(text.as_ref()).unwrap();
-    let show = |error: Error| error.to_string().replace(&format!("{}/", folder.path().display()), "");
-    let list = match PromptList::open(&path, None, chosen, folder.path()) {
+    File::create(&path).unwrap().write_all(text.as_ref()).unwrap();
+    read_path(&path, None, chosen)
+}
+
+/// Reads a file; errors name it without its folder.
+fn read_path(path: &Path, format: Option<Format>, chosen: Chosen) -> Vec<String> {
+    let folder = path.parent().unwrap();
+    let show = |error: Error| error.to_string().replace(&format!("{}/", folder.display()), "");
+    let list = match PromptList::open(path, format, chosen) {
         Ok(list) => list,
         Err(error) => return vec![show(error)],
     };
-    match list.rows() {
-        Ok(rows) => rows.map(|row| row.map_or_else(show, |row| short(&row))).collect(),
-        Err(error) => vec![show(error)],
-    }
+    let mut rows = Vec::new();
+    let read = list.read(folder, &mut |row| {
+        rows.push(row.map_or_else(show, |row| short(&row)));
+        ControlFlow::Continue(())
+    });
+    rows.extend(read.err().map(show));
+    rows
 }
 
 fn short(row: &PromptRow) -> String {
@@ -163,6 +176,7 @@ fn chosen_columns_win_over_known_names() {
         prompt: Some("description".to_owned()),
         id: Some("KEY".to_owned()),
         seed: Some("luck".to_owned()),
+        dropped: vec![],
     };
     let rows = read("a.csv", ",prompt,Description,key,luck\n0,p,d,k,3\n", chosen);
     assert_eq!(rows, [r#"2| d; seed=3; id=k; extra={"column_1":"0","prompt":"p"}"#]);
@@ -230,8 +244,13 @@ fn tsv_takes_quotes_literally_unless_the_whole_field_is_quoted() {
 #[test]
 fn parti_prompts_are_read_row_by_row_as_they_are() {
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/PartiPrompts.tsv"));
-    let list = PromptList::open(path, None, Chosen::default(), Path::new(".")).unwrap();
-    let rows: Vec<PromptRow> = list.rows().unwrap().collect::<Result<_, _>>().unwrap();
+    let mut rows = Vec::new();
+    let list = PromptList::open(path, None, Chosen::default()).unwrap();
+    let read = list.read(Path::new("."), &mut |row| {
+        rows.push(row.unwrap());
+        ControlFlow::Continue(())
+    });
+    read.unwrap();
     let text = std::fs::read_to_string(path).unwrap();
     let prompts: Vec<&str> = text.lines().skip(1).map(|line| line.split('\t').next().unwrap()).collect();
     assert_eq!(rows.len(), 1632);
@@ -243,6 +262,43 @@ fn parti_prompts_are_read_row_by_row_as_they_are() {
 }
 
 #[test]
+fn dropped_columns_are_neither_used_nor_passed_through() {
+    let dropped = |names: &[&str]| Chosen {
+        dropped: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..Chosen::default()
+    };
+    assert_eq!(
+        read("a.csv", "prompt,seed,note,caption\na,1,n,c\n", dropped(&["SEED", "prompt"])),
+        [r#"2| c; extra={"note":"n"}"#]
+    );
+    assert_eq!(
+        read("a.csv", "prompt\na\n", dropped(&["note"])),
+        ["a.csv:1: no column `note`; found `prompt`"]
+    );
+    assert_eq!(
+        read("a.jsonl", "{\"prompt\":\"a\",\"note\":1}\n{\"prompt\":\"b\"}\n", dropped(&["note"])),
+        ["1| a", "2| b"]
+    );
+}
+
+#[test]
+fn jsonl_keeps_values_as_they_are_and_takes_the_last_of_two_equal_names() {
+    let text = concat!(
+        "{\"prompt\":\"a\",\"t\":\"q\\\"\\u00e9\\n\",\"n\":[1,{\"k\":null}],\"x\":1e2,\"y\":-3,\"b\":true}\n",
+        "{\"note\":1,\"prompt\":\"b\",\"note\":{\"z\":2}}\n",
+        "{\"note\":1,\"prompt\":\"c\"}\n",
+    );
+    assert_eq!(
+        plain("a.jsonl", text),
+        [
+            r#"1| a; extra={"t":"q\"é\n","n":[1,{"k":null}],"x":100.0,"y":-3,"b":true}"#,
+            r#"2| b; extra={"note":{"z":2}}"#,
+            r#"3| c; extra={"note":1}"#,
+        ]
+    );
+}
+
+#[test]
 fn an_unknown_extension_is_sniffed() {
     assert_eq!(plain("list", "\n {\"prompt\":\"a\"}\n"), ["2| a"]);
     assert_eq!(plain("list.prompts", "red, green\n"), ["1| red, green"]);
@@ -250,6 +306,6 @@ fn an_unknown_extension_is_sniffed() {
 
 #[test]
 fn a_missing_file_is_an_error_that_names_it() {
-    let error = PromptList::open(Path::new("/nowhere/a.txt"), None, Chosen::default(), Path::new("."));
-    assert_eq!(error.unwrap_err().to_string(), "read prompt list /nowhere/a.txt");
+    let error = PromptList::open(Path::new("/nowhere/a.txt"), None, Chosen::default());
+    assert_eq!(error.err().unwrap().to_string(), "read prompt list /nowhere/a.txt");
 }

@@ -1,0 +1,155 @@
+//! `sanafarm estimate`, and the dry runs of `submit` and `render`: what a list would take.
+
+use sanafarm_proto::v1::job_service_client::JobServiceClient;
+use serde_json::{Value, json};
+
+use crate::args::{EstimateArgs, SubmissionArgs};
+use crate::connect::Connection;
+use crate::data_folder::DataFolder;
+use crate::error::{Error, Exit};
+use crate::job_view::settings_json;
+use crate::printer::{Printer, Table, amounts};
+use crate::submission::{Estimate, GoodList, GroupEstimate, Submission, report_skipped, submitted_model};
+
+/// Groups that are shown one by one.
+const MAX_GROUPS_SHOWN: usize = 20;
+
+/// Reads a list and tells what it would take.
+pub async fn run(args: EstimateArgs, printer: &Printer) -> Result<Exit, Error> {
+    let data = DataFolder::choose(args.place.data.clone());
+    let history = Connection::history(&args.place.into(), &data).await?;
+    rehearse(&args.submission, &data, history, args.json, printer).await
+}
+
+/// Does all that a submission does but the sending. Lines that are wrong are all told, and end it as a mistake.
+pub async fn rehearse(
+    args: &SubmissionArgs,
+    data: &DataFolder,
+    history: Option<Connection>,
+    json: bool,
+    printer: &Printer,
+) -> Result<Exit, Error> {
+    data.create()?;
+    let list = GoodList::read_good_lines(args, data, printer).await?;
+    let model = submitted_model(&args.model, data).await?;
+    let submission = Submission::new(args, list, &model, printer).await?;
+    let client = history.as_ref().map(|connection| JobServiceClient::new(connection.channel.clone()));
+    let mut estimate = submission.estimate(client).await?;
+    if let Some(connection) = history {
+        if !connection.is_remote() {
+            // Workers of another time: nobody serves this database now.
+            estimate.workers = None;
+        }
+        connection.close().await;
+    }
+    if json {
+        printer.data(object(&estimate, args.skip_invalid))?;
+    } else {
+        for (name, value) in lines(&estimate) {
+            printer.data(format!("{name:11} {value}"))?;
+        }
+        groups(&estimate)?;
+    }
+    if args.skip_invalid || estimate.skipped.count == 0 {
+        report_skipped(&estimate.skipped, printer);
+        return Ok(Exit::Success);
+    }
+    let skipped = &estimate.skipped;
+    let error = Error::mistake(format!("{}: {} lines are invalid", estimate.list, skipped.count));
+    let error = skipped.first.iter().cloned().fold(error, Error::because);
+    let more = skipped.rows - skipped.first.len() as u64;
+    let error = if more > 0 { error.because(format!("and {more} more")) } else { error };
+    Err(error.hint("mend them, or skip bad lines with --skip-invalid"))
+}
+
+fn lines(estimate: &Estimate) -> Vec<(&'static str, String)> {
+    let images = estimate.images();
+    let mut lines = vec![
+        ("list", estimate.list.clone()),
+        ("rows", amounts::count(estimate.rows)),
+        ("images", amounts::count(images)),
+        ("duplicates", amounts::count(estimate.duplicates)),
+        ("groups", amounts::count(estimate.groups.len() as u64)),
+        ("shards", amounts::count(estimate.shards())),
+    ];
+    let unmeasured = estimate.unmeasured();
+    let known = match unmeasured {
+        0 => String::new(),
+        some => {
+            format!(" for {} images; nothing like the others was rendered yet", amounts::count(images - some))
+        }
+    };
+    let unknown = "not known: nothing like it was rendered yet";
+    let time = estimate.seconds();
+    let told =
+        |amount: Option<String>| amount.map_or(unknown.to_owned(), |amount| format!("{amount}{known}"));
+    lines.push(("device time", told(time.map(amounts::duration))));
+    lines.push(("bytes", told(estimate.bytes().map(amounts::bytes))));
+    if let Some(workers) = estimate.workers {
+        let there = match farm_seconds(estimate) {
+            Some(seconds) => format!("{workers}, which take about {}", amounts::duration(seconds)),
+            None => workers.to_string(),
+        };
+        lines.push(("workers", there));
+    }
+    lines
+}
+
+/// What the workers that are connected now would take, all of them at this one job.
+fn farm_seconds(estimate: &Estimate) -> Option<f64> {
+    let workers = estimate.workers.filter(|workers| *workers > 0)?;
+    Some(estimate.seconds()? / workers as f64)
+}
+
+fn groups(estimate: &Estimate) -> Result<(), Error> {
+    let columns = ["size", "steps", "guidance", "images", "shards", "s/image", "bytes/image", "measured on"];
+    let mut table = Table::on_stdout(&columns);
+    let row = |group: &GroupEstimate| {
+        let (settings, measured) = (&group.settings, &group.measured);
+        vec![
+            format!("{}x{}", settings.width, settings.height),
+            settings.steps.to_string(),
+            settings.guidance.to_string(),
+            amounts::count(group.images),
+            amounts::count(group.shards),
+            measured.seconds_per_image.map(|seconds| format!("{seconds:.2}")).unwrap_or_default(),
+            measured.bytes_per_image.map(amounts::bytes).unwrap_or_default(),
+            if measured.images > 0 { amounts::count(measured.images) } else { String::new() },
+        ]
+    };
+    estimate.groups.iter().take(MAX_GROUPS_SHOWN).try_for_each(|group| table.row(row(group)))?;
+    if estimate.groups.len() > MAX_GROUPS_SHOWN {
+        table.row(vec![format!("and {} more", estimate.groups.len() - MAX_GROUPS_SHOWN)])?;
+    }
+    table.finish()
+}
+
+fn object(estimate: &Estimate, skip_invalid: bool) -> Value {
+    let group = |group: &GroupEstimate| {
+        let mut object = settings_json(&group.settings);
+        object["images"] = json!(group.images);
+        object["shards"] = json!(group.shards);
+        object["seconds_per_image"] = json!(group.measured.seconds_per_image);
+        object["bytes_per_image"] = json!(group.measured.bytes_per_image);
+        object["measured_images"] = json!(group.measured.images);
+        object
+    };
+    let skipped = if skip_invalid { "skipped" } else { "invalid" };
+    json!({
+        "list": estimate.list,
+        "model": estimate.spec.model,
+        "output": estimate.spec.output,
+        "rows": estimate.rows,
+        "images": estimate.images(),
+        "duplicates": estimate.duplicates,
+        "shards": estimate.shards(),
+        "seconds": estimate.seconds(),
+        "bytes": estimate.bytes(),
+        "unmeasured_images": estimate.unmeasured(),
+        "workers": estimate.workers,
+        "farm_seconds": farm_seconds(estimate),
+        "groups": estimate.groups.iter().map(group).collect::<Vec<_>>(),
+        skipped: estimate.skipped.first,
+        format!("{skipped}_lines"): estimate.skipped.count,
+    })
+}

@@ -1,0 +1,100 @@
+//! How jobs end.
+
+use jiff::Timestamp;
+use serde_json::json;
+use sqlx::{PgConnection, Row};
+
+use super::PostgresStore;
+use super::codec::{JOB_COLUMNS, Time, clean, job as read_job, uuid};
+use super::event::{Event, record};
+use crate::domain::id::JobId;
+use crate::domain::state::{JobState, outcome};
+use crate::store::records::{By, Job};
+use crate::store::{Error, Result};
+
+/// A sealed job with its key, locked for who moves its state.
+pub(super) async fn lock(db: &mut PgConnection, job: &JobId) -> Result<(i64, Job)> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT key, {JOB_COLUMNS} FROM jobs WHERE id = $1 AND sealed_at IS NOT NULL FOR UPDATE"
+    )))
+    .bind(uuid(job.as_str()))
+    .fetch_optional(db)
+    .await?;
+    match row {
+        Some(row) => Ok((row.try_get("key")?, read_job(&row)?)),
+        None => Err(Error::NotFound { what: "job", id: job.to_string() }),
+    }
+}
+
+/// Moves a job to its last state.
+pub(super) async fn end(
+    db: &mut PgConnection,
+    key: i64,
+    job: &Job,
+    to: JobState,
+    kind: &'static str,
+    by: Option<&By>,
+    now: Timestamp,
+) -> Result<Job> {
+    let state = job.state.become_state(to)?;
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "UPDATE jobs SET state = $2, finished_at = $3, output_error = NULL WHERE key = $1 RETURNING {JOB_COLUMNS}"
+    )))
+    .bind(key)
+    .bind(state.word())
+    .bind(Time(now))
+    .fetch_one(&mut *db)
+    .await?;
+    let job = read_job(&row)?;
+    let detail = json!({ "state": state.word(), "done": job.done, "failed": job.failed });
+    record(db, Event { kind, job: Some(key), detail: Some(detail), by, ..Event::default() }, now).await?;
+    Ok(job)
+}
+
+pub(super) async fn jobs_to_finish(store: &PostgresStore) -> Result<Vec<Job>> {
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {JOB_COLUMNS} FROM jobs WHERE state IN ('running', 'paused') AND sealed_at IS NOT NULL \
+         AND done + failed = images ORDER BY key"
+    )))
+    .fetch_all(&store.pool)
+    .await?;
+    rows.iter().map(read_job).collect()
+}
+
+pub(super) async fn finish_job(store: &PostgresStore, job: &JobId, now: Timestamp) -> Result<Job> {
+    let mut tx = store.begin(now).await?;
+    let (key, found) = lock(&mut tx, job).await?;
+    // It may have been cancelled while its manifest was being written.
+    if found.state.has_ended() {
+        return Ok(found);
+    }
+    if found.done + found.failed != found.images {
+        return Err(Error::Corrupt(format!("job {job} is to be finished but has images without a result")));
+    }
+    let ended = end(&mut tx, key, &found, outcome(found.failed), "job_finished", None, now).await?;
+    tx.commit().await?;
+    Ok(ended)
+}
+
+pub(super) async fn record_output_error(
+    store: &PostgresStore,
+    job: &JobId,
+    error: &str,
+    now: Timestamp,
+) -> Result<()> {
+    let mut tx = store.begin(now).await?;
+    let (key, found) = lock(&mut tx, job).await?;
+    if found.state.has_ended() {
+        return Ok(());
+    }
+    let error = clean(error);
+    sqlx::query("UPDATE jobs SET output_error = $2 WHERE key = $1")
+        .bind(key)
+        .bind(&*error)
+        .execute(&mut *tx)
+        .await?;
+    let detail = json!({ "error": error });
+    let event = Event { kind: "output_error", job: Some(key), detail: Some(detail), ..Event::default() };
+    record(&mut tx, event, now).await?;
+    Ok(tx.commit().await?)
+}

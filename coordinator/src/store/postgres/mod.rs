@@ -1,0 +1,284 @@
+//! The store of many coordinators: a PostgreSQL database, version 15 or later.
+//!
+//! What is done most often is one guarded statement each, in functions of the database
+//! (`migrations/postgres/0003_claims_and_commits.sql` tells in which order rows are locked). Everything else is a
+//! transaction that locks first and reads then. Two that get in each other's way are tried again.
+//!
+//! - `open`: connecting and migrations
+//! - `life`: that this coordinator lives, as the others see it; `turn`: duties that one of them does
+//! - `submit`, `change`, `session`, `lease`, `report`, `sweep`, `finish`, `read`, `presence`: one file per duty
+//! - `faults`: reports with errors, by the rules of the domain
+//! - `query`: the analyst's SQL
+//! - `shard_state`, `standing`, `event`: what several duties share
+//! - `codec`, `copy`: between columns and the words of the domain; `trouble`: its errors
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::{Postgres, Transaction};
+use tokio::sync::Semaphore;
+
+use super::records::*;
+use super::{Result, Store};
+use crate::domain::blame::Caps;
+use crate::domain::explain::Backlog;
+use crate::domain::id::{JobId, SessionId};
+use crate::domain::schedule::OpenJob;
+use crate::domain::spec::JobSpec;
+use crate::domain::state::{ImageState, JobState};
+use crate::domain::submission::{Batch, Speed};
+
+mod change;
+mod codec;
+mod copy;
+mod event;
+mod faults;
+mod finish;
+mod lease;
+mod life;
+mod open;
+mod presence;
+mod query;
+mod read;
+mod report;
+mod session;
+mod shard_state;
+mod standing;
+mod submit;
+mod sweep;
+#[cfg(test)]
+mod tests;
+pub(super) mod trouble;
+mod turn;
+
+use codec::Time;
+use life::Life;
+use trouble::{Trouble, retried};
+
+/// No month at all.
+const NO_MONTH: i64 = i64::MIN;
+
+/// A PostgreSQL database as a store.
+#[derive(Clone)]
+pub struct PostgresStore {
+    pool: PgPool,
+    /// Connections that are held while something else is done.
+    duties: PgPool,
+    /// For the analysts' own connections.
+    options: PgConnectOptions,
+    /// Where it is, for people.
+    place: String,
+    life: Arc<Life>,
+    trouble: Arc<Trouble>,
+    /// The month that the history was last seen to have room for.
+    month: Arc<AtomicI64>,
+    /// How many analysts' statements may run at the same time.
+    analysts: Arc<Semaphore>,
+}
+
+/// Nothing of the options: they hold the password.
+impl std::fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("place", &self.place)
+            .field("pool", &self.pool)
+            .field("life", &self.life)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// Connections for a statement that writes at this moment.
+    async fn writer(&self, now: Timestamp) -> Result<&PgPool> {
+        self.months(now).await?;
+        Ok(&self.pool)
+    }
+
+    /// A transaction that writes at this moment.
+    async fn begin(&self, now: Timestamp) -> Result<Transaction<'static, Postgres>> {
+        Ok(self.writer(now).await?.begin().await?)
+    }
+
+    /// Makes room in the history for the month of this moment, and for the next one.
+    async fn months(&self, now: Timestamp) -> Result<()> {
+        let date = now.to_zoned(TimeZone::UTC);
+        let month = i64::from(date.year()) * 12 + i64::from(date.month());
+        if self.month.load(Ordering::Relaxed) != month {
+            sqlx::query("SELECT make_events_part($1), make_events_part($1 + interval '1 month')")
+                .bind(Time(now))
+                .execute(&self.pool)
+                .await?;
+            self.month.store(month, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// What came of a call.
+    fn heard<T>(&self, answer: Result<T>) -> Result<T> {
+        self.trouble.heard(answer, &self.place, self.pool.size() > 0)
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn begin_job(&self, spec: &JobSpec, now: Timestamp) -> Result<Begun> {
+        self.heard(retried!(submit::begin_job(self, spec, now)))
+    }
+
+    async fn add_batch(&self, job: &JobId, batch: &Batch, now: Timestamp) -> Result<()> {
+        self.heard(retried!(submit::add_batch(self, job, batch, now)))
+    }
+
+    async fn seal_job(&self, job: &JobId, batch: &Batch, now: Timestamp) -> Result<Job> {
+        self.heard(retried!(submit::seal_job(self, job, batch, now)))
+    }
+
+    async fn abandon_job(&self, job: &JobId) -> Result<()> {
+        self.heard(retried!(submit::abandon_job(self, job)))
+    }
+
+    async fn purge(&self) -> Result<bool> {
+        self.heard(retried!(submit::purge(self)))
+    }
+
+    async fn speeds(&self, model: &str) -> Result<Vec<Speed>> {
+        self.heard(read::speeds(self, model).await)
+    }
+
+    async fn job(&self, id: &str) -> Result<Job> {
+        self.heard(read::job(self, id).await)
+    }
+
+    async fn jobs(&self, states: &[JobState], limit: u32) -> Result<Vec<Job>> {
+        self.heard(read::jobs(self, states, limit).await)
+    }
+
+    async fn images(&self, job: &JobId, states: &[ImageState], from: u64, limit: u32) -> Result<Vec<Image>> {
+        self.heard(read::images(self, job, states, from, limit).await)
+    }
+
+    async fn backlog(&self, job: &JobId, now: Timestamp) -> Result<Backlog> {
+        self.heard(presence::backlog(self, job, now).await)
+    }
+
+    async fn sessions(&self) -> Result<Vec<Presence>> {
+        self.heard(presence::sessions(self).await)
+    }
+
+    async fn change_job(&self, job: &JobId, change: &Change, by: &By, now: Timestamp) -> Result<Changed> {
+        self.heard(retried!(change::change_job(self, job, change, by, now)))
+    }
+
+    async fn hold_owner(&self, owner: &str, held: bool, by: &By, now: Timestamp) -> Result<()> {
+        self.heard(retried!(change::hold_owner(self, owner, held, by, now)))
+    }
+
+    async fn weigh_owner(&self, owner: &str, weight: f64, by: &By, now: Timestamp) -> Result<()> {
+        self.heard(retried!(change::weigh_owner(self, owner, weight, by, now)))
+    }
+
+    async fn open_session(&self, session: &NewSession, now: Timestamp) -> Result<SessionId> {
+        self.heard(retried!(session::open_session(self, session, now)))
+    }
+
+    async fn close_session(&self, session: &SessionId, reason: &str, now: Timestamp) -> Result<()> {
+        self.heard(retried!(session::close_session(self, session, reason, now)))
+    }
+
+    async fn session(&self, session: &SessionId) -> Result<NewSession> {
+        self.heard(session::session(self, session).await)
+    }
+
+    async fn open_jobs(&self, now: Timestamp) -> Result<Vec<OpenJob>> {
+        self.heard(lease::open_jobs(self, now).await)
+    }
+
+    async fn lease_shards(
+        &self,
+        claims: &[Claim],
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Result<Option<Lease>>>> {
+        self.heard(lease::lease_shards(self, claims, duration, now).await)
+    }
+
+    async fn renew_leases(
+        &self,
+        renewals: &[Renewal],
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<Result<Vec<LeaseRef>>>> {
+        self.heard(retried!(session::renew_leases(self, renewals, duration, now)))
+    }
+
+    async fn release_lease(
+        &self,
+        session: &SessionId,
+        lease: &LeaseRef,
+        release: &Release,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.heard(retried!(session::release_lease(self, session, lease, release, now)))
+    }
+
+    async fn report_results(
+        &self,
+        reports: &[Report],
+        caps: Caps,
+        now: Timestamp,
+    ) -> Result<Vec<Result<Reported>>> {
+        self.heard(report::report_results(self, reports, caps, now).await)
+    }
+
+    async fn recover(&self, lease_duration: Duration, now: Timestamp) -> Result<Recovered> {
+        self.heard(retried!(sweep::recover(self, lease_duration, now)))
+    }
+
+    async fn turn(&self, duty: &Duty) -> Result<Option<Turn>> {
+        self.heard(turn::turn(self, duty).await)
+    }
+
+    async fn expire_leases(&self, caps: Caps, now: Timestamp) -> Result<u64> {
+        self.heard(retried!(sweep::expire_leases(self, caps, now)))
+    }
+
+    async fn close_silent_sessions(&self, before: Timestamp, now: Timestamp) -> Result<u64> {
+        self.heard(retried!(session::close_silent_sessions(self, before, now)))
+    }
+
+    async fn jobs_to_finish(&self) -> Result<Vec<Job>> {
+        self.heard(finish::jobs_to_finish(self).await)
+    }
+
+    async fn finish_job(&self, job: &JobId, now: Timestamp) -> Result<Job> {
+        self.heard(retried!(finish::finish_job(self, job, now)))
+    }
+
+    async fn record_output_error(&self, job: &JobId, error: &str, now: Timestamp) -> Result<()> {
+        self.heard(retried!(finish::record_output_error(self, job, error, now)))
+    }
+
+    async fn columns(&self, job: &JobId) -> Result<Vec<String>> {
+        self.heard(read::columns(self, job).await)
+    }
+
+    async fn manifest_rows(&self, job: &JobId, from: u64, limit: u32) -> Result<Vec<ManifestRow>> {
+        self.heard(read::manifest_rows(self, job, from, limit).await)
+    }
+
+    async fn query(&self, sql: &str, limit: Duration) -> Result<BoxStream<'static, Result<Answer>>> {
+        self.heard(query::query(self, sql, limit).await)
+    }
+
+    async fn close(&self) {
+        self.duties.close().await;
+        self.pool.close().await;
+        self.life.end().await;
+    }
+}

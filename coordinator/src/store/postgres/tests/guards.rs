@@ -1,0 +1,152 @@
+//! What the database itself refuses, and opening it.
+
+use sqlx::{Connection, Executor, PgConnection};
+
+use super::{another, fresh, fresh_store};
+use crate::domain::blame::ErrorClass;
+use crate::domain::submission::Batch;
+use crate::store::conformance::{Bench, LEASE, error, row, spec};
+use crate::store::postgres::PostgresStore;
+use crate::store::records::{Begun, Change};
+use crate::store::{Error, Store};
+use sanafarm_test_servers::Postgres;
+use sanafarm_test_servers::postgres::Options;
+
+#[tokio::test]
+async fn events_and_results_can_only_be_appended() {
+    let (store, server) = fresh().await;
+    let bench = Bench::new(store);
+    let id = bench.submit("a", 2, 1).await;
+    let session = bench.session("w").await;
+    let lease = bench.lease(&session).await.unwrap();
+    bench.report(&session, &lease.lease, &[error(&lease.images[0], ErrorClass::Prompt)]).await;
+    bench.change(&id, Change::Retry(None)).await;
+    bench.render_all(&session).await;
+    let mut client = PgConnection::connect(&server.url("farm")).await.unwrap();
+    for (sql, reason) in [
+        ("UPDATE events SET kind = 'x'", "events are append-only"),
+        ("DELETE FROM events", "events are append-only"),
+        ("TRUNCATE events", "events are append-only"),
+        ("TRUNCATE events_2026_11", "events are append-only"),
+        ("DELETE FROM events_2026_11", "events are append-only"),
+        ("UPDATE results SET device = 'x'", "committed once"),
+        ("DELETE FROM results", "committed once"),
+        ("TRUNCATE results", "committed once"),
+        ("TRUNCATE results_0", "committed once"),
+        ("DELETE FROM results_0", "committed once"),
+        ("UPDATE retried_results SET device = 'x'", "retried is append-only"),
+        ("DELETE FROM retried_results", "retried is append-only"),
+        ("TRUNCATE retried_results", "retried is append-only"),
+        ("INSERT INTO results SELECT * FROM results", "duplicate key"),
+    ] {
+        let refused = client.execute(sql).await.unwrap_err().to_string();
+        assert!(refused.contains(reason), "{sql}: {refused}");
+    }
+    assert_eq!(bench.value("select count(*) from audit_images where state = 'done'").await, "2");
+    // Old jobs go a part at a time.
+    client.execute("ALTER TABLE results DETACH PARTITION results_0").await.unwrap();
+    assert_eq!(bench.value("select count(*) from audit_images where state = 'done'").await, "0");
+    client.execute("DROP TABLE results_0").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_newer_database_is_refused() {
+    let (store, server) = fresh_store().await;
+    store.close().await;
+    server.sql(
+        "farm",
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (9999, 'from the future', true, '\\x00', 0)",
+    );
+    let refused = PostgresStore::open(&server.url("farm")).await;
+    assert!(matches!(refused, Err(Error::Newer { found: 9999, .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn coordinators_that_start_together_bring_the_tables_up_to_date_once() {
+    let server = Postgres::start();
+    let url = server.database("farm");
+    let opened = futures::future::join_all((0..4).map(|_| PostgresStore::open(&url))).await;
+    let stores: Vec<_> = opened.into_iter().map(|store| store.unwrap()).collect();
+    assert_eq!(server.sql("farm", "SELECT count(*), count(DISTINCT version) FROM _sqlx_migrations"), "4|4");
+    assert_eq!(server.sql("farm", "SELECT count(*) FROM coordinators"), "4");
+    for store in stores {
+        store.close().await;
+    }
+    let again = PostgresStore::open(&url).await.unwrap();
+    assert_eq!(server.sql("farm", "SELECT count(*) FROM _sqlx_migrations"), "4");
+    again.close().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_says_why_and_nothing_tells_the_password() {
+    let server = Postgres::start();
+    let with_password = |database: &str| server.url(database).replace("postgres@", "postgres:geheim@");
+    let absent = PostgresStore::open(&with_password("absent")).await.unwrap_err();
+    assert!(absent.to_string().contains("database \"absent\" does not exist"), "{absent}");
+    let nobody = PostgresStore::open("postgres://ann:geheim@127.0.0.1:1/farm").await.unwrap_err();
+    assert!(nobody.to_string().contains("postgres://ann@127.0.0.1:1/farm"), "{nobody}");
+    for error in [absent, nobody] {
+        assert!(!format!("{error} {error:?}").contains("geheim"), "{error:?}");
+    }
+    server.database("farm");
+    let store = PostgresStore::open(&with_password("farm")).await.unwrap();
+    assert!(!format!("{store:?}").contains("geheim"), "{store:?}");
+}
+
+#[tokio::test]
+async fn the_history_has_room_for_the_months_to_come() {
+    let (store, server) = fresh().await;
+    let mut bench = Bench::new(store);
+    bench.session("a").await;
+    bench.pass(std::time::Duration::from_secs(40 * 24 * 3600));
+    bench.session("b").await;
+    // One that knows nothing of it does the same, at the same moment.
+    let other = another(&server).await;
+    for bench in [&bench, &other] {
+        bench.submit(&format!("{}", bench.now), 1, 1).await;
+    }
+    let parts = server.sql(
+        "farm",
+        "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relname ~ '^events_2026_1.$|^events_2027_0.$' \
+         AND relkind = 'r'",
+    );
+    assert_eq!(parts, "events_2026_11 events_2026_12 events_2027_01 events_2027_02");
+    let months = "select count(distinct date_trunc('month', at)) from audit_events";
+    assert_eq!(bench.value(months).await, "2");
+}
+
+#[tokio::test]
+async fn rows_that_a_stopped_server_lost_are_missed() {
+    let (store, server) = fresh().await;
+    let bench = Bench::new(store);
+    let Begun::New(id) = bench.store.begin_job(&spec("a"), bench.now).await.unwrap() else { panic!() };
+    let mut submission = crate::domain::submission::Submission::new(spec("a"), LEASE, Vec::new()).unwrap();
+    let mut batch = |lines: std::ops::Range<u64>| -> Batch {
+        lines.for_each(|line| submission.push(row(line)).unwrap());
+        submission.take_batch()
+    };
+    let (first, second, third) = (batch(1..3), batch(3..5), batch(5..7));
+    bench.store.add_batch(&id, &first, bench.now).await.unwrap();
+    bench.store.add_batch(&id, &second, bench.now).await.unwrap();
+    // As if the server had written only the first to its disk.
+    server.sql("farm", "DELETE FROM images WHERE idx > 1; UPDATE jobs SET images = 2");
+    let refused = bench.store.add_batch(&id, &third, bench.now).await;
+    assert!(matches!(&refused, Err(Error::RowsLost(job)) if *job == id), "{refused:?}");
+    bench.store.add_batch(&id, &second, bench.now).await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_are_encrypted_as_the_url_says() {
+    let server = Postgres::start_with(Options { tls: true, ..Options::default() });
+    let url = server.database("farm");
+    let certificate = server.certificate();
+    let known = format!("{url}?sslmode=verify-full&sslrootcert={}", certificate.display());
+    let store = PostgresStore::open(&known).await.unwrap();
+    let encrypted = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'sanafarm'";
+    assert_eq!(server.sql("farm", encrypted), "t");
+    store.close().await;
+    let unknown = PostgresStore::open(&format!("{url}?sslmode=verify-full")).await.unwrap_err().to_string();
+    assert!(unknown.contains("certificate"), "{unknown}");
+    PostgresStore::open(&format!("{url}?sslmode=disable")).await.unwrap().close().await;
+}

@@ -1,0 +1,15 @@
+//! Private servers for tests: real ones, on free ports, with their data in a temporary folder.
+//!
+//! A server ends with its handle, and with the test's process however that ends: its keeper ([`process`]) hears the
+//! pipe from the test close. What a killed machine leaves behind in the temporary folder, the next test removes.
+//!
+//! All calls block; starting takes some tenths of a second. In an async test that has other tasks to run meanwhile,
+//! call them in `spawn_blocking`.
+
+pub mod folder;
+pub mod postgres;
+pub mod process;
+pub mod redis;
+
+pub use postgres::Postgres;
+pub use redis::Redis;
