@@ -115,6 +115,11 @@ impl Postgres {
         ready
     }
 
+    /// The process that starts all its others.
+    pub fn id(&self) -> u32 {
+        self.server().id()
+    }
+
     /// The URL of a database.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)

@@ -65,6 +65,11 @@ impl Server {
         }
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
     /// Waits until `ready` says so; false when the server ended instead.
     pub fn until(&mut self, mut ready: impl FnMut() -> bool) -> bool {
         let start = Instant::now();
