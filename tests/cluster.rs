@@ -16,21 +16,11 @@ fn coordinator(sandbox: &Sandbox, more: &[&str]) -> (Running, String) {
     (running, address.unwrap_or_else(|| panic!("`{line}`\n{}", sandbox.running_log())).to_owned())
 }
 
-fn submit(sandbox: &Sandbox, address: &str, images: usize) -> String {
+fn submit(sandbox: &Sandbox, address: &str, images: usize, size: &str, steps: &str) -> String {
     let list: String = (0..images).map(|number| format!("large red dots on blue {number}\n")).collect();
     sandbox.write("list.txt", list);
-    let args = [
-        "submit",
-        "list.txt",
-        "--size",
-        "64x64",
-        "--steps",
-        "2",
-        "--output",
-        "out",
-        "--coordinator",
-        address,
-    ];
+    let args =
+        ["submit", "list.txt", "--size", size, "--steps", steps, "--output", "out", "--coordinator", address];
     sandbox.run(&args).ok().stdout.trim_end().to_owned()
 }
 
@@ -60,7 +50,7 @@ fn a_coordinator_is_killed_and_the_other_one_goes_on() {
     let at = ["--database", url.as_str()];
     let (first, first_address) = coordinator(&sandbox, &at);
     let (second, second_address) = coordinator(&sandbox, &at);
-    let job = submit(&sandbox, &first_address, IMAGES);
+    let job = submit(&sandbox, &first_address, IMAGES, "64x64", "2");
     let _workers = [
         worker(&sandbox, &second_address, "one"),
         worker(&sandbox, &second_address, "two"),
@@ -93,7 +83,7 @@ fn a_watcher_and_a_worker_of_different_coordinators_meet_through_redis() {
     let _worker = worker(&sandbox, &second_address, "far");
     let here = ["workers", "--coordinator", first_address.as_str(), "--json"];
     wait_until("the worker", || sandbox.run(&here).ok().json_lines().len() == 1);
-    let job = submit(&sandbox, &first_address, 12);
+    let job = submit(&sandbox, &first_address, 12, "256x256", "40");
     let seen = sandbox.run(&["watch", &job, "--coordinator", &first_address, "--json"]).ok().json_lines();
     let told = seen.iter().filter_map(|job| job["rendering"].as_array()).flatten().next();
     assert_eq!(told.expect("what the worker does")["worker"], "far");
@@ -111,7 +101,7 @@ fn a_farm_goes_on_when_redis_is_flushed_and_killed() {
     let _worker = worker(&sandbox, &second_address, "far");
     redis.flush();
     redis.kill();
-    let job = submit(&sandbox, &first_address, 12);
+    let job = submit(&sandbox, &first_address, 12, "64x64", "2");
     let watched = sandbox.run(&["watch", &job, "--coordinator", &first_address, "--json"]).ok().last_json();
     assert_eq!(watched["state"], "succeeded");
     assert_whole(&postgres, &sandbox.path("out"), 12);
@@ -123,7 +113,7 @@ fn a_farm_goes_on_when_postgres_is_restarted() {
     let (sandbox, mut postgres) = (Sandbox::new(), Postgres::start());
     let url = postgres.database("farm");
     let (_coordinator, address) = coordinator(&sandbox, &["--database", &url]);
-    let job = submit(&sandbox, &address, IMAGES);
+    let job = submit(&sandbox, &address, IMAGES, "64x64", "2");
     let _workers = [worker(&sandbox, &address, "one"), worker(&sandbox, &address, "two")];
     wait_until("some pictures", || {
         postgres.sql("farm", "select coalesce(sum(done), 0) from audit_jobs").trim().parse::<usize>().unwrap()

@@ -1,9 +1,18 @@
 -- What is done most often, one round trip each. A call is one transaction, or part of one.
 --
--- All transactions lock rows in this order, and rows of one table by key: sessions, jobs, shards. Who moves the state
--- of a job takes FOR UPDATE, which waits for the claims under way (FOR KEY SHARE); the counters move beside claims
--- (FOR NO KEY UPDATE). Each statement of a function sees what was committed before it began, so what is read after a
--- lock is what is true under it.
+-- All transactions lock rows in this order, and rows of one table by key: sessions, jobs, shards, leases. Who closes a
+-- session or moves the state of a job takes FOR UPDATE, which waits for the claims under way (FOR KEY SHARE); signs of
+-- life and counters move beside claims (FOR NO KEY UPDATE). Each statement of a function sees what was committed before
+-- it began, so what is read after a lock is what is true under it.
+
+-- These sessions gave a sign of life. A second more or less is worth no write.
+CREATE FUNCTION see_sessions(ids uuid[], moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE sessions SET seen_at = moment WHERE key = ANY (ARRAY(
+        SELECT w.key FROM sessions AS w
+        WHERE w.id = ANY (ids) AND w.closed_at IS NULL AND w.seen_at < moment - interval '1 second'
+        ORDER BY w.key FOR NO KEY UPDATE));
+END $$;
 
 -- Gives shards to sessions that want one and whose workers were not taken out. A row for each claim that got one, and for each whose session is not open.
 CREATE FUNCTION claim_shards(
@@ -30,11 +39,10 @@ DECLARE
     _ready bigint[];
     _starts boolean;
 BEGIN
+    PERFORM see_sessions(claim_sessions, moment);
     -- Nobody closes them until this has ended.
     PERFORM 1 FROM sessions AS w WHERE w.id = ANY (claim_sessions) AND w.closed_at IS NULL
-        ORDER BY w.key FOR NO KEY UPDATE;
-    UPDATE sessions SET seen_at = moment
-        WHERE id = ANY (claim_sessions) AND closed_at IS NULL AND seen_at < moment - interval '1 second';
+        ORDER BY w.key FOR KEY SHARE;
     RETURN QUERY
         SELECT c.no::integer, w.key IS NOT NULL, false, NULL::uuid, NULL::integer, NULL::boolean, NULL::boolean,
             NULL::bigint, NULL::integer, NULL::bigint, NULL::bigint, NULL::bigint, NULL::uuid, NULL, NULL, NULL, NULL,
@@ -131,14 +139,15 @@ DECLARE
     _sessions bigint[];
     _refused text[];
 BEGIN
-    UPDATE sessions SET seen_at = moment WHERE key = ANY (ARRAY(
-        SELECT w.key FROM sessions AS w
-        WHERE w.id = ANY (report_sessions) AND w.closed_at IS NULL AND w.seen_at < moment - interval '1 second'
-        ORDER BY w.key FOR NO KEY UPDATE));
+    PERFORM see_sessions(report_sessions, moment);
     PERFORM 1 FROM jobs AS j
         WHERE j.key = ANY (ARRAY(SELECT s.job FROM shards AS s WHERE s.id = ANY (report_shards)))
         ORDER BY j.key FOR NO KEY UPDATE;
     PERFORM 1 FROM shards AS s WHERE s.id = ANY (report_shards) ORDER BY s.key FOR NO KEY UPDATE;
+    PERFORM 1 FROM leases AS l
+        WHERE l.shard = ANY (ARRAY(SELECT s.key FROM shards AS s WHERE s.id = ANY (report_shards)))
+            AND l.ended_at IS NULL
+        ORDER BY l.shard FOR NO KEY UPDATE;
     SELECT array_agg(coalesce(s.job, 0) ORDER BY r.no), array_agg(coalesce(s.key, 0) ORDER BY r.no),
         array_agg(coalesce(s.group_no, 0) ORDER BY r.no), array_agg(coalesce(s.first_index, 0) ORDER BY r.no),
         array_agg(coalesce(s.last_index, -1) ORDER BY r.no), array_agg(coalesce(w.key, 0) ORDER BY r.no),
@@ -224,4 +233,37 @@ BEGIN
         LEFT JOIN by_attempt AS a ON a.shard = _shards[n.report] AND a.attempt = report_attempts[n.report]
             AND a.session = _sessions[n.report]
         ORDER BY n.report;
+END $$;
+
+-- Prolongs sessions and those of the leases that they still hold. The numbers of the leases that were prolonged, and of
+-- the sessions that are not known or not open.
+CREATE FUNCTION renew_leases(
+    renewing uuid[],
+    -- One of each a lease: its session, shard and attempt, and the indices that are being rendered, as an array's text.
+    lease_sessions uuid[], lease_shards uuid[], lease_attempts integer[], lease_renderings text[],
+    moment timestamptz, expiry timestamptz,
+    OUT renewed bigint[], OUT unknown bigint[], OUT closed bigint[])
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM see_sessions(renewing, moment);
+    PERFORM 1 FROM leases AS l
+        WHERE l.shard = ANY (ARRAY(SELECT s.key FROM shards AS s WHERE s.id = ANY (lease_shards)))
+            AND l.ended_at IS NULL
+        ORDER BY l.shard FOR NO KEY UPDATE;
+    WITH prolonged AS (
+        UPDATE leases AS l SET expires_at = expiry, rendering = ARRAY(
+            -- Others are not its to name.
+            SELECT DISTINCT i.idx FROM unnest(h.rendering::bigint[]) AS i (idx)
+            WHERE i.idx BETWEEN s.first_index AND s.last_index ORDER BY i.idx)
+        FROM unnest(lease_sessions, lease_shards, lease_attempts, lease_renderings) WITH ORDINALITY
+            AS h (session, shard, attempt, rendering, no)
+        JOIN sessions AS w ON w.id = h.session AND w.closed_at IS NULL
+        JOIN shards AS s ON s.id = h.shard
+        WHERE l.shard = s.key AND l.attempt = h.attempt AND l.session = w.key AND l.ended_at IS NULL
+        RETURNING h.no)
+    SELECT array_agg(p.no) INTO renewed FROM prolonged AS p;
+    SELECT array_agg(r.no) FILTER (WHERE w.key IS NULL), array_agg(r.no) FILTER (WHERE w.closed_at IS NOT NULL)
+        INTO unknown, closed
+        FROM unnest(renewing) WITH ORDINALITY AS r (id, no) LEFT JOIN sessions AS w ON w.id = r.id;
 END $$;

@@ -1,7 +1,7 @@
 //! Images of a list that are the same: one prompt, negative prompt, seed and settings, in one model.
 //!
-//! Each image that was seen is 128 bits of a SHA-256; with the room that a hash table keeps free that is 17 to 39 bytes an
-//! image.
+//! Each image that was seen is 128 bits of a SHA-256; with the room that hash tables keep free that is 20 to 39 bytes an
+//! image: 40 MB for a million.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -15,11 +15,14 @@ use super::spool::{Spool, Writer};
 use crate::error::Error;
 use crate::prompts::Numbering;
 
+/// How many tables hold what was seen, as a power of 2.
+const TABLE_BITS: u32 = 8;
+
 /// Looks at the images of a job, in their order.
 pub struct Duplicates<'s> {
     spec: &'s JobSpec,
     settings: Settings,
-    seen: HashSet<u128, BuildHasherDefault<Digits>>,
+    seen: Seen,
     /// Images so far; the next one has this index.
     images: u64,
 }
@@ -39,20 +42,20 @@ impl<'s> Duplicates<'s> {
     /// Before the first image of a job that has this spec.
     pub fn new(spec: &'s JobSpec) -> Self {
         let settings = spec.settings.unwrap_or_default();
-        Self { spec, settings, seen: HashSet::default(), images: 0 }
+        Self { spec, settings, seen: Seen::default(), images: 0 }
     }
 
     /// How many images of a row were there before; they all count as seen now.
     pub fn add(&mut self, row: &PromptRow) -> u64 {
         let names = self.names(row);
-        let before = names.iter().filter(|name| self.seen.contains(*name)).count();
+        let before = names.iter().filter(|name| self.seen.contains(**name)).count();
         self.take(names);
         before as u64
     }
 
     fn take(&mut self, names: Vec<u128>) {
         self.images += names.len() as u64;
-        self.seen.extend(names);
+        names.into_iter().for_each(|name| self.seen.insert(name));
     }
 
     /// What tells the images of the next row from all others.
@@ -83,7 +86,7 @@ pub fn refuse(spool: &mut Spool, spec: &JobSpec, numbering: &Numbering) -> Resul
     for batch in spool.batches()? {
         for row in batch?.rows {
             let names = duplicates.names(&row);
-            let Some(twice) = names.iter().copied().find(|name| duplicates.seen.contains(name)) else {
+            let Some(twice) = names.iter().copied().find(|name| duplicates.seen.contains(*name)) else {
                 duplicates.take(names);
                 continue;
             };
@@ -120,7 +123,7 @@ pub fn merge(mut spool: Spool, spec: &JobSpec, folder: &Path) -> Result<(Spool, 
     for batch in spool.batches()? {
         for row in batch?.rows {
             let names = duplicates.names(&row);
-            let twice = names.iter().filter(|name| duplicates.seen.contains(*name)).count();
+            let twice = names.iter().filter(|name| duplicates.seen.contains(**name)).count();
             if twice == names.len() {
                 merged.rows += 1;
                 merged.images += names.len() as u64;
@@ -132,6 +135,31 @@ pub fn merge(mut spool: Spool, spec: &JobSpec, folder: &Path) -> Result<(Spool, 
         }
     }
     Ok((kept.finish()?, merged))
+}
+
+/// Names that were seen, in many small tables: one that grows is there twice for a moment, and all of them never are.
+struct Seen {
+    tables: Vec<HashSet<u128, BuildHasherDefault<Digits>>>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { tables: vec![HashSet::default(); 1 << TABLE_BITS] }
+    }
+}
+
+impl Seen {
+    fn contains(&self, name: u128) -> bool {
+        self.tables[Self::table(name)].contains(&name)
+    }
+
+    fn insert(&mut self, name: u128) {
+        self.tables[Self::table(name)].insert(name);
+    }
+
+    fn table(name: u128) -> usize {
+        (name >> (u128::BITS - TABLE_BITS)) as usize
+    }
 }
 
 /// Names are digits of a checksum: as evenly spread as any hash of them.

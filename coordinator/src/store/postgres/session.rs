@@ -97,43 +97,14 @@ pub(super) async fn find(
     session: &SessionId,
     now: Timestamp,
 ) -> Result<Option<(i64, bool)>> {
-    let row =
-        sqlx::query("SELECT key, closed_at IS NULL AS open FROM sessions WHERE id = $1 FOR NO KEY UPDATE")
-            .bind(uuid(session.as_str()))
-            .fetch_optional(&mut *db)
-            .await?;
-    let Some(row) = row else { return Ok(None) };
-    let (key, open) = (row.try_get("key")?, row.try_get("open")?);
-    if open {
-        sqlx::query("UPDATE sessions SET seen_at = $2 WHERE key = $1 AND seen_at < $2 - interval '1 second'")
-            .bind(key)
-            .bind(Time(now))
-            .execute(db)
-            .await?;
-    }
-    Ok(Some((key, open)))
+    let id = uuid(session.as_str());
+    sqlx::query("SELECT see_sessions($1, $2)").bind([id]).bind(Time(now)).execute(&mut *db).await?;
+    let row = sqlx::query("SELECT key, closed_at IS NULL AS open FROM sessions WHERE id = $1 FOR KEY SHARE")
+        .bind(id)
+        .fetch_optional(&mut *db)
+        .await?;
+    row.map(|row| Ok((row.try_get("key")?, row.try_get("open")?))).transpose()
 }
-
-/// A row with the renewals whose session is not open, and the leases that were prolonged, both by number.
-const RENEW: &str = "\
-    WITH seen AS (UPDATE sessions SET seen_at = $6 WHERE key = ANY (ARRAY( \
-        SELECT w.key FROM sessions AS w \
-        WHERE w.id = ANY ($1) AND w.closed_at IS NULL AND w.seen_at < $6 - interval '1 second' \
-        ORDER BY w.key FOR NO KEY UPDATE))), \
-    renewed AS (UPDATE leases AS l SET expires_at = $7, rendering = ARRAY( \
-            SELECT DISTINCT i.idx FROM unnest(h.rendering::bigint[]) AS i (idx) \
-            WHERE i.idx BETWEEN s.first_index AND s.last_index ORDER BY i.idx) \
-        FROM unnest($2::uuid[], $3::uuid[], $4::integer[], $5::text[]) WITH ORDINALITY \
-            AS h (session, shard, attempt, rendering, no) \
-        JOIN sessions AS w ON w.id = h.session AND w.closed_at IS NULL \
-        JOIN shards AS s ON s.id = h.shard \
-        WHERE l.shard = s.key AND l.attempt = h.attempt AND l.session = w.key AND l.ended_at IS NULL \
-        RETURNING h.no) \
-    SELECT ARRAY(SELECT r.no FROM renewed AS r) AS renewed, \
-        ARRAY(SELECT r.no FROM unnest($1) WITH ORDINALITY AS r (id, no) \
-            WHERE NOT EXISTS (SELECT FROM sessions AS w WHERE w.id = r.id)) AS unknown, \
-        ARRAY(SELECT r.no FROM unnest($1) WITH ORDINALITY AS r (id, no) \
-            JOIN sessions AS w ON w.id = r.id AND w.closed_at IS NOT NULL) AS closed";
 
 /// One statement for all.
 pub(super) async fn renew_leases(
@@ -148,7 +119,7 @@ pub(super) async fn renew_leases(
         let of = |renewal: usize| renewals[renewal].held.iter().map(move |held| (renewal, held));
         (0..renewals.len()).flat_map(of)
     };
-    let row = sqlx::query(RENEW)
+    let row = sqlx::query("SELECT * FROM renew_leases($1, $2, $3, $4, $5, $6, $7)")
         .bind(&sessions)
         .bind(held().map(|(renewal, _)| sessions[renewal]).collect::<Vec<_>>())
         .bind(held().map(|(_, held)| uuid(held.lease.shard.as_str())).collect::<Vec<_>>())
@@ -159,8 +130,8 @@ pub(super) async fn renew_leases(
         .fetch_one(db)
         .await?;
     let numbers = |column: &str| -> Result<HashSet<usize>> {
-        let numbers: Vec<i64> = row.try_get(column)?;
-        Ok(numbers.into_iter().filter_map(|number| usize::try_from(number - 1).ok()).collect())
+        let numbers: Option<Vec<i64>> = row.try_get(column)?;
+        Ok(numbers.into_iter().flatten().filter_map(|number| usize::try_from(number - 1).ok()).collect())
     };
     let (renewed, unknown, closed) = (numbers("renewed")?, numbers("unknown")?, numbers("closed")?);
     let mut answers: Vec<Result<Vec<LeaseRef>>> = renewals

@@ -83,12 +83,18 @@ impl Shard {
     }
 }
 
-/// Locks shards by their keys, in order.
+/// Locks shards by their keys, and then the leases that are held on them, in order.
 pub(super) async fn lock_shards(db: &mut PgConnection, shards: &[i64]) -> Result<()> {
     sqlx::query("SELECT FROM shards WHERE key = ANY ($1) ORDER BY key FOR NO KEY UPDATE")
         .bind(shards)
-        .execute(db)
+        .execute(&mut *db)
         .await?;
+    sqlx::query(
+        "SELECT FROM leases WHERE shard = ANY ($1) AND ended_at IS NULL ORDER BY shard FOR NO KEY UPDATE",
+    )
+    .bind(shards)
+    .execute(db)
+    .await?;
     Ok(())
 }
 

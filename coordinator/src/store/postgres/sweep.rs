@@ -142,8 +142,7 @@ async fn expired(db: &mut PgConnection, shards: &[i64], now: Timestamp) -> Resul
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
         "SELECT {SHARD_COLUMNS}, l.attempt, l.session, l.rendering \
          FROM leases AS l JOIN shards AS s ON s.key = l.shard \
-         WHERE l.shard = ANY ($1) AND l.ended_at IS NULL AND l.expires_at <= $2 ORDER BY l.shard \
-         FOR NO KEY UPDATE OF l"
+         WHERE l.shard = ANY ($1) AND l.ended_at IS NULL AND l.expires_at <= $2 ORDER BY l.shard"
     )))
     .bind(shards)
     .bind(Time(now))

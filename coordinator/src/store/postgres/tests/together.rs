@@ -10,7 +10,7 @@ use crate::domain::blame::ErrorClass;
 use crate::domain::schedule::Choice;
 use crate::store::Error;
 use crate::store::conformance::{Bench, CAPS, LEASE, done, error, spec};
-use crate::store::records::{Begun, By, Change, Claim, Report};
+use crate::store::records::{Begun, By, Change, Claim, HeldLease, Lease, Renewal, Report};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_shard_is_never_given_out_twice() {
@@ -118,6 +118,57 @@ async fn the_same_results_are_committed_once() {
 /// Transactions that the server had to end because they waited for each other.
 fn deadlocks(server: &Postgres) -> String {
     server.sql("farm", "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn renewals_and_reports_of_the_same_leases_do_not_get_stuck() {
+    let (store, server) = fresh().await;
+    let first = Bench::new(store);
+    let second = another(&server).await;
+    let id = first.submit("a", 256, 4).await;
+    let session = first.session("w").await;
+    let mut leases = Vec::new();
+    while let Some(lease) = first.lease(&session).await {
+        leases.push(lease);
+    }
+    let leases = Arc::new(leases);
+    let mut tasks = Vec::new();
+    for task in 0..8usize {
+        let store = Arc::clone(if task % 2 == 0 { &first.store } else { &second.store });
+        let (mut mine, session, now) = (leases.as_ref().clone(), session.clone(), first.now);
+        mine.rotate_left(task * 7);
+        if task % 3 == 0 {
+            mine.reverse();
+        }
+        tasks.push(tokio::spawn(async move {
+            for round in 0..4 {
+                if task < 4 {
+                    let report = |lease: &Lease| Report {
+                        session: session.clone(),
+                        lease: lease.lease.clone(),
+                        results: vec![done(&lease.images[(task + round) % 4])],
+                    };
+                    let reports: Vec<_> = mine.iter().map(report).collect();
+                    for answer in store.report_results(&reports, CAPS, now).await.unwrap() {
+                        answer.unwrap();
+                    }
+                } else {
+                    let held = mine.iter().map(|lease| HeldLease {
+                        lease: lease.lease.clone(),
+                        rendering: vec![lease.images[0].index],
+                    });
+                    let renewal = Renewal { session: session.clone(), held: held.collect() };
+                    store.renew_leases(&[renewal], LEASE, now).await.unwrap().remove(0).unwrap();
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(first.store.job(id.as_str()).await.unwrap().done, 256);
+    assert_eq!(deadlocks(&server), "0");
+    first.check_invariants().await;
 }
 
 /// Everything that moves shards, jobs and leases, all at once: nobody waits for ever, and the books are right.
