@@ -11,9 +11,10 @@ use sanafarm_proto::v1::worker_service_server::WorkerServiceServer;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, RoutesBuilder};
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Error, Server};
 
 use super::history::History;
@@ -62,9 +63,8 @@ pub(crate) async fn serve(
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .tcp_nodelay(true)
         .add_routes(routes.routes())
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
     let forward = async {
         shutdown.cancelled().await;
         stop.cancel();
@@ -74,6 +74,13 @@ pub(crate) async fn serve(
         served = drained(server, &stop) => served,
         () = forward => Ok(()),
     }
+}
+
+/// Connections whose answers are sent at once: an answer is several small writes, and each but the first would wait
+/// for the client to acknowledge the one before, which it delays by 40 ms. (What the server itself can be told about
+/// this goes for listeners of its own.)
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 /// Runs a server; calls that do not end by themselves after `stop` are cut after a while.
@@ -119,4 +126,21 @@ pub(crate) async fn local_channel(farm: &Arc<Farm>) -> Result<Channel, Error> {
     });
     // The address is never looked up: the connector above answers for any.
     Endpoint::from_static("http://coordinator.local").connect_with_connector(connect).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_wait_for_no_acknowledgement() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut incoming = incoming(listener);
+        let _client = TcpStream::connect(address).await.unwrap();
+        let accepted = incoming.next().await.unwrap().unwrap();
+        assert!(accepted.nodelay().unwrap());
+    }
 }
