@@ -25,6 +25,9 @@ impl Folder {
     /// A new one.
     pub fn new() -> Self {
         let root = shared();
+        // Held until the new folder has its lock: before, others would take it for an orphan.
+        let alone = lock(&root.join("making"));
+        alone.lock().unwrap_or_else(|error| panic!("lock {}: {error}", root.display()));
         remove_orphans(&root);
         let folder = tempfile::Builder::new().prefix("run-").tempdir_in(&root);
         let path =
@@ -68,7 +71,7 @@ fn remove_orphans(root: &Path) {
     let Ok(entries) = fs::read_dir(root) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         let is_run = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("run-"));
-        // Not opened with `create`: a folder that is being made has no lock yet, and is nobody's to remove.
+        // One without a lock is being removed by its test.
         let Some(file) = is_run.then(|| File::open(path.join("lock")).ok()).flatten() else { continue };
         match file.try_lock() {
             Ok(()) => drop(fs::remove_dir_all(&path)),
@@ -83,5 +86,25 @@ pub fn open_to_all(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     if let Err(error) = fs::set_permissions(path, fs::Permissions::from_mode(0o755)) {
         panic!("open {} to other users: {error}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_takes_a_new_folder_for_an_orphan() {
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        let folder = Folder::new();
+                        std::thread::yield_now();
+                        assert!(folder.path().join("lock").exists(), "{}", folder.path().display());
+                    }
+                });
+            }
+        });
     }
 }
