@@ -21,8 +21,9 @@ pub(crate) struct Batcher<In, Out> {
     queue: mpsc::Sender<Item<In, Out>>,
 }
 
-impl<In: Send + Sync + 'static, Out: Send + 'static> Batcher<In, Out> {
-    /// `call` gets at most `most` items at a time. Ends with `stop`.
+impl<In: Clone + Send + Sync + 'static, Out: Send + 'static> Batcher<In, Out> {
+    /// `call` gets at most `most` items at a time. Ends with `stop`. When a call fails for a reason that may lie in one
+    /// of its items, each is tried by itself: its neighbours do not suffer for it.
     pub fn start(
         tasks: &TaskTracker,
         stop: CancellationToken,
@@ -47,7 +48,7 @@ impl<In: Send + Sync + 'static, Out: Send + 'static> Batcher<In, Out> {
     }
 }
 
-async fn run<In, Out>(
+async fn run<In: Clone, Out>(
     mut queue: mpsc::Receiver<Item<In, Out>>,
     most: usize,
     call: impl Fn(Arc<[In]>) -> BoxFuture<'static, Result<Vec<Result<Out>>>>,
@@ -58,6 +59,14 @@ async fn run<In, Out>(
         let items: Arc<[In]> = items.into();
         let answers = match call(Arc::clone(&items)).await {
             Ok(answers) => answers,
+            Err(error @ (Error::Database(_) | Error::Corrupt(_))) if items.len() > 1 => {
+                tracing::warn!(%error, items = items.len(), "a call for many failed; trying one by one");
+                let mut answers = Vec::with_capacity(items.len());
+                for item in items.iter() {
+                    answers.push(alone(&call, item.clone()).await);
+                }
+                answers
+            }
             Err(error) => shared(error, replies.len()),
         };
         for (reply, answer) in replies.into_iter().zip(answers) {
@@ -65,6 +74,14 @@ async fn run<In, Out>(
             let _ = reply.send(answer);
         }
     }
+}
+
+async fn alone<In, Out>(
+    call: &impl Fn(Arc<[In]>) -> BoxFuture<'static, Result<Vec<Result<Out>>>>,
+    item: In,
+) -> Result<Out> {
+    let mut answers = call([item].into()).await?;
+    answers.pop().unwrap_or_else(|| Err(Error::Corrupt("a call without an answer".to_owned())))
 }
 
 /// One error for everybody who was part of the call.
@@ -122,5 +139,45 @@ mod tests {
         tasks.close();
         tasks.wait().await;
         assert!(matches!(batcher.call(1).await, Err(Error::Closed)));
+    }
+
+    #[tokio::test]
+    async fn one_bad_item_fails_alone() {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (sizes, gate) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Semaphore::new(0)));
+        let (seen, open) = (Arc::clone(&sizes), Arc::clone(&gate));
+        let batcher = Arc::new(Batcher::start(&tasks, stop.clone(), 10, move |items: Arc<[u32]>| {
+            seen.lock().unwrap().push(items.len());
+            let open = Arc::clone(&open);
+            async move {
+                open.acquire().await.unwrap().forget();
+                if items.contains(&2) {
+                    return Err(Error::Corrupt("two".to_owned()));
+                }
+                Ok(items.iter().map(|item| Ok(item * 10)).collect())
+            }
+            .boxed()
+        }));
+        let ask = |item| {
+            let batcher = Arc::clone(&batcher);
+            tokio::spawn(async move { batcher.call(item).await })
+        };
+        let first = ask(0);
+        while sizes.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let mut asked: Vec<_> = (1..=3).map(ask).collect();
+        while batcher.queue.capacity() > QUEUE - 3 {
+            tokio::task::yield_now().await;
+        }
+        gate.add_permits(5);
+        assert_eq!(first.await.unwrap().unwrap(), 0);
+        assert_eq!(asked.remove(0).await.unwrap().unwrap(), 10);
+        assert!(matches!(asked.remove(0).await.unwrap(), Err(Error::Corrupt(_))));
+        assert_eq!(asked.remove(0).await.unwrap().unwrap(), 30);
+        assert_eq!(*sizes.lock().unwrap(), [1, 3, 1, 1, 1]);
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
     }
 }
