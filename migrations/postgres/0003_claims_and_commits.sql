@@ -5,13 +5,14 @@
 -- life and counters move beside claims (FOR NO KEY UPDATE). Each statement of a function sees what was committed before
 -- it began, so what is read after a lock is what is true under it.
 
--- These sessions gave a sign of life. A second more or less is worth no write.
+-- These sessions gave a sign of life. A second more or less is worth no write, and no waiting for another call that saw
+-- the same one.
 CREATE FUNCTION see_sessions(ids uuid[], moment timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE sessions SET seen_at = moment WHERE key = ANY (ARRAY(
         SELECT w.key FROM sessions AS w
         WHERE w.id = ANY (ids) AND w.closed_at IS NULL AND w.seen_at < moment - interval '1 second'
-        ORDER BY w.key FOR NO KEY UPDATE));
+        FOR NO KEY UPDATE SKIP LOCKED));
 END $$;
 
 -- Gives shards to sessions that want one and whose workers were not taken out. A row for each claim that got one, and for each whose session is not open.

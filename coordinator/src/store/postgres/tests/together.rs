@@ -10,6 +10,7 @@ use crate::domain::blame::ErrorClass;
 use crate::domain::schedule::Choice;
 use crate::store::Error;
 use crate::store::conformance::{Bench, CAPS, LEASE, done, error, spec};
+use crate::store::postgres::PostgresStore;
 use crate::store::records::{Begun, By, Change, Claim, HeldLease, Lease, Renewal, Report};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -267,4 +268,37 @@ async fn a_token_is_one_job_however_often_it_is_sent() {
     }
     assert_eq!(jobs.len(), 1);
     assert_eq!(first.store.jobs(&[], 10).await.unwrap().len(), 1);
+}
+
+/// More calls than connections wait for each other's, and none of them holds one while it wants another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_connection_serves_many_calls() {
+    let server = Postgres::start();
+    let store = PostgresStore::open_with(&server.database("farm"), 1).await.unwrap();
+    let bench = Arc::new(Bench::new(Arc::new(store)));
+    let id = bench.submit("a", 64, 2).await;
+    let tasks: Vec<_> = (0..32u64)
+        .map(|task| {
+            let (bench, id) = (Arc::clone(&bench), id.clone());
+            tokio::spawn(async move {
+                let session = bench.session(&format!("w{task}")).await;
+                let lease = bench.lease(&session).await.unwrap();
+                bench.renew(&session, &lease.lease, &[lease.images[0].index]).await;
+                let failed = error(&lease.images[0], ErrorClass::Prompt);
+                bench.report(&session, &lease.lease, &[failed, done(&lease.images[1])]).await;
+                bench.store.expire_leases(CAPS, bench.now).await.unwrap();
+                let other = spec(&format!("other {task}"));
+                let Begun::New(other) = bench.store.begin_job(&other, bench.now).await.unwrap() else {
+                    panic!()
+                };
+                bench.store.seal_job(&other, &Default::default(), bench.now).await.unwrap();
+                bench.store.images(&id, &[], 0, 100).await.unwrap();
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let job = bench.store.job(id.as_str()).await.unwrap();
+    assert_eq!((job.done, job.failed), (32, 32));
 }
