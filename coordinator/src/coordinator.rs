@@ -54,7 +54,8 @@ pub struct Coordinator {
 impl Coordinator {
     /// Opens the database, brings its tables up to date and starts the sweep.
     ///
-    /// One process may have a database open at a time: the caller holds a lock on its folder.
+    /// One process may have a SQLite file open at a time: the caller holds a lock on its folder. A PostgreSQL database
+    /// may have any number of coordinators.
     pub async fn open(options: Options) -> Result<Self, Error> {
         let (store, wire) = connect(&options).await?;
         empty_folder(options.scratch.clone()).await?;

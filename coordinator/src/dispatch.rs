@@ -167,29 +167,32 @@ impl Desk {
             return Ok(());
         }
         self.learn().await?;
-        let claims = self.claims();
-        let mut answers = Vec::with_capacity(claims.len());
-        for part in claims.chunks(MOST_CLAIMS) {
-            answers.extend(self.store.lease_shards(part, self.lease_duration, Timestamp::now()).await?);
-        }
-        let waiting = std::mem::take(&mut self.waiting);
-        for ((waiting, answer), claim) in waiting.into_iter().zip(answers).zip(&claims) {
-            match answer {
-                Ok(Some(lease)) => self.give(waiting, lease).await,
-                Ok(None) => {
-                    // Others were quicker: what was looked at is out of date.
-                    if !claim.choices.is_empty() {
-                        self.open.clear();
-                    }
-                    self.waiting.push(waiting);
-                }
-                Err(error) => {
-                    self.known.remove(&waiting.session);
-                    let _ = waiting.reply.send(Err(error));
-                }
+        for claims in self.claims().chunks(MOST_CLAIMS) {
+            let answers = self.store.lease_shards(claims, self.lease_duration, Timestamp::now()).await?;
+            for (claim, answer) in claims.iter().zip(answers) {
+                self.answer(&claim.session, answer).await;
             }
         }
         Ok(())
+    }
+
+    /// Passes the answer to a claim on. Who got nothing goes on waiting.
+    async fn answer(&mut self, session: &SessionId, answer: Result<Option<Lease>>) {
+        if let Ok(None) = answer {
+            // Others were quicker, or its worker was taken out: what was looked at may be out of date.
+            self.looked_at = None;
+            return;
+        }
+        let Some(place) = self.waiting.iter().position(|waiting| waiting.session == *session) else { return };
+        let waiting = self.waiting.remove(place);
+        match answer {
+            Ok(Some(lease)) => self.give(waiting, lease).await,
+            Ok(None) => {}
+            Err(error) => {
+                self.known.remove(session);
+                let _ = waiting.reply.send(Err(error));
+            }
+        }
     }
 
     /// Reads the open jobs when what was read is too old.
@@ -223,18 +226,18 @@ impl Desk {
         Ok(())
     }
 
+    /// The claims of those for whom there may be something.
     fn claims(&self) -> Vec<Claim> {
         let mut plan = Plan::new(&self.open, Timestamp::now());
-        let claims = self.waiting.iter().map(|waiting| {
-            let mut choices = self.known.get(&waiting.session).map_or_else(Vec::new, |known| {
-                let last = known.last.as_ref().map(|(model, size)| (model.as_str(), *size));
-                let NewSession { devices, labels, .. } = &known.session;
-                plan.choices(&Worker { devices, labels, last })
-            });
+        let claims = self.waiting.iter().filter_map(|waiting| {
+            let known = self.known.get(&waiting.session)?;
+            let last = known.last.as_ref().map(|(model, size)| (model.as_str(), *size));
+            let NewSession { devices, labels, .. } = &known.session;
+            let mut choices = plan.choices(&Worker { devices, labels, last });
             if let Some(job) = &waiting.job {
                 choices.retain(|choice: &Choice| choice.job == *job);
             }
-            Claim { session: waiting.session.clone(), choices }
+            (!choices.is_empty()).then(|| Claim { session: waiting.session.clone(), choices })
         });
         claims.collect()
     }
@@ -254,5 +257,45 @@ impl Desk {
         if let Err(error) = released {
             tracing::warn!(shard = %lease.lease.shard, session = %waiting.session, %error, "release a lease that nobody took");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::blame::ErrorClass;
+    use crate::live::Live;
+    use crate::store::conformance::{Bench, LEASE, error};
+    use crate::store::sqlite::SqliteStore;
+
+    #[tokio::test]
+    async fn a_worker_that_gets_nothing_holds_nobody_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&folder.path().join("farm.db")).await.unwrap());
+        let mut bench = Bench::new(store.clone());
+        // The dispatcher has the clock of the machine.
+        bench.now = Timestamp::now();
+        bench.submit("a", 6, 1).await;
+        let (bad, good) = (bench.session("bad").await, bench.session("good").await);
+        for _ in 0..3 {
+            let lease = bench.lease(&bad).await.unwrap();
+            bench.report(&bad, &lease.lease, &[error(&lease.images[0], ErrorClass::Internal)]).await;
+        }
+        let (tasks, stop, live) = (TaskTracker::new(), CancellationToken::new(), Live::new());
+        let dispatcher = Dispatcher::start(&tasks, stop.clone(), store, live.watch_ready(), LEASE);
+        let now = async |session: &SessionId| {
+            dispatcher.shard(session.clone(), None, Instant::now()).await.unwrap()
+        };
+        for _ in 0..3 {
+            assert_eq!(now(&bad).await, None, "it was taken out");
+            assert!(
+                now(&good).await.is_some(),
+                "there is something ready, and nobody waits for a second look"
+            );
+        }
+        assert_eq!(now(&good).await, None, "all are leased");
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
     }
 }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::blame::ErrorClass;
+use super::blame::{ErrorClass, FAILURES_IN_A_ROW};
 use super::id::JobId;
 use super::schedule::{Lack, Needs, OpenJob, Worker};
 use super::state::JobState;
@@ -46,6 +46,8 @@ words! {
         NoWorkers = "no_workers",
         /// No worker has what the job needs.
         NoneFits = "none_fits",
+        /// The workers that have it were taken out for a while.
+        Excluded = "excluded",
         /// Other jobs come first.
         Behind = "behind",
         /// It comes next: the workers that fit are busy.
@@ -77,6 +79,8 @@ pub struct Present<'a> {
     pub name: &'a str,
     /// What it offers.
     pub offers: Worker<'a>,
+    /// It was taken out and gets nothing before.
+    pub excluded_until: Option<Timestamp>,
 }
 
 /// Why a job waits, part by part.
@@ -86,7 +90,7 @@ pub struct Explanation {
     pub parts: Vec<Part>,
     /// Workers that are there.
     pub workers: u64,
-    /// Those that have what the job needs.
+    /// Those that have what the job needs and may work now.
     pub fitting: u64,
 }
 
@@ -102,7 +106,11 @@ pub fn explain(
 ) -> Explanation {
     let lacks: Vec<(&str, Vec<Lack>)> =
         workers.iter().map(|worker| (worker.name, needs.lacks(&worker.offers))).collect();
-    let fitting = lacks.iter().filter(|(_, lacks)| lacks.is_empty()).count() as u64;
+    let able =
+        workers.iter().zip(&lacks).filter(|(_, (_, lacks))| lacks.is_empty()).map(|(worker, _)| worker);
+    let (out, in_now): (Vec<&Present<'_>>, Vec<&Present<'_>>) =
+        able.partition(|worker| worker.excluded_until.is_some_and(|until| now < until));
+    let fitting = in_now.len() as u64;
     let whole = |cause, text: String| Part { shards: 0, cause, text, at: None };
     let mut parts = Vec::new();
     if backlog.leased > 0 {
@@ -128,9 +136,23 @@ pub fn explain(
         let text = "the jobs of its owner are held; nothing new is leased until `owner --release`";
         parts.push(whole(Cause::OwnerHeld, text.to_owned()));
     } else if backlog.ready > 0 {
-        let (cause, text) = waits(job, open, &lacks, fitting, now);
+        let back_at = out.iter().filter_map(|worker| worker.excluded_until).min();
+        let (cause, text, at) = match back_at.filter(|_| in_now.is_empty()) {
+            Some(at) => {
+                let names: Vec<_> = out.iter().take(3).map(|worker| worker.name).collect();
+                let text = format!(
+                    "{} failed {FAILURES_IN_A_ROW} images in a row and was taken out until {at:.0}",
+                    names.join(", ")
+                );
+                (Cause::Excluded, text, Some(at))
+            }
+            None => {
+                let (cause, text) = waits(job, open, &lacks, fitting, now);
+                (cause, text, None)
+            }
+        };
         let text = format!("{} ready: {text}", shards(backlog.ready));
-        parts.push(Part { shards: backlog.ready, cause, text, at: None });
+        parts.push(Part { shards: backlog.ready, cause, text, at });
     }
     Explanation { parts, workers: workers.len() as u64, fitting }
 }

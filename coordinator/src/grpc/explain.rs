@@ -19,7 +19,11 @@ pub(super) async fn explain(farm: &Farm, job: &str) -> Result<v1::ExplainJobResp
     let open = farm.store.open_jobs(now).await?;
     let present: Vec<_> = sessions
         .iter()
-        .map(|presence| Present { name: &presence.session.worker, offers: offers(presence) })
+        .map(|presence| Present {
+            name: &presence.session.worker,
+            offers: offers(presence),
+            excluded_until: presence.excluded_until,
+        })
         .collect();
     // As a worker sees them that fits this job, has rendered nothing yet, and asks now.
     let fitting = present.iter().find(|worker| job.needs.lacks(&worker.offers).is_empty());

@@ -27,7 +27,7 @@ fn said(backlog: &Backlog, needs: &Needs, workers: usize) -> Vec<(Cause, String)
     let devices = [Device { id: "cuda:0".to_owned(), memory_free_bytes: 8_000_000_000, ..Device::default() }];
     let labels = BTreeMap::new();
     let offers = Worker { devices: &devices, labels: &labels, last: None };
-    let present = vec![Present { name: "w", offers }; workers];
+    let present = vec![Present { name: "w", offers, excluded_until: None }; workers];
     let explanation = explain(&second.id, needs, backlog, &[&first, &second], &present, now());
     assert_eq!(explanation.workers, workers as u64);
     explanation.parts.into_iter().map(|part| (part.cause, part.text)).collect()
@@ -54,7 +54,11 @@ fn ready_shards_wait_for_workers_or_for_other_jobs() {
         &any,
         &ready(1),
         &[&job(2, "ann")],
-        &[Present { name: "w", offers: Worker { devices: &[], labels: &BTreeMap::new(), last: None } }],
+        &[Present {
+            name: "w",
+            offers: Worker { devices: &[], labels: &BTreeMap::new(), last: None },
+            excluded_until: None,
+        }],
         now(),
     );
     assert_eq!((alone.fitting, alone.parts[0].cause), (1, Cause::Next));
@@ -92,4 +96,21 @@ fn what_holds_the_whole_job_is_told_before_anything_about_workers() {
         let said = said(&backlog, &any, 1);
         assert_eq!((said.len(), said[0].0), (1, cause));
     }
+}
+
+#[test]
+fn a_worker_that_was_taken_out_is_named_until_it_is_back() {
+    let (labels, job) = (BTreeMap::new(), job(2, "ann"));
+    let until = now() + std::time::Duration::from_secs(60);
+    let offers = Worker { devices: &[], labels: &labels, last: None };
+    let out = Present { name: "bad", offers, excluded_until: Some(until) };
+    let well = Present { name: "good", offers, excluded_until: None };
+    let told =
+        |workers: &[Present<'_>], at| explain(&job.id, &Needs::default(), &ready(3), &[&job], workers, at);
+    let alone = told(&[out], now());
+    assert_eq!((alone.fitting, alone.parts[0].cause, alone.parts[0].at), (0, Cause::Excluded, Some(until)));
+    let text = "3 shards ready: bad failed 3 images in a row and was taken out until 2026-11-23T12:05:00Z";
+    assert_eq!(alone.parts[0].text, text);
+    assert_eq!(told(&[out, well], now()).parts[0].cause, Cause::Next);
+    assert_eq!((told(&[out], until).fitting, told(&[out], until).parts[0].cause), (1, Cause::Next));
 }

@@ -64,6 +64,7 @@ macro_rules! conformance_suite {
             changes: jobs_of_a_held_owner_wait,
             changes: the_history_tells_who_and_why,
             presence: what_waits_is_told_by_cause,
+            presence: a_session_tells_that_its_worker_was_taken_out,
             presence: open_sessions_are_listed_with_what_they_hold,
             ending: a_job_ends_when_told_and_only_when_complete,
             ending: a_job_with_a_failed_image_fails,

@@ -63,4 +63,16 @@ pub async fn open_sessions_are_listed_with_what_they_hold(mut bench: Bench) {
     let lease = &sessions[1].leases[0];
     assert_eq!((&lease.job, lease.model.as_str(), lease.images), (&id, "sana-tiny", 2));
     assert_eq!(lease.expires_at, bench.now + LEASE);
+    assert_eq!(sessions[1].excluded_until, None);
+}
+
+pub async fn a_session_tells_that_its_worker_was_taken_out(bench: Bench) {
+    bench.submit("a", 3, 1).await;
+    let session = bench.session("bad").await;
+    for _ in 0..3 {
+        let lease = bench.lease(&session).await.unwrap();
+        bench.report(&session, &lease.lease, &[error(&lease.images[0], ErrorClass::Internal)]).await;
+    }
+    let sessions = bench.store.sessions().await.unwrap();
+    assert_eq!(sessions[0].excluded_until, Some(bench.now + Duration::from_secs(60)));
 }

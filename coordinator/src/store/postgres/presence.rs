@@ -63,9 +63,11 @@ async fn frequent_error(store: &PostgresStore, job: i64) -> Result<Option<(Error
 pub(super) async fn sessions(store: &PostgresStore) -> Result<Vec<Presence>> {
     let rows = sqlx::query(
         "SELECT w.id AS session_id, w.worker, w.version, w.devices, w.labels, w.embedded, w.opened_at, w.seen_at, \
+         t.excluded_until, \
          s.id AS shard_id, l.attempt, j.id AS job_id, j.model, l.images, l.expires_at \
          FROM sessions AS w LEFT JOIN leases AS l ON l.session = w.key AND l.ended_at IS NULL \
          LEFT JOIN shards AS s ON s.key = l.shard LEFT JOIN jobs AS j ON j.key = l.job \
+         LEFT JOIN standings AS t ON t.worker = w.worker \
          WHERE w.closed_at IS NULL ORDER BY w.key, l.granted_at, l.shard",
     )
     .fetch_all(&store.pool)
@@ -95,6 +97,7 @@ fn presence(row: &PgRow, id: SessionId) -> Result<Presence> {
         },
         opened_at: time(row, "opened_at")?,
         seen_at: time(row, "seen_at")?,
+        excluded_until: optional_time(row, "excluded_until")?,
         leases: Vec::new(),
     })
 }

@@ -1,0 +1,151 @@
+//! Jobs, their images, and what people want of them.
+
+use jiff::Timestamp;
+
+use crate::domain::blame::ErrorClass;
+use crate::domain::id::{JobId, ShardId};
+use crate::domain::schedule::Needs;
+use crate::domain::settings::Settings;
+use crate::domain::state::{ImageState, JobState};
+
+/// A sealed job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// Names it.
+    pub id: JobId,
+    /// For people.
+    pub name: String,
+    /// For people.
+    pub owner: String,
+    /// A folder as workers see it, or the name of the bundled model.
+    pub model: String,
+    /// Where its pictures go.
+    pub output: String,
+    /// Where it stands.
+    pub state: JobState,
+    /// All its images.
+    pub images: u64,
+    /// Images whose picture is committed.
+    pub done: u64,
+    /// Images that were given up.
+    pub failed: u64,
+    /// When the last row was in.
+    pub submitted_at: Timestamp,
+    /// First lease.
+    pub started_at: Option<Timestamp>,
+    /// End of it.
+    pub finished_at: Option<Timestamp>,
+    /// The most frequent error of its first thousand failed images.
+    pub error: Option<String>,
+    /// It is complete but its output cannot be written; cleared when it ends.
+    pub output_error: Option<String>,
+    /// Where a row says nothing else.
+    pub settings: Settings,
+    /// Higher goes first.
+    pub priority: i32,
+    /// What a worker must have.
+    pub needs: Needs,
+}
+
+/// What `begin_job` found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Begun {
+    /// Room for a new job.
+    New(JobId),
+    /// A sealed job has this client token.
+    Existing(Box<Job>),
+}
+
+/// An image with what became of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Image {
+    /// Place in the job.
+    pub index: u64,
+    /// Where it stands.
+    pub state: ImageState,
+    /// What it shows.
+    pub prompt: String,
+    /// What it does not show.
+    pub negative_prompt: String,
+    /// Seed of the starting noise.
+    pub seed: u64,
+    /// Size and sampling.
+    pub settings: Settings,
+    /// Name below the job's output.
+    pub object: String,
+    /// Its result, if it has one.
+    pub result: Option<ResultRecord>,
+}
+
+/// The committed record of an image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResultRecord {
+    /// Size of the stored object.
+    pub bytes: Option<u64>,
+    /// Of the stored object, in hex.
+    pub sha256: Option<String>,
+    /// All that is needed to render it again, as JSON.
+    pub recipe: Option<String>,
+    /// Shard it belongs to.
+    pub shard: ShardId,
+    /// Attempt that it came from.
+    pub attempt: u32,
+    /// Who rendered it; empty when not known.
+    pub worker: String,
+    /// What rendered it.
+    pub device: String,
+    /// Seconds on the device.
+    pub render_seconds: f64,
+    /// Part of it spent on decoding.
+    pub decode_seconds: f64,
+    /// Why it failed, and the text of it.
+    pub error: Option<(ErrorClass, String)>,
+    /// Committed.
+    pub finished_at: Timestamp,
+}
+
+/// An image as the manifest tells it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ManifestRow {
+    /// The image.
+    pub image: Image,
+    /// The row's own name.
+    pub prompt_id: Option<String>,
+    /// Line in the prompt list.
+    pub line: u64,
+    /// Pass-through columns as a JSON object.
+    pub extra: Option<String>,
+}
+
+/// What somebody wants of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing new of it is leased. Paused already, it stays so.
+    Pause,
+    /// It goes on. One that is not paused stays as it is.
+    Resume,
+    /// Higher goes first.
+    Priority(i32),
+    /// It ends; its leases are revoked at no cost. One that has ended stays as it is.
+    Cancel,
+    /// Its failed images, or those of one class, are tried again as if nothing had happened. Not of a cancelled job.
+    Retry(Option<ErrorClass>),
+}
+
+/// Who wants something, and why: both go into the history.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct By {
+    /// A person or a program.
+    pub actor: String,
+    /// For people; may be empty.
+    pub reason: String,
+}
+
+/// What became of a wish.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changed {
+    /// The job as it is now.
+    pub job: Job,
+    /// Images that are tried again.
+    pub retried: u64,
+}
