@@ -10,3 +10,4 @@ mod lists;
 mod render;
 mod steering;
 mod support;
+mod tail;

@@ -91,20 +91,34 @@ fn a_watcher_and_a_worker_of_different_coordinators_meet_through_redis() {
     assert_whole(&postgres, &sandbox.path("out"), 12);
 }
 
-#[test]
-fn a_farm_goes_on_when_redis_is_flushed_and_killed() {
+/// A job that is submitted to one coordinator and rendered through another, after something has happened to Redis.
+fn goes_on_after(trouble: impl FnOnce(&mut Redis)) {
     let (sandbox, postgres, mut redis) = (Sandbox::new(), Postgres::start(), Redis::start());
     let (url, hints) = (postgres.database("farm"), redis.url());
     let at = ["--database", url.as_str(), "--redis", hints.as_str()];
     let (_first, first_address) = coordinator(&sandbox, &at);
     let (_second, second_address) = coordinator(&sandbox, &at);
     let _worker = worker(&sandbox, &second_address, "far");
-    redis.flush();
-    redis.kill();
+    trouble(&mut redis);
     let job = submit(&sandbox, &first_address, 12, "64x64", "2");
     let watched = sandbox.run(&["watch", &job, "--coordinator", &first_address, "--json"]).ok().last_json();
     assert_eq!(watched["state"], "succeeded");
     assert_whole(&postgres, &sandbox.path("out"), 12);
+}
+
+#[test]
+fn a_farm_goes_on_when_redis_is_flushed() {
+    goes_on_after(|redis| redis.flush());
+}
+
+#[test]
+fn a_farm_goes_on_when_redis_is_killed() {
+    goes_on_after(Redis::kill);
+}
+
+#[test]
+fn a_farm_goes_on_when_redis_hangs() {
+    goes_on_after(|redis| redis.freeze());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! scheduler put them in order for each, and claims for all in one call. An idle farm costs one look a second,
 //! however many sessions wait.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::batch::shared;
 use crate::domain::id::{JobId, SessionId};
 use crate::domain::schedule::{Choice, OpenJob, Plan, Worker};
+use crate::domain::tail;
 use crate::store::records::{Claim, Lease, NewSession, Release, ReleaseReason};
 use crate::store::{Error, Result, Store};
 
@@ -66,6 +67,7 @@ impl Dispatcher {
             known: HashMap::new(),
             open: Vec::new(),
             looked_at: None,
+            shared_at: None,
         };
         tasks.spawn(async move {
             tokio::select! {
@@ -109,6 +111,8 @@ struct Desk {
     open: Vec<OpenJob>,
     /// When `open` was read; none when it must be read again.
     looked_at: Option<Instant>,
+    /// When it was last seen who could help others.
+    shared_at: Option<Instant>,
 }
 
 impl Desk {
@@ -163,15 +167,52 @@ impl Desk {
 
     async fn try_serve(&mut self) -> Result<()> {
         self.look().await?;
-        if self.open.is_empty() {
-            return Ok(());
+        if !self.open.is_empty() {
+            self.learn().await?;
+            self.claim().await?;
         }
-        self.learn().await?;
-        for claims in self.claims().chunks(MOST_CLAIMS) {
+        if !self.waiting.is_empty() && self.shared_at.is_none_or(|at| at.elapsed() >= LOOK) {
+            self.shared_at = Some(Instant::now());
+            self.share_out().await?;
+        }
+        Ok(())
+    }
+
+    /// Shards that are ready, for those who wait.
+    async fn claim(&mut self) -> Result<()> {
+        for claims in self.claims(&self.open).chunks(MOST_CLAIMS) {
             let answers = self.store.lease_shards(claims, self.lease_duration, Timestamp::now()).await?;
             for (claim, answer) in claims.iter().zip(answers) {
                 self.answer(&claim.session, answer).await;
             }
+        }
+        Ok(())
+    }
+
+    /// Parts of what others hold, for those who wait and hold nothing: at the end of a job.
+    async fn share_out(&mut self) -> Result<()> {
+        let mut tails = self.store.tails(Timestamp::now()).await?;
+        if tails.is_empty() {
+            return Ok(());
+        }
+        self.learn().await?;
+        let waiting: Vec<_> = self.waiting.iter().map(|waiting| waiting.session.clone()).collect();
+        let idle: HashSet<_> = self.store.idle(&waiting).await?.into_iter().collect();
+        let jobs: Vec<OpenJob> = tails.iter().map(|tail| tail.job.clone()).collect();
+        let mut claims = self.claims(&jobs);
+        claims.retain(|claim| idle.contains(&claim.session));
+        let mut left = claims.len();
+        for Claim { session, choices } in claims {
+            let taken = choices.iter().find_map(|choice| {
+                let tail = tails.iter_mut().find(|tail| tail.job.id == choice.job)?;
+                let share = tail::share(&tail.held, tail.pace, left)?;
+                tail::take(&mut tail.held, &share);
+                Some(share)
+            });
+            left -= 1;
+            let Some(share) = taken else { continue };
+            let lease = self.store.take_over(&session, &share, self.lease_duration, Timestamp::now()).await;
+            self.answer(&session, lease).await;
         }
         Ok(())
     }
@@ -226,9 +267,9 @@ impl Desk {
         Ok(())
     }
 
-    /// The claims of those for whom there may be something.
-    fn claims(&self) -> Vec<Claim> {
-        let mut plan = Plan::new(&self.open, Timestamp::now());
+    /// The claims of those for whom one of these jobs may have something.
+    fn claims(&self, jobs: &[OpenJob]) -> Vec<Claim> {
+        let mut plan = Plan::new(jobs, Timestamp::now());
         let claims = self.waiting.iter().filter_map(|waiting| {
             let known = self.known.get(&waiting.session)?;
             let last = known.last.as_ref().map(|(model, size)| (model.as_str(), *size));

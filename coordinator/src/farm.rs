@@ -12,7 +12,7 @@ use crate::dispatch::Dispatcher;
 use crate::live::Live;
 use crate::options::Options;
 use crate::store::Store;
-use crate::store::records::{LeaseRef, Renewal, Report, Reported};
+use crate::store::records::{Kept, Renewal, Report, Reported};
 
 /// Reports in one call of the store: some thousand images.
 const MOST_REPORTS: usize = 64;
@@ -29,7 +29,7 @@ pub(crate) struct Farm {
     /// Results on their way into the store.
     pub reports: Batcher<Report, Reported>,
     /// Signs of life on their way into the store.
-    pub renewals: Batcher<Renewal, Vec<LeaseRef>>,
+    pub renewals: Batcher<Renewal, Vec<Kept>>,
     pub options: Options,
     /// Duties, submissions and connections inside the process; all of them end after `stop`.
     pub tasks: TaskTracker,

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sanafarm_proto::v1::{HeldLease, LeaseRef};
+use sanafarm_proto::v1::{HeldLease, LeaseRef, RenewLeasesResponse};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,8 @@ struct Held {
     gone: CancellationToken,
     /// Stops the image in hand at its next step.
     halt: CancellationToken,
+    /// Images beyond this index are others' to render.
+    last_index: u64,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +51,7 @@ impl Leases {
     /// Adds a lease of a job; `gone` is cancelled when the coordinator says that it is held no more, `halt` when its job
     /// has ended.
     pub(crate) fn add(&self, lease: LeaseKey, job: String, gone: CancellationToken, halt: CancellationToken) {
-        self.lock().insert(lease, Held { job, rendering: BTreeSet::new(), gone, halt });
+        self.lock().insert(lease, Held { job, rendering: BTreeSet::new(), gone, halt, last_index: u64::MAX });
     }
 
     /// A job has ended: its leases are gone, and nobody wants what is in hand of it.
@@ -73,6 +75,11 @@ impl Leases {
     /// Forgets a lease that is done with or handed back.
     pub(crate) fn remove(&self, lease: &LeaseKey) {
         self.lock().remove(lease);
+    }
+
+    /// The last image of a lease that is held; none when it is gone.
+    pub(crate) fn last_index(&self, lease: &LeaseKey) -> Option<u64> {
+        self.lock().get(lease).map(|held| held.last_index)
     }
 
     pub(crate) fn holds(&self, lease: &LeaseKey) -> bool {
@@ -100,7 +107,7 @@ impl Leases {
         self.changed.notified().await;
     }
 
-    /// Waits for the next loss of leases; one that nobody has waited for counts.
+    /// Waits for the next loss of leases or parts of them; one that nobody has waited for counts.
     pub(crate) async fn lost(&self) {
         self.lost.notified().await;
     }
@@ -117,21 +124,26 @@ impl Leases {
     }
 
     /// Drops those of the leases `asked` about that the coordinator did not answer with, and names them. A
-    /// lease that was granted after the question is no part of it.
-    pub(crate) fn keep_only(&self, asked: &[HeldLease], answered: Vec<LeaseRef>) -> Vec<LeaseKey> {
-        let answered: BTreeSet<LeaseKey> = answered.into_iter().map(LeaseKey::from).collect();
+    /// lease that was granted after the question is no part of it. The others go on as far as they were answered.
+    pub(crate) fn keep_only(&self, asked: &[HeldLease], answer: RenewLeasesResponse) -> Vec<LeaseKey> {
+        // A coordinator that cuts nothing names no last indices.
+        let last_indices = answer.last_indices.into_iter().chain(std::iter::repeat(u64::MAX));
+        let answered: BTreeMap<LeaseKey, u64> =
+            answer.held.into_iter().map(LeaseKey::from).zip(last_indices).collect();
         let mut held = self.lock();
-        let mut gone = Vec::new();
+        let (mut gone, mut shortened) = (Vec::new(), false);
         for lease in asked.iter().filter_map(|asked| asked.r#ref.clone()).map(LeaseKey::from) {
-            if answered.contains(&lease) {
-                continue;
-            }
-            if let Some(lost) = held.remove(&lease) {
+            if let Some(last_index) = answered.get(&lease) {
+                if let Some(held) = held.get_mut(&lease).filter(|held| *last_index < held.last_index) {
+                    held.last_index = *last_index;
+                    shortened = true;
+                }
+            } else if let Some(lost) = held.remove(&lease) {
                 lost.gone.cancel();
                 gone.push(lease);
             }
         }
-        if !gone.is_empty() {
+        if shortened || !gone.is_empty() {
             self.lost.notify_one();
         }
         gone

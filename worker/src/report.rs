@@ -88,7 +88,7 @@ pub(crate) async fn renew_leases(
             last = Instant::now();
             let held = leases.held();
             let answer = session.renew(held.clone()).await?;
-            for gone in leases.keep_only(&held, answer.held) {
+            for gone in leases.keep_only(&held, answer) {
                 tracing::warn!(shard = %gone.shard_id, attempt = gone.attempt, "lease is gone");
             }
         }

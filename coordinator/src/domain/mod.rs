@@ -6,6 +6,7 @@
 //! - [`shard`]: how a stream of images is cut into shards
 //! - [`schedule`]: which job's shard a worker gets
 //! - [`explain`]: why the parts of a job wait
+//! - [`tail`]: what idle workers take over from others at the end of a job
 //! - [`submission`]: all of the above, over the rows of one job as they stream in
 //! - [`blame`]: what an error or a loss costs an image
 //! - [`statement`]: which SQL an analyst may run
@@ -21,6 +22,7 @@ pub mod spec;
 pub mod state;
 pub mod statement;
 pub mod submission;
+pub mod tail;
 pub mod template;
 mod word;
 

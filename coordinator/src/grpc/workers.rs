@@ -104,8 +104,9 @@ impl v1::worker_service_server::WorkerService for Workers {
         let session = SessionId::from(request.session_id);
         let held = request.held.into_iter().map(convert::held_lease).collect::<Result<Vec<_>, Status>>()?;
         let kept = self.farm.renewals.call(Renewal { session, held }).await.map_err(status)?;
-        let held = kept.into_iter().map(convert::lease_ref_message).collect();
-        Ok(Response::new(v1::RenewLeasesResponse { held }))
+        let last_indices = kept.iter().map(|kept| kept.last_index).collect();
+        let held = kept.into_iter().map(|kept| convert::lease_ref_message(kept.lease)).collect();
+        Ok(Response::new(v1::RenewLeasesResponse { held, last_indices }))
     }
 
     async fn report_results(

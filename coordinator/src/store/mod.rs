@@ -21,6 +21,7 @@ use crate::domain::spec::JobSpec;
 use crate::domain::state::{IllegalMove, ImageState, JobState};
 use crate::domain::statement::Refused;
 use crate::domain::submission::{Batch, Speed};
+use crate::domain::tail::Share;
 use crate::domain::{Invalid, UnknownWord};
 
 #[cfg(test)]
@@ -217,6 +218,18 @@ pub trait Store: std::fmt::Debug + Send + Sync {
         duration: Duration,
         now: Timestamp,
     ) -> Result<Vec<Result<Option<Lease>>>>;
+    /// Running jobs whose shards are all held or done.
+    async fn tails(&self, now: Timestamp) -> Result<Vec<Tail>>;
+    /// Those of the sessions that hold nothing.
+    async fn idle(&self, sessions: &[SessionId]) -> Result<Vec<SessionId>>;
+    /// Leases the session what it takes over from another one, or as much of it as can still be taken; none when it cannot.
+    async fn take_over(
+        &self,
+        session: &SessionId,
+        share: &Share,
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<Option<Lease>>;
     /// Prolongs the sessions and those of the leases that they still hold, and returns these. One answer a renewal, in
     /// order.
     async fn renew_leases(
@@ -224,7 +237,7 @@ pub trait Store: std::fmt::Debug + Send + Sync {
         renewals: &[Renewal],
         duration: Duration,
         now: Timestamp,
-    ) -> Result<Vec<Result<Vec<LeaseRef>>>>;
+    ) -> Result<Vec<Result<Vec<Kept>>>>;
     /// Hands a lease back. One that is not held any more is left as it is.
     async fn release_lease(
         &self,

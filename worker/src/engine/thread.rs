@@ -4,8 +4,7 @@ use std::any::Any;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use sana::{ModelInfo, Recipe};
@@ -39,29 +38,46 @@ pub(crate) struct Command {
 /// up, whoever comes first.
 #[derive(Clone, Debug)]
 pub(crate) struct Claim {
-    taken: Arc<AtomicBool>,
+    decided: Arc<OnceLock<Decision>>,
     skip: CancellationToken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
+    Started,
+    GivenUp,
 }
 
 impl Claim {
     /// `skip` is cancelled when the image is not to be started any more.
     pub(crate) fn new(skip: CancellationToken) -> Self {
-        Self { taken: Arc::default(), skip }
+        Self { decided: Arc::default(), skip }
     }
 
     /// Whether the image is the engine's to render.
     pub(crate) fn start(&self) -> bool {
-        !self.skip.is_cancelled() && self.take()
+        !self.skip.is_cancelled() && self.decide(Decision::Started)
     }
 
     /// Waits until the image is not to be started any more; `false` when it was started before.
     pub(crate) async fn given_up(&self) -> bool {
         self.skip.cancelled().await;
-        self.take()
+        self.decide(Decision::GivenUp)
     }
 
-    fn take(&self) -> bool {
-        !self.taken.swap(true, Ordering::AcqRel)
+    /// It is not to be started any more.
+    pub(crate) fn cancel(&self) {
+        self.skip.cancel();
+    }
+
+    /// The engine has it.
+    pub(crate) fn is_started(&self) -> bool {
+        self.decided.get() == Some(&Decision::Started)
+    }
+
+    /// Whether this is the first decision, which is the one that counts.
+    fn decide(&self, decision: Decision) -> bool {
+        self.decided.set(decision).is_ok()
     }
 }
 

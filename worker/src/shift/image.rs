@@ -66,7 +66,8 @@ impl Shift {
         shard.untouched = false;
         shard.in_hand += 1;
         let (reply, rendered) = oneshot::channel();
-        let claim = Claim::new(shard.skip.clone());
+        let claim = Claim::new(shard.skip.child_token());
+        shard.sent.insert(leased.index, claim.clone());
         let image = Image {
             lease: shard.key.clone(),
             index: leased.index,
@@ -104,7 +105,10 @@ impl Shift {
             }
         };
         self.leases.ended(&image.lease, image.index);
-        let shard = self.shards.iter_mut().find(|shard| shard.key == image.lease);
+        let mut shard = self.shards.iter_mut().find(|shard| shard.key == image.lease);
+        if let Some(shard) = &mut shard {
+            shard.sent.remove(&image.index);
+        }
         match image.settled {
             Settled::Done => {
                 self.summary.done += 1;
@@ -113,7 +117,7 @@ impl Shift {
             Settled::Skipped | Settled::Stuck(_) => {
                 if let Some(shard) = shard {
                     shard.in_hand = shard.in_hand.saturating_sub(1);
-                    shard.cut_short = true;
+                    shard.cut_short |= image.index <= shard.last_index;
                 }
             }
         }

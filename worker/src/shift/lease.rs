@@ -1,5 +1,6 @@
 //! Leasing the next shard while the last images of the present one are rendered.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sanafarm_proto::v1::Lease;
@@ -57,6 +58,12 @@ impl Shift {
             "leased a shard"
         );
         self.output = Some((lease.output, output.clone()));
+        // One that is in hand under a lease that was lost is not rendered twice: its result counts all the same.
+        let of_job = self.shards.iter().filter(|shard| shard.job == lease.job_id);
+        let sent = of_job.flat_map(|shard| &shard.sent);
+        let in_hand: BTreeSet<u64> =
+            sent.filter(|(_, claim)| claim.is_started()).map(|(index, _)| *index).collect();
+        let waiting = lease.images.into_iter().filter(|image| !in_hand.contains(&image.index)).collect();
         let skip = self.skip.child_token();
         let halt = self.stop.child_token();
         self.leases.add(key.clone(), lease.job_id.clone(), skip.clone(), halt.clone());
@@ -68,7 +75,9 @@ impl Shift {
             output,
             skip,
             halt,
-            waiting: lease.images.into(),
+            waiting,
+            sent: BTreeMap::new(),
+            last_index: u64::MAX,
             untouched: true,
             in_hand: 0,
             held: true,

@@ -1,6 +1,6 @@
 //! The shift: one loop that owns what is leased, keeps the engine fed and sees every image to its report.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
-use crate::engine::{self, Context, Engine, Threads};
+use crate::engine::{self, Claim, Context, Engine, Threads};
 use crate::follow::follow;
 use crate::leases::{LeaseKey, Leases};
 use crate::report::{Acknowledged, Report, renew_leases, report_results};
@@ -48,6 +48,10 @@ struct Shard {
     /// Cancelled when the image in hand is to be stopped too.
     halt: CancellationToken,
     waiting: VecDeque<LeasedImage>,
+    /// Sent to the engine and not settled.
+    sent: BTreeMap<u64, Claim>,
+    /// Images beyond this index were cut off.
+    last_index: u64,
     /// No image of it was sent to the engine yet.
     untouched: bool,
     /// Started, and neither acknowledged by the coordinator nor given up.
@@ -58,6 +62,19 @@ struct Shard {
     cut_short: bool,
     /// Nobody will tell what became of the images in hand.
     abandoned: bool,
+}
+
+impl Shard {
+    /// Leaves images beyond this index to others.
+    fn end_at(&mut self, last_index: u64) {
+        if last_index < self.last_index {
+            self.last_index = last_index;
+            self.waiting.retain(|image| image.index <= last_index);
+            for (_, claim) in self.sent.range(last_index.saturating_add(1)..) {
+                claim.cancel();
+            }
+        }
+    }
 }
 
 /// What runs beside the images.
@@ -329,8 +346,9 @@ impl Shift {
     /// Ends the leases that have nothing left in hand.
     fn settle_shards(&mut self) {
         for shard in &mut self.shards {
-            if !self.leases.holds(&shard.key) {
-                shard.waiting.clear();
+            match self.leases.last_index(&shard.key) {
+                Some(last_index) => shard.end_at(last_index),
+                None => shard.waiting.clear(),
             }
         }
         let reporting = self.reporting;

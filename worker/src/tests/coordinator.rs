@@ -196,14 +196,15 @@ impl WorkerService for TestCoordinator {
         let request = request.into_inner();
         self.answer("renew", Some(&request.session_id), |state| {
             state.renewals.push(request.held.clone());
-            let is_held = |lease: &LeaseRef| {
-                let leased = state.leased.get(&lease.shard_id);
-                leased.is_some_and(|(known, session)| {
-                    known.r#ref.as_ref() == Some(lease) && *session == request.session_id
-                })
+            let last_index = |lease: &LeaseRef| {
+                let (known, session) = state.leased.get(&lease.shard_id)?;
+                let held = known.r#ref.as_ref() == Some(lease) && *session == request.session_id;
+                held.then(|| known.images.last().map_or(0, |image| image.index))
             };
             let asked = request.held.iter().filter_map(|held| held.r#ref.clone());
-            Ok(RenewLeasesResponse { held: asked.filter(is_held).collect() })
+            let (held, last_indices) =
+                asked.filter_map(|lease| last_index(&lease).map(|last| (lease, last))).unzip();
+            Ok(RenewLeasesResponse { held, last_indices })
         })
     }
 

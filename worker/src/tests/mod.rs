@@ -14,6 +14,7 @@ mod coordinator;
 mod engine;
 mod faults;
 mod leaving;
+mod tail;
 mod work;
 
 use coordinator::{Served, TestCoordinator};

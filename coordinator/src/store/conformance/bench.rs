@@ -203,7 +203,7 @@ impl Bench {
         session: &SessionId,
         lease: &LeaseRef,
         rendering: &[u64],
-    ) -> Result<Vec<LeaseRef>> {
+    ) -> Result<Vec<Kept>> {
         let held = vec![HeldLease { lease: lease.clone(), rendering: rendering.to_vec() }];
         let renewal = Renewal { session: session.clone(), held };
         only(self.store.renew_leases(&[renewal], LEASE, self.now).await?)

@@ -11,7 +11,8 @@ use super::Bench;
 use super::bench::*;
 use crate::domain::blame::ErrorClass;
 use crate::domain::state::ImageState;
-use crate::store::records::{Lease, ResultRecord};
+use crate::domain::tail::{Part, Share};
+use crate::store::records::{Lease, LeaseRef, ResultRecord};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -20,6 +21,7 @@ enum Step {
     Error { who: usize, lease: usize, image: usize },
     Renew { who: usize, lease: usize },
     Release { who: usize, lease: usize, drain: bool },
+    TakeOver { who: usize, lease: usize, part: Part },
     Reopen { who: usize },
     Wait { seconds: u64 },
     Sweep,
@@ -36,12 +38,17 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (who.clone(), which.clone(), 0usize..4).prop_map(|(who, lease, image)| Step::Done { who, lease, image }),
         2 => (who.clone(), which.clone(), 0usize..4).prop_map(|(who, lease, image)| Step::Error { who, lease, image }),
         2 => (who.clone(), which.clone()).prop_map(|(who, lease)| Step::Renew { who, lease }),
-        2 => (who.clone(), which, any::<bool>()).prop_map(|(who, lease, drain)| Step::Release { who, lease, drain }),
+        2 => (who.clone(), which.clone(), any::<bool>()).prop_map(|(who, lease, drain)| Step::Release { who, lease, drain }),
+        3 => (who.clone(), which, part()).prop_map(|(who, lease, part)| Step::TakeOver { who, lease, part }),
         1 => who.prop_map(|who| Step::Reopen { who }),
         3 => (1u64..40).prop_map(|seconds| Step::Wait { seconds }),
         3 => Just(Step::Sweep),
         1 => Just(Step::Restart),
     ]
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    prop_oneof![(1u64..4).prop_map(Part::Last), Just(Part::Whole)]
 }
 
 pub async fn nothing_is_lost_or_done_twice(mut bench: Bench) {
@@ -53,6 +60,12 @@ pub async fn nothing_is_lost_or_done_twice(mut bench: Bench) {
         let steps = steps.new_tree(&mut runner).unwrap().current();
         run(&mut bench, &format!("round {round}"), steps).await;
     }
+}
+
+/// There is something to render, and nothing that has been.
+fn check_open(lease: &Lease, committed: &HashMap<u64, ResultRecord>) {
+    assert!(lease.images.iter().all(|image| !committed.contains_key(&image.index)));
+    assert!(!lease.images.is_empty());
 }
 
 async fn run(bench: &mut Bench, token: &str, steps: Vec<Step>) {
@@ -72,8 +85,18 @@ async fn run(bench: &mut Bench, token: &str, steps: Vec<Step>) {
                 if let Ok(Some(lease)) = bench.try_lease(&sessions[who], None).await {
                     let last = attempts.insert(lease.lease.shard.clone(), lease.lease.attempt);
                     assert_eq!(lease.lease.attempt, last.unwrap_or(0) + 1, "attempts rise by one");
-                    assert!(lease.images.iter().all(|image| !committed.contains_key(&image.index)));
-                    assert!(!lease.images.is_empty());
+                    check_open(&lease, &committed);
+                    leases.push(lease);
+                }
+            }
+            Step::TakeOver { who, lease, part } => {
+                let Some(Lease { lease: LeaseRef { shard, attempt }, .. }) = pick(lease) else { continue };
+                let share = Share { shard, attempt, part };
+                let taken = bench.store.take_over(&sessions[who], &share, LEASE, bench.now).await;
+                if let Ok(Some(lease)) = taken {
+                    assert_eq!(lease.lease.attempt, attempt + 1, "attempts of an image rise by one");
+                    attempts.insert(lease.lease.shard.clone(), lease.lease.attempt);
+                    check_open(&lease, &committed);
                     leases.push(lease);
                 }
             }

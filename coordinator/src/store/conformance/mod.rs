@@ -11,6 +11,7 @@ pub(in crate::store) mod leasing;
 pub(in crate::store) mod presence;
 pub(in crate::store) mod results;
 pub(in crate::store) mod submission;
+pub(in crate::store) mod tail;
 
 pub(crate) use bench::{Bench, CAPS, LEASE, done, error, row, spec};
 
@@ -66,6 +67,17 @@ macro_rules! conformance_suite {
             presence: what_waits_is_told_by_cause,
             presence: a_session_tells_that_its_worker_was_taken_out,
             presence: open_sessions_are_listed_with_what_they_hold,
+            tail: the_end_of_a_job_is_told,
+            tail: what_is_cut_off_is_a_shard_of_its_own,
+            tail: what_was_rendered_before_the_cut_was_known_counts,
+            tail: a_part_may_be_completed_by_who_had_it_before,
+            tail: errors_of_what_was_cut_off_count_apart,
+            tail: a_permanent_error_of_a_part_fails_it_whoever_tells,
+            tail: what_is_in_hand_is_not_cut_off,
+            tail: a_lost_part_charges_what_it_had_in_hand,
+            tail: a_late_image_is_rendered_by_two,
+            tail: only_what_is_held_is_taken_over,
+            tail: a_shard_between_those_of_other_groups_is_cut,
             ending: a_job_ends_when_told_and_only_when_complete,
             ending: a_job_with_a_failed_image_fails,
             ending: cancel_revokes_and_keeps_what_is_done,

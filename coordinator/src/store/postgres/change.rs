@@ -117,7 +117,7 @@ async fn revoke_leases(db: &mut PgConnection, job: i64, now: Timestamp) -> Resul
 async fn retry(db: &mut PgConnection, job: i64, class: Option<ErrorClass>, now: Timestamp) -> Result<u64> {
     let class = class.map(ErrorClass::word);
     let shards: Vec<i64> = sqlx::query_scalar(
-        "SELECT DISTINCT shard FROM results WHERE job = $1 AND state = 'failed' \
+        "SELECT DISTINCT holding_shard(shard, idx) FROM results WHERE job = $1 AND state = 'failed' \
          AND ($2::text IS NULL OR error_class = $2)",
     )
     .bind(job)
@@ -148,7 +148,7 @@ async fn retry(db: &mut PgConnection, job: i64, class: Option<ErrorClass>, now: 
          opened AS (UPDATE shards AS s SET remaining = s.remaining + t.images, \
          not_before = CASE WHEN s.state = 'done' THEN $3 ELSE s.not_before END, \
          state = CASE WHEN s.state = 'done' THEN 'ready' ELSE s.state END \
-         FROM (SELECT shard, count(*)::integer AS images FROM taken GROUP BY shard) AS t WHERE s.key = t.shard) \
+         FROM (SELECT holding_shard(shard, idx) AS shard, count(*)::integer AS images FROM taken GROUP BY 1) AS t WHERE s.key = t.shard) \
          SELECT count(*) AS retried FROM taken",
     )
     .bind(job)

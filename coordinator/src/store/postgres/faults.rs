@@ -35,7 +35,12 @@ pub(super) async fn commit(
     let session = find(&mut tx, &report.session, now).await?.map(|(key, _)| key);
     let shard = Shard::lock_with_job(&mut tx, &report.lease.shard).await?;
     let reporter = Reporter { session, attempt: attempt(report.lease.attempt), caps, now };
-    if !(1..=shard.attempt).contains(&reporter.attempt) {
+    let given_out = sqlx::query("SELECT FROM leases WHERE shard = $1 AND attempt = $2")
+        .bind(shard.key)
+        .bind(reporter.attempt)
+        .fetch_optional(&mut *tx)
+        .await?;
+    if given_out.is_none() {
         return Err(Invalid::job(never_given_out(report)).into());
     }
     let before = match session {
@@ -49,11 +54,12 @@ pub(super) async fn commit(
         }
     }
     for result in &report.results {
-        if let Outcome::Failed { class, message } = &result.outcome
-            && commit_error(&mut tx, &shard, &reporter, result, *class, message).await?
-        {
+        let Outcome::Failed { class, message } = &result.outcome else { continue };
+        let holding = shard.holding(&mut tx, signed(result.index, "index")?).await?;
+        if commit_error(&mut tx, &shard, &holding, &reporter, result, *class, message).await? {
             accepted += 1;
         }
+        settle(&mut tx, holding.key, now).await?;
     }
     if let Some(before) = before {
         standing::judge(&mut tx, &shard, before, report, now).await?;
@@ -75,10 +81,11 @@ pub(super) async fn commit(
     Ok(Reported { accepted, known: report.results.len() as u64 - accepted, held, job_complete })
 }
 
-/// Commits one error; whether it was new.
+/// Commits one error, of an image that was leased with `shard` and that `holding` has now; whether it was new.
 async fn commit_error(
     db: &mut PgConnection,
     shard: &Shard,
+    holding: &Shard,
     reporter: &Reporter,
     result: &ImageReport,
     class: ErrorClass,
@@ -92,8 +99,8 @@ async fn commit_error(
     .bind(shard.job)
     .bind(shard.group)
     .bind(index)
-    .bind(shard.first)
-    .bind(shard.last)
+    .bind(holding.first)
+    .bind(holding.last)
     .fetch_optional(&mut *db)
     .await?;
     let Some(image) = image else { return Err(Invalid::job(not_in_this_shard(index)).into()) };
@@ -127,6 +134,7 @@ async fn commit_error(
         Verdict::Failed => {
             let failure = Failure {
                 index,
+                shard: shard.key,
                 attempt: reporter.attempt,
                 session: reporter.session,
                 device: &result.device,
@@ -134,7 +142,7 @@ async fn commit_error(
                 error: message,
                 render_seconds: Some(result.render_seconds),
             };
-            fail_image(db, shard, &failure, reporter.now).await?;
+            fail_image(db, holding, &failure, reporter.now).await?;
         }
     }
     Ok(true)

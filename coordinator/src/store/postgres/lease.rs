@@ -74,9 +74,9 @@ fn open_job(row: &PgRow) -> Result<OpenJob> {
 }
 
 /// A shard that was given out, whose images are still to be read.
-struct Given {
+pub(super) struct Given {
     claim: usize,
-    lease: Lease,
+    pub lease: Lease,
     /// None of its images has a result.
     whole: bool,
     negative_prompt: String,
@@ -156,7 +156,7 @@ async fn claim(
     Ok(rows)
 }
 
-fn read_given(row: &PgRow, claim: usize) -> Result<Given> {
+pub(super) fn read_given(row: &PgRow, claim: usize) -> Result<Given> {
     let lease = Lease {
         lease: LeaseRef { shard: id(row, "shard")?, attempt: small(row, "attempt")? },
         job: id(row, "job")?,
@@ -205,8 +205,8 @@ pub(super) fn images_sql(whole: bool) -> String {
     )
 }
 
-/// One statement for all.
-async fn read_images(store: &PostgresStore, given: &mut [Given]) -> Result<()> {
+/// The images of each of them, by one statement.
+pub(super) async fn read_images(store: &PostgresStore, given: &mut [Given]) -> Result<()> {
     if given.is_empty() {
         return Ok(());
     }

@@ -6,7 +6,7 @@
 //!
 //! - `open`: connecting and migrations
 //! - `life`: that this coordinator lives, as the others see it; `turn`: duties that one of them does
-//! - `submit`, `change`, `session`, `lease`, `report`, `sweep`, `finish`, `read`, `presence`: one file per duty
+//! - `submit`, `change`, `session`, `lease`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`: one file per duty
 //! - `faults`: reports with errors, by the rules of the domain
 //! - `query`: the analyst's SQL
 //! - `shard_state`, `standing`, `event`: what several duties share
@@ -33,6 +33,7 @@ use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
 use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::{Batch, Speed};
+use crate::domain::tail::Share;
 
 mod change;
 mod codec;
@@ -52,6 +53,7 @@ mod shard_state;
 mod standing;
 mod submit;
 mod sweep;
+mod tail;
 #[cfg(test)]
 mod tests;
 pub(super) mod trouble;
@@ -208,12 +210,30 @@ impl Store for PostgresStore {
         self.heard(lease::lease_shards(self, claims, duration, now).await)
     }
 
+    async fn tails(&self, now: Timestamp) -> Result<Vec<Tail>> {
+        self.heard(tail::tails(self, now).await)
+    }
+
+    async fn idle(&self, sessions: &[SessionId]) -> Result<Vec<SessionId>> {
+        self.heard(tail::idle(self, sessions).await)
+    }
+
+    async fn take_over(
+        &self,
+        session: &SessionId,
+        share: &Share,
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<Option<Lease>> {
+        self.heard(tail::take_over(self, session, share, duration, now).await)
+    }
+
     async fn renew_leases(
         &self,
         renewals: &[Renewal],
         duration: Duration,
         now: Timestamp,
-    ) -> Result<Vec<Result<Vec<LeaseRef>>>> {
+    ) -> Result<Vec<Result<Vec<Kept>>>> {
         self.heard(retried!(session::renew_leases(self, renewals, duration, now)))
     }
 

@@ -1,6 +1,6 @@
 //! Sessions of workers, and what they do with their leases besides rendering.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,7 +17,7 @@ use crate::domain::blame::retry_delay;
 use crate::domain::id::SessionId;
 use crate::domain::schedule::Device;
 use crate::domain::state::LeaseEnd;
-use crate::store::records::{LeaseRef, NewSession, Release, ReleaseReason, Renewal};
+use crate::store::records::{Kept, LeaseRef, NewSession, Release, ReleaseReason, Renewal};
 use crate::store::{Error, Result};
 
 /// Sessions that one transaction closes as silent.
@@ -112,7 +112,7 @@ pub(super) async fn renew_leases(
     renewals: &[Renewal],
     duration: Duration,
     now: Timestamp,
-) -> Result<Vec<Result<Vec<LeaseRef>>>> {
+) -> Result<Vec<Result<Vec<Kept>>>> {
     let db = store.writer(now).await?;
     let sessions: Vec<Option<Uuid>> = renewals.iter().map(|renewal| uuid(renewal.session.as_str())).collect();
     let held = || {
@@ -133,8 +133,11 @@ pub(super) async fn renew_leases(
         let numbers: Option<Vec<i64>> = row.try_get(column)?;
         Ok(numbers.into_iter().flatten().filter_map(|number| usize::try_from(number - 1).ok()).collect())
     };
-    let (renewed, unknown, closed) = (numbers("renewed")?, numbers("unknown")?, numbers("closed")?);
-    let mut answers: Vec<Result<Vec<LeaseRef>>> = renewals
+    let (unknown, closed) = (numbers("unknown")?, numbers("closed")?);
+    let renewed: Option<Vec<i64>> = row.try_get("renewed")?;
+    let lasts: Option<Vec<i64>> = row.try_get("lasts")?;
+    let lasts: HashMap<i64, i64> = renewed.into_iter().flatten().zip(lasts.into_iter().flatten()).collect();
+    let mut answers: Vec<Result<Vec<Kept>>> = renewals
         .iter()
         .enumerate()
         .map(|(number, Renewal { session, .. })| {
@@ -147,9 +150,9 @@ pub(super) async fn renew_leases(
             }
         })
         .collect();
-    for (number, (renewal, held)) in held().enumerate() {
-        if let (true, Ok(kept)) = (renewed.contains(&number), &mut answers[renewal]) {
-            kept.push(held.lease.clone());
+    for (number, (renewal, held)) in (1..).zip(held()) {
+        if let (Some(last), Ok(kept)) = (lasts.get(&number), &mut answers[renewal]) {
+            kept.push(Kept { lease: held.lease.clone(), last_index: last.unsigned_abs() });
         }
     }
     Ok(answers)

@@ -24,10 +24,12 @@ pub(super) struct Shard {
     pub first: i64,
     pub last: i64,
     pub attempt: i32,
+    /// The oldest of the shards that were one once, if it was cut.
+    pub cut_from: Option<i64>,
 }
 
 /// Columns that [`Shard::read`] wants of a table `s`.
-pub(super) const SHARD_COLUMNS: &str = "s.key AS shard_key, s.job AS job_key, s.group_no, s.first_index, s.last_index, s.attempt AS newest_attempt";
+pub(super) const SHARD_COLUMNS: &str = "s.key AS shard_key, s.job AS job_key, s.group_no, s.first_index, s.last_index, s.attempt AS newest_attempt, s.cut_from";
 
 impl Shard {
     pub fn read(row: &PgRow) -> Result<Self> {
@@ -38,6 +40,7 @@ impl Shard {
             first: row.try_get("first_index")?,
             last: row.try_get("last_index")?,
             attempt: row.try_get("newest_attempt")?,
+            cut_from: row.try_get("cut_from")?,
         })
     }
 
@@ -62,6 +65,21 @@ impl Shard {
             .execute(&mut *db)
             .await?;
         Self::lock(db, id).await
+    }
+
+    /// The shard that has an image now which was one of this shard's, locked. The transaction has locked the job.
+    pub async fn holding(&self, db: &mut PgConnection, index: i64) -> Result<Self> {
+        if self.cut_from.is_none() || (self.first..=self.last).contains(&index) {
+            return Ok(self.clone());
+        }
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {SHARD_COLUMNS} FROM shards AS s WHERE s.key = holding_shard($1, $2) FOR NO KEY UPDATE"
+        )))
+        .bind(self.key)
+        .bind(index)
+        .fetch_one(db)
+        .await?;
+        Self::read(&row)
     }
 
     /// How long it waits after errors: by the most that one of its open images has. Never zero, so that a worker
@@ -145,6 +163,8 @@ pub(super) async fn settle(db: &mut PgConnection, shard: i64, now: Timestamp) ->
 #[derive(Debug)]
 pub(super) struct Failure<'a> {
     pub index: i64,
+    /// The shard that it was leased with.
+    pub shard: i64,
     pub attempt: i32,
     pub session: Option<i64>,
     pub device: &'a str,
@@ -153,8 +173,8 @@ pub(super) struct Failure<'a> {
     pub render_seconds: Option<f64>,
 }
 
-/// Commits the failure as the image's result. The transaction has locked the job and the shard, and seen that there is
-/// none.
+/// Commits the failure as the result of an image that `shard` has now. The transaction has locked the job and the shard,
+/// and seen that there is none.
 pub(super) async fn fail_image(
     db: &mut PgConnection,
     shard: &Shard,
@@ -167,11 +187,11 @@ pub(super) async fn fail_image(
          error_class, error, finished_at) VALUES ($1, $2, 'failed', $3, $4, $5, $6, $7, $8, $9, $10)), \
          counted AS (UPDATE jobs SET failed = failed + 1 WHERE key = $1) \
          UPDATE shards SET remaining = remaining - 1, state = CASE WHEN remaining = 1 THEN 'done' ELSE state END \
-         WHERE key = $3",
+         WHERE key = $11",
     )
     .bind(shard.job)
     .bind(failure.index)
-    .bind(shard.key)
+    .bind(failure.shard)
     .bind(failure.attempt)
     .bind(failure.session)
     .bind(&*clean(failure.device))
@@ -179,12 +199,13 @@ pub(super) async fn fail_image(
     .bind(failure.class.word())
     .bind(&*error)
     .bind(Time(now))
+    .bind(shard.key)
     .execute(&mut *db)
     .await?;
     let event = Event {
         kind: "image_failed",
         job: Some(shard.job),
-        shard: Some(shard.key),
+        shard: Some(failure.shard),
         index: Some(failure.index),
         attempt: Some(failure.attempt),
         session: failure.session,

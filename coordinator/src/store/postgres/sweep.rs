@@ -186,6 +186,7 @@ async fn charge_losses(db: &mut PgConnection, lease: &Expired, caps: Caps, now: 
                 let error = format!("its worker was lost {losses} times while rendering it");
                 let failure = Failure {
                     index: *index,
+                    shard: shard.key,
                     attempt: lease.attempt,
                     session: Some(lease.session),
                     device: "",

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 
 use crate::domain::blame::ErrorClass;
 use crate::domain::id::{JobId, SessionId, ShardId};
-use crate::domain::schedule::{Choice, Device};
+use crate::domain::schedule::{Choice, Device, OpenJob};
 use crate::domain::settings::Settings;
+use crate::domain::tail::Held;
 
 /// A worker that connects.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +73,26 @@ pub struct HeldLease {
     pub lease: LeaseRef,
     /// Indices of the images being rendered now.
     pub rendering: Vec<u64>,
+}
+
+/// A lease that was prolonged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Which.
+    pub lease: LeaseRef,
+    /// Last index of its shard now: what comes after it was cut off.
+    pub last_index: u64,
+}
+
+/// A running job that has nothing to give, and who holds what of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tail {
+    /// The job, without groups.
+    pub job: OpenJob,
+    /// Seconds that its images took lately; none when none was rendered.
+    pub pace: Option<f64>,
+    /// Its leases, oldest shard first.
+    pub held: Vec<Held>,
 }
 
 /// The right to render a shard.

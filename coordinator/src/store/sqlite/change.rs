@@ -155,7 +155,9 @@ async fn retry(
     .await?;
     let shards = sqlx::query(sqlx::AssertSqlSafe(format!(
         "SELECT {SHARD_COLUMNS} FROM shards AS s WHERE s.job = ?1 AND s.state = 'done' AND s.key IN \
-         (SELECT shard FROM results WHERE job = ?1 AND state = 'failed' AND {RETRIED})"
+         (SELECT coalesce((SELECT c.key FROM shards AS o JOIN shards AS c ON c.cut_from = o.cut_from \
+         WHERE o.key = results.shard AND results.idx BETWEEN c.first_index AND c.last_index), results.shard) \
+         FROM results WHERE job = ?1 AND state = 'failed' AND {RETRIED})"
     )))
     .bind(job)
     .fetch_all(&mut *db)

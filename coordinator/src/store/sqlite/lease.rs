@@ -19,7 +19,9 @@ use crate::store::records::{Claim, Lease, LeaseRef, LeasedImage, OPEN_GROUPS};
 use crate::store::{Error, Result};
 
 /// Jobs that may have a shard to give.
-const OPEN: &str = "j.state IN ('pending', 'running') AND j.sealed_at IS NOT NULL";
+pub(super) const OPEN: &str = "j.state IN ('pending', 'running') AND j.sealed_at IS NOT NULL";
+/// Shards of a job that may be leased at the moment `?1`.
+pub(super) const READY: &str = "s.job = j.key AND s.state = 'ready' AND s.not_before <= ?1";
 
 pub(super) async fn open_jobs(store: &SqliteStore, now: Timestamp) -> Result<Vec<OpenJob>> {
     let jobs = sqlx::query(sqlx::AssertSqlSafe(format!(
@@ -30,7 +32,7 @@ pub(super) async fn open_jobs(store: &SqliteStore, now: Timestamp) -> Result<Vec
          WHERE l.job = j.key AND l.ended_at IS NULL) AS leased_images \
          FROM jobs AS j LEFT JOIN owners AS o ON o.owner = j.owner \
          WHERE {OPEN} AND coalesce(o.held, 0) = 0 AND EXISTS \
-         (SELECT 1 FROM shards AS s WHERE s.job = j.key AND s.state = 'ready' AND s.not_before <= ?1) ORDER BY j.key"
+         (SELECT 1 FROM shards AS s WHERE {READY}) ORDER BY j.key"
     )))
     .bind(time_text(now))
     .fetch_all(&store.reader)
@@ -107,40 +109,47 @@ async fn lease_shard(
     now: Timestamp,
 ) -> Result<Option<Lease>> {
     for choice in choices {
-        if let Some(row) = next(db, choice, now).await? {
-            return Ok(Some(take(db, &row, session, duration, now).await?));
+        if let Some(shard) = next(db, choice, now).await? {
+            return take(db, shard, session, duration, now).await;
         }
     }
     Ok(None)
 }
 
 /// The oldest ready shard of a choice.
-async fn next(db: &mut SqliteConnection, choice: &Choice, now: Timestamp) -> Result<Option<SqliteRow>> {
+async fn next(db: &mut SqliteConnection, choice: &Choice, now: Timestamp) -> Result<Option<i64>> {
     let group = if choice.group.is_some() { "AND s.group_no = ?3" } else { "AND ?3 IS NULL" };
-    Ok(sqlx::query(sqlx::AssertSqlSafe(format!(
-        "SELECT {SHARD_COLUMNS}, s.id AS shard_id, j.id AS job_id, j.name, j.model, j.output, j.state AS job_state \
-         FROM jobs AS j CROSS JOIN shards AS s ON s.job = j.key \
-         WHERE j.id = ?1 AND {OPEN} AND s.state = 'ready' AND s.not_before <= ?2 {group} ORDER BY s.key LIMIT 1"
+    Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "SELECT s.key FROM jobs AS j CROSS JOIN shards AS s ON {READY} \
+         WHERE j.id = ?2 AND {OPEN} {group} ORDER BY s.key LIMIT 1"
     )))
-    .bind(choice.job.as_str())
     .bind(time_text(now))
+    .bind(choice.job.as_str())
     .bind(choice.group)
     .fetch_optional(db)
     .await?)
 }
 
-/// Leases the shard that [`next`] found.
-async fn take(
+/// Leases a shard that is ready; none when its job gives nothing.
+pub(super) async fn take(
     db: &mut SqliteConnection,
-    row: &SqliteRow,
+    shard: i64,
     session: i64,
     duration: Duration,
     now: Timestamp,
-) -> Result<Lease> {
-    let shard = Shard::read(row)?;
+) -> Result<Option<Lease>> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {SHARD_COLUMNS}, s.id AS shard_id, j.id AS job_id, j.name, j.model, j.output, j.state AS job_state \
+         FROM shards AS s JOIN jobs AS j ON j.key = s.job WHERE s.key = ? AND {OPEN}"
+    )))
+    .bind(shard)
+    .fetch_optional(&mut *db)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let shard = Shard::read(&row)?;
     shard.state.become_state(ShardState::Leased)?;
     let attempt = grant(db, &shard, session, duration, now).await?;
-    let job_state: JobState = super::codec::word(row, "job_state")?;
+    let job_state: JobState = super::codec::word(&row, "job_state")?;
     let started_job = job_state == JobState::Pending;
     if started_job {
         start_job(db, shard.job, job_state, now).await?;
@@ -153,7 +162,7 @@ async fn take(
     .bind(shard.group)
     .fetch_one(&mut *db)
     .await?;
-    Ok(Lease {
+    Ok(Some(Lease {
         lease: LeaseRef { shard: ShardId::from(row.try_get::<String, _>("shard_id")?), attempt },
         job: JobId::from(row.try_get::<String, _>("job_id")?),
         job_name: row.try_get("name")?,
@@ -162,7 +171,7 @@ async fn take(
         settings: settings(&group)?,
         images: open_images(db, &shard).await?,
         started_job,
-    })
+    }))
 }
 
 /// Gives out the next attempt.

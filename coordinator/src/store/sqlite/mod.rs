@@ -4,7 +4,7 @@
 //! transaction can find at its first write that another one was faster. Reading has connections of its own.
 //!
 //! - `open`: options, migrations, read-only opening
-//! - `submit`, `change`, `session`, `lease`, `report`, `sweep`, `finish`, `read`, `presence`: one file per duty
+//! - `submit`, `change`, `session`, `lease`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`: one file per duty
 //! - `query`: the analyst's SQL
 //! - `shard_state`, `standing`, `event`: what several duties share
 //! - `codec`: between columns and the words of the domain
@@ -26,6 +26,7 @@ use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
 use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::{Batch, Speed};
+use crate::domain::tail::Share;
 
 mod change;
 pub(super) mod codec;
@@ -42,6 +43,7 @@ mod shard_state;
 mod standing;
 mod submit;
 mod sweep;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -152,12 +154,30 @@ impl Store for SqliteStore {
         self.written(lease::lease_shards(self, claims, duration, now).await)
     }
 
+    async fn tails(&self, now: Timestamp) -> Result<Vec<Tail>> {
+        tail::tails(self, now).await
+    }
+
+    async fn idle(&self, sessions: &[SessionId]) -> Result<Vec<SessionId>> {
+        tail::idle(self, sessions).await
+    }
+
+    async fn take_over(
+        &self,
+        session: &SessionId,
+        share: &Share,
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<Option<Lease>> {
+        self.written(tail::take_over(self, session, share, duration, now).await)
+    }
+
     async fn renew_leases(
         &self,
         renewals: &[Renewal],
         duration: Duration,
         now: Timestamp,
-    ) -> Result<Vec<Result<Vec<LeaseRef>>>> {
+    ) -> Result<Vec<Result<Vec<Kept>>>> {
         self.written(session::renew_leases(self, renewals, duration, now).await)
     }
 

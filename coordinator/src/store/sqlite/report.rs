@@ -60,15 +60,24 @@ async fn commit_report(
         session::seen(db, key, now).await?;
     }
     let mut shard = Shard::find(db, &lease.shard).await?;
-    if !(1..=shard.attempt).contains(&lease.attempt) {
+    let given_out = sqlx::query("SELECT 1 FROM leases WHERE shard = ? AND attempt = ?")
+        .bind(shard.key)
+        .bind(lease.attempt)
+        .fetch_optional(&mut *db)
+        .await?;
+    if given_out.is_none() {
         let what = format!("attempt {} of shard {} was never given out", lease.attempt, lease.shard);
         return Err(Invalid::job(what).into());
     }
     let reporter = Reporter { session: known_session.map(|(key, _)| key), attempt: lease.attempt, caps, now };
     let mut accepted = 0;
     for result in results {
-        if commit(db, &shard, &reporter, result).await? {
+        let mut cut_off = shard.cut_off(db, signed(result.index, "index")?).await?;
+        if commit(db, &shard, cut_off.as_ref().unwrap_or(&shard), &reporter, result).await? {
             accepted += 1;
+        }
+        if let Some(shard) = &mut cut_off {
+            shard.settle(db, now).await?;
         }
     }
     if let Some(session) = reporter.session {
@@ -82,10 +91,11 @@ async fn commit_report(
     Ok(Reported { accepted, known: results.len() as u64 - accepted, held, job_complete })
 }
 
-/// Commits one result or error; whether it was new.
+/// Commits one result or error, of an image that was leased with `shard` and that `holding` has now; whether it was new.
 async fn commit(
     db: &mut SqliteConnection,
     shard: &Shard,
+    holding: &Shard,
     reporter: &Reporter,
     result: &ImageReport,
 ) -> Result<bool> {
@@ -98,8 +108,8 @@ async fn commit(
     .bind(shard.job)
     .bind(shard.group)
     .bind(index)
-    .bind(shard.first)
-    .bind(shard.last)
+    .bind(holding.first)
+    .bind(holding.last)
     .fetch_optional(&mut *db)
     .await?;
     let Some(image) = image else {

@@ -15,7 +15,7 @@ use super::shard_state::{HeldBy, SHARD_COLUMNS, Shard};
 use crate::domain::blame::retry_delay;
 use crate::domain::id::SessionId;
 use crate::domain::state::LeaseEnd;
-use crate::store::records::{HeldLease, LeaseRef, NewSession, Release, ReleaseReason, Renewal};
+use crate::store::records::{HeldLease, Kept, LeaseRef, NewSession, Release, ReleaseReason, Renewal};
 use crate::store::{Error, Result};
 
 pub(super) async fn open_session(
@@ -86,7 +86,7 @@ pub(super) async fn renew_leases(
     renewals: &[Renewal],
     duration: Duration,
     now: Timestamp,
-) -> Result<Vec<Result<Vec<LeaseRef>>>> {
+) -> Result<Vec<Result<Vec<Kept>>>> {
     let mut tx = store.write().await?;
     let expires_at = time_text(expiry(now, duration)?);
     let mut answers = Vec::with_capacity(renewals.len());
@@ -108,7 +108,7 @@ async fn renew(
     held: &[HeldLease],
     expires_at: &str,
     now: Timestamp,
-) -> Result<Vec<LeaseRef>> {
+) -> Result<Vec<Kept>> {
     seen(db, session, now).await?;
     let mut kept = Vec::with_capacity(held.len());
     for lease in held {
@@ -129,7 +129,7 @@ async fn renew(
         .execute(&mut *db)
         .await?;
         if renewed.rows_affected() > 0 {
-            kept.push(lease.lease.clone());
+            kept.push(Kept { lease: lease.lease.clone(), last_index: shard.last.unsigned_abs() });
         }
     }
     Ok(kept)

@@ -22,11 +22,13 @@ pub(super) struct Shard {
     pub last: i64,
     pub state: ShardState,
     pub attempt: u32,
+    /// The oldest of the shards that were one once, if it was cut.
+    pub cut_from: Option<i64>,
 }
 
 /// Columns that [`Shard::read`] wants of a table `s`.
 pub(super) const SHARD_COLUMNS: &str = "s.key AS shard_key, s.job AS job_key, s.group_no, s.first_index, s.last_index, s.state AS shard_state, \
-     s.attempt";
+     s.attempt, s.cut_from";
 
 impl Shard {
     pub fn read(row: &SqliteRow) -> Result<Self> {
@@ -38,6 +40,7 @@ impl Shard {
             last: row.try_get("last_index")?,
             state: word(row, "shard_state")?,
             attempt: small(row, "attempt")?,
+            cut_from: row.try_get("cut_from")?,
         })
     }
 
@@ -53,6 +56,21 @@ impl Shard {
             Some(row) => Self::read(&row),
             None => Err(Error::NotFound { what: "shard", id: id.to_string() }),
         }
+    }
+
+    /// The shard that has an image now which was one of this shard's, if that is another.
+    pub async fn cut_off(&self, db: &mut SqliteConnection, index: i64) -> Result<Option<Self>> {
+        if self.cut_from.is_none() || (self.first..=self.last).contains(&index) {
+            return Ok(None);
+        }
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {SHARD_COLUMNS} FROM shards AS s WHERE s.cut_from = ?1 AND ?2 BETWEEN s.first_index AND s.last_index"
+        )))
+        .bind(self.cut_from)
+        .bind(index)
+        .fetch_optional(db)
+        .await?;
+        row.map(|row| Self::read(&row)).transpose()
     }
 
     /// An image of it has no result yet.

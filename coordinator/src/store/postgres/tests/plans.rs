@@ -9,7 +9,7 @@ use crate::domain::spec::Row;
 use crate::domain::state::ImageState;
 use crate::store::conformance::{Bench, CAPS, LEASE, done, row, spec};
 use crate::store::postgres::{PostgresStore, lease, read};
-use crate::store::records::{Change, Release, ReleaseReason};
+use crate::store::records::{Change, HeldLease, Release, ReleaseReason, Renewal, Report};
 use sanafarm_test_servers::Postgres;
 
 const TABLES: [&str; 7] = ["images", "shards", "results", "leases", "image_faults", "image_errors", "events"];
@@ -120,6 +120,45 @@ async fn plans_made_on_empty_tables_serve_large_ones() {
         assert_eq!(scans, scans_before, "{table} was read whole");
         let read = rows - rows_before;
         assert!(read < 10_000, "{read} rows of {table} were read");
+    }
+}
+
+#[tokio::test]
+async fn what_many_hold_is_looked_up_one_by_one() {
+    const MANY: u64 = 400;
+    let server = Postgres::start();
+    let store = PostgresStore::open_with(&server.database("farm"), 1).await.unwrap();
+    let pool = store.pool.clone();
+    let bench = Bench::new(Arc::new(store));
+    bench.submit("a", 20 + MANY * 2, 2).await;
+    let session = bench.session("w").await;
+    for _ in 0..10 {
+        let lease = bench.lease(&session).await.unwrap();
+        bench.renew(&session, &lease.lease, &[0]).await;
+        bench.report(&session, &lease.lease, &lease.images.iter().map(done).collect::<Vec<_>>()).await;
+    }
+    // What the server knows from now on: hardly anything is held.
+    server.sql("farm", "ALTER TABLE leases SET (autovacuum_enabled = off); ANALYZE");
+    let (mut renewals, mut reports) = (Vec::new(), Vec::new());
+    for worker in 0..MANY {
+        let session = bench.session(&format!("w{worker}")).await;
+        let lease = bench.lease(&session).await.unwrap();
+        let holding = HeldLease { lease: lease.lease.clone(), rendering: vec![lease.images[0].index] };
+        renewals.push(Renewal { session: session.clone(), held: vec![holding] });
+        let results = vec![done(&lease.images[0])];
+        reports.push(Report { session, lease: lease.lease, results });
+    }
+    sqlx::raw_sql("SELECT pg_stat_force_next_flush()").execute(&pool).await.unwrap();
+    let before = readings(&server);
+    let renewed = bench.store.renew_leases(&renewals, LEASE, bench.now).await.unwrap();
+    assert!(renewed.into_iter().all(|kept| kept.unwrap().len() == 1));
+    let reported = bench.store.report_results(&reports, CAPS, bench.now).await.unwrap();
+    assert!(reported.into_iter().all(|reported| reported.unwrap().accepted == 1));
+    bench.store.close().await;
+    for ((table, scans, rows), (_, scans_before, rows_before)) in readings(&server).into_iter().zip(before) {
+        assert_eq!(scans, scans_before, "{table} was read whole");
+        let read = rows - rows_before;
+        assert!(read < MANY * 20, "{read} rows of {table} were read for {MANY} workers");
     }
 }
 
