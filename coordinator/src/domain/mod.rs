@@ -5,6 +5,7 @@
 //! - [`template`], [`seed`]: the name and the seed of every image
 //! - [`shard`]: how a stream of images is cut into shards
 //! - [`schedule`]: which job's shard a worker gets
+//! - [`waiting`]: which jobs a job waits for, and when it is cancelled without anybody's wish
 //! - [`explain`]: why the parts of a job wait
 //! - [`submission`]: all of the above, over the rows of one job as they stream in
 //! - [`blame`]: what an error or a loss costs an image
@@ -22,6 +23,7 @@ pub mod state;
 pub mod statement;
 pub mod submission;
 pub mod template;
+pub mod waiting;
 mod word;
 
 pub use word::UnknownWord;

@@ -6,7 +6,8 @@
 //!
 //! - `open`: connecting and migrations
 //! - `life`: that this coordinator lives, as the others see it; `turn`: duties that one of them does
-//! - `submit`, `change`, `session`, `lease`, `report`, `sweep`, `finish`, `read`, `presence`: one file per duty
+//! - `submit`, `purge`, `change`, `session`, `lease`, `waiting`, `report`, `sweep`, `finish`, `read`, `presence`: one file
+//!   per duty
 //! - `faults`: reports with errors, by the rules of the domain
 //! - `query`: the analyst's SQL
 //! - `shard_state`, `standing`, `event`: what several duties share
@@ -44,6 +45,7 @@ mod lease;
 mod life;
 mod open;
 mod presence;
+mod purge;
 mod query;
 mod read;
 mod report;
@@ -56,6 +58,7 @@ mod sweep;
 mod tests;
 pub(super) mod trouble;
 mod turn;
+mod waiting;
 
 use codec::Time;
 use life::Life;
@@ -140,11 +143,11 @@ impl Store for PostgresStore {
     }
 
     async fn abandon_job(&self, job: &JobId) -> Result<()> {
-        self.heard(retried!(submit::abandon_job(self, job)))
+        self.heard(retried!(purge::abandon_job(self, job)))
     }
 
     async fn purge(&self) -> Result<bool> {
-        self.heard(retried!(submit::purge(self)))
+        self.heard(retried!(purge::purge(self)))
     }
 
     async fn speeds(&self, model: &str) -> Result<Vec<Speed>> {
@@ -250,6 +253,10 @@ impl Store for PostgresStore {
 
     async fn close_silent_sessions(&self, before: Timestamp, now: Timestamp) -> Result<u64> {
         self.heard(retried!(session::close_silent_sessions(self, before, now)))
+    }
+
+    async fn call_off(&self, now: Timestamp) -> Result<Vec<CalledOff>> {
+        self.heard(waiting::call_off(self, now).await)
     }
 
     async fn jobs_to_finish(&self) -> Result<Vec<Job>> {

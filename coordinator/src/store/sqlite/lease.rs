@@ -18,20 +18,34 @@ use crate::domain::state::{JobState, ShardState};
 use crate::store::records::{Claim, Lease, LeaseRef, LeasedImage, OPEN_GROUPS};
 use crate::store::{Error, Result};
 
-/// Jobs that may have a shard to give.
-const OPEN: &str = "j.state IN ('pending', 'running') AND j.sealed_at IS NOT NULL";
+/// Jobs `j` that may have a shard to give at the moment `{now}`. What they wait for is asked before their first lease
+/// only.
+macro_rules! open {
+    ($now:literal) => {
+        concat!(
+            "j.state IN ('pending', 'running') AND j.sealed_at IS NOT NULL \
+             AND (j.deadline IS NULL OR j.deadline > ",
+            $now,
+            ") AND (j.started_at IS NOT NULL OR NOT EXISTS \
+             (SELECT 1 FROM job_dependencies AS d JOIN jobs AS n ON n.key = d.needs_job WHERE d.job = j.key \
+             AND n.state <> 'succeeded' AND NOT (d.any_end AND n.state IN ('failed', 'cancelled'))))"
+        )
+    };
+}
 
 pub(super) async fn open_jobs(store: &SqliteStore, now: Timestamp) -> Result<Vec<OpenJob>> {
-    let jobs = sqlx::query(sqlx::AssertSqlSafe(format!(
+    let jobs = sqlx::query(concat!(
         "SELECT j.key, j.id, j.owner, coalesce(o.weight, 1.0) AS weight, j.model, j.priority, j.needs, j.sealed_at, \
-         j.width, j.height, j.steps, j.guidance, j.bin, j.decode, \
+         j.deadline, j.width, j.height, j.steps, j.guidance, j.bin, j.decode, \
          (SELECT max(l.granted_at) FROM leases AS l WHERE l.job = j.key) AS leased_at, \
          (SELECT coalesce(sum(s.images), 0) FROM leases AS l JOIN shards AS s ON s.key = l.shard \
          WHERE l.job = j.key AND l.ended_at IS NULL) AS leased_images \
          FROM jobs AS j LEFT JOIN owners AS o ON o.owner = j.owner \
-         WHERE {OPEN} AND coalesce(o.held, 0) = 0 AND EXISTS \
+         WHERE ",
+        open!("?1"),
+        " AND coalesce(o.held, 0) = 0 AND EXISTS \
          (SELECT 1 FROM shards AS s WHERE s.job = j.key AND s.state = 'ready' AND s.not_before <= ?1) ORDER BY j.key"
-    )))
+    ))
     .bind(time_text(now))
     .fetch_all(&store.reader)
     .await?;
@@ -53,6 +67,7 @@ fn open_job(row: &SqliteRow, groups: Vec<OpenGroup>) -> Result<OpenJob> {
         needs: json(row, "needs")?,
         settings: settings(row)?,
         submitted_at: time(row.try_get("sealed_at")?)?,
+        deadline: row.try_get::<Option<&str>, _>("deadline")?.map(time).transpose()?,
         leased_at: row.try_get::<Option<&str>, _>("leased_at")?.map(time).transpose()?,
         leased_images: unsigned(row, "leased_images")?,
         groups,
@@ -117,10 +132,11 @@ async fn lease_shard(
 /// The oldest ready shard of a choice.
 async fn next(db: &mut SqliteConnection, choice: &Choice, now: Timestamp) -> Result<Option<SqliteRow>> {
     let group = if choice.group.is_some() { "AND s.group_no = ?3" } else { "AND ?3 IS NULL" };
+    let open = open!("?2");
     Ok(sqlx::query(sqlx::AssertSqlSafe(format!(
         "SELECT {SHARD_COLUMNS}, s.id AS shard_id, j.id AS job_id, j.name, j.model, j.output, j.state AS job_state \
          FROM jobs AS j CROSS JOIN shards AS s ON s.job = j.key \
-         WHERE j.id = ?1 AND {OPEN} AND s.state = 'ready' AND s.not_before <= ?2 {group} ORDER BY s.key LIMIT 1"
+         WHERE j.id = ?1 AND {open} AND s.state = 'ready' AND s.not_before <= ?2 {group} ORDER BY s.key LIMIT 1"
     )))
     .bind(choice.job.as_str())
     .bind(time_text(now))

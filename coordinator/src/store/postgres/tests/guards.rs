@@ -68,13 +68,13 @@ async fn coordinators_that_start_together_bring_the_tables_up_to_date_once() {
     let url = server.database("farm");
     let opened = futures::future::join_all((0..4).map(|_| PostgresStore::open(&url))).await;
     let stores: Vec<_> = opened.into_iter().map(|store| store.unwrap()).collect();
-    assert_eq!(server.sql("farm", "SELECT count(*), count(DISTINCT version) FROM _sqlx_migrations"), "4|4");
+    assert_eq!(server.sql("farm", "SELECT count(*), count(DISTINCT version) FROM _sqlx_migrations"), "5|5");
     assert_eq!(server.sql("farm", "SELECT count(*) FROM coordinators"), "4");
     for store in stores {
         store.close().await;
     }
     let again = PostgresStore::open(&url).await.unwrap();
-    assert_eq!(server.sql("farm", "SELECT count(*) FROM _sqlx_migrations"), "4");
+    assert_eq!(server.sql("farm", "SELECT count(*) FROM _sqlx_migrations"), "5");
     again.close().await;
 }
 
