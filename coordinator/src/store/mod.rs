@@ -255,6 +255,8 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn close_silent_sessions(&self, before: Timestamp, now: Timestamp) -> Result<u64>;
     /// Cancels some jobs that wait in vain or have no time left; none when there are no more.
     async fn call_off(&self, now: Timestamp) -> Result<Vec<CalledOff>>;
+    /// The first deadline after now of a job that has not ended.
+    async fn next_deadline(&self, now: Timestamp) -> Result<Option<Timestamp>>;
     /// Jobs whose images all have their result but which have not ended.
     async fn jobs_to_finish(&self) -> Result<Vec<Job>>;
     /// Ends such a job; the caller has written its manifest.

@@ -255,6 +255,7 @@ pub async fn nothing_of_a_job_is_leased_at_its_deadline_and_the_rest_is_cancelle
     let held = claim(&bench, &session, &job).await.unwrap();
     bench.pass(Duration::from_secs(30) - Duration::from_millis(1));
     assert_eq!(called_off(&bench).await, []);
+    assert_eq!(bench.store.next_deadline(bench.now).await.unwrap(), Some(deadline));
     assert!(is_open(&bench, &job).await);
     bench.pass(Duration::from_millis(1));
     assert!(!is_open(&bench, &job).await);
@@ -263,6 +264,7 @@ pub async fn nothing_of_a_job_is_leased_at_its_deadline_and_the_rest_is_cancelle
     let jobs: Vec<_> = called_off.iter().map(|called_off| &called_off.job).collect();
     assert_eq!(jobs, [&job, &waits]);
     assert!(called_off.iter().all(|called_off| called_off.why == CallOff::DeadlinePassed));
+    assert_eq!(bench.store.next_deadline(bench.now - LEASE).await.unwrap(), None, "none that matters");
     let ended = bench.store.job(job.as_str()).await.unwrap();
     assert_eq!((ended.state, ended.done, ended.deadline), (JobState::Cancelled, 1, Some(deadline)));
     assert_eq!(ended.end_reason.as_deref(), Some("deadline passed"));

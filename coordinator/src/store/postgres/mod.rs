@@ -1,8 +1,9 @@
 //! The store of many coordinators: a PostgreSQL database, version 15 or later.
 //!
 //! What is done most often is one guarded statement each, in functions of the database
-//! (`migrations/postgres/0003_claims_and_commits.sql` tells in which order rows are locked). Everything else is a
-//! transaction that locks first and reads then. Two that get in each other's way are tried again.
+//! (`migrations/postgres/0003_claims_and_commits.sql` tells in which order rows are locked; its `claim_shards` was replaced
+//! by that of 0005). Everything else is a transaction that locks first and reads then. Two that get in each other's way
+//! are tried again.
 //!
 //! - `open`: connecting and migrations
 //! - `life`: that this coordinator lives, as the others see it; `turn`: duties that one of them does
@@ -257,6 +258,10 @@ impl Store for PostgresStore {
 
     async fn call_off(&self, now: Timestamp) -> Result<Vec<CalledOff>> {
         self.heard(waiting::call_off(self, now).await)
+    }
+
+    async fn next_deadline(&self, now: Timestamp) -> Result<Option<Timestamp>> {
+        self.heard(waiting::next_deadline(self, now).await)
     }
 
     async fn jobs_to_finish(&self) -> Result<Vec<Job>> {

@@ -28,7 +28,7 @@ const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
 /// Connections of a coordinator, besides those of its duties and of analysts.
 const CONNECTIONS: u32 = 16;
-/// The sweep, the purge, and jobs that are finished at the same time: each holds one while it works with the others.
+/// The sweep, the purge, the call-off, and jobs that are finished at the same time: each holds one while it works with the others.
 const DUTIES: u32 = 8;
 /// How long a call waits for a connection.
 const TURN: Duration = Duration::from_secs(10);

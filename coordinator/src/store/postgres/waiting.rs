@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use super::PostgresStore;
 use super::change::cancel;
-use super::codec::{Time, id};
+use super::codec::{Time, id, optional_time};
 use super::finish::lock;
 use super::read;
 use super::trouble::retried;
@@ -78,4 +78,15 @@ async fn call_off_one(store: &PostgresStore, job: &JobId, now: Timestamp) -> Res
     cancel(&mut tx, key, &job, &by, now).await?;
     tx.commit().await?;
     Ok(Some(CalledOff { job: job.id, why }))
+}
+
+pub(super) async fn next_deadline(store: &PostgresStore, now: Timestamp) -> Result<Option<Timestamp>> {
+    let row = sqlx::query(
+        "SELECT min(deadline) AS deadline FROM jobs WHERE deadline > $1 AND state IN ('pending', 'running', 'paused') \
+         AND sealed_at IS NOT NULL",
+    )
+    .bind(Time(now))
+    .fetch_one(&store.pool)
+    .await?;
+    optional_time(&row, "deadline")
 }

@@ -202,6 +202,10 @@ impl Store for SqliteStore {
         self.written(waiting::call_off(self, now).await)
     }
 
+    async fn next_deadline(&self, now: Timestamp) -> Result<Option<Timestamp>> {
+        waiting::next_deadline(self, now).await
+    }
+
     async fn jobs_to_finish(&self) -> Result<Vec<Job>> {
         finish::jobs_to_finish(self).await
     }

@@ -5,7 +5,7 @@ use sqlx::{Row, SqliteConnection};
 
 use super::SqliteStore;
 use super::change::cancel;
-use super::codec::time_text;
+use super::codec::{time, time_text};
 use super::{finish, read};
 use crate::domain::id::JobId;
 use crate::domain::waiting::Wanted;
@@ -67,4 +67,15 @@ pub(super) async fn call_off(store: &SqliteStore, now: Timestamp) -> Result<Vec<
     }
     tx.commit().await?;
     Ok(called_off)
+}
+
+pub(super) async fn next_deadline(store: &SqliteStore, now: Timestamp) -> Result<Option<Timestamp>> {
+    let row = sqlx::query(
+        "SELECT min(deadline) AS deadline FROM jobs WHERE deadline > ? AND state IN ('pending', 'running', 'paused') \
+         AND sealed_at IS NOT NULL",
+    )
+    .bind(time_text(now))
+    .fetch_one(&store.reader)
+    .await?;
+    row.try_get::<Option<&str>, _>("deadline")?.map(time).transpose()
 }
