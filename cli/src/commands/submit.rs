@@ -2,7 +2,7 @@
 
 use sanafarm_coordinator::domain::schedule::DeviceKind;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
-use sanafarm_proto::v1::{JobSpec, Needs};
+use sanafarm_proto::v1::{JobSpec, JobState, Needs};
 
 use super::{estimate, timing};
 use crate::args::{SchedulingArgs, SubmitArgs};
@@ -36,7 +36,9 @@ pub async fn run(mut args: SubmitArgs, printer: &Printer) -> Result<Exit, Error>
     connection.close().await;
     report_skipped(&skipped, printer);
     if existed {
-        printer.note(format!("this job was submitted before; it is {}", job_state(job.state())));
+        let anew =
+            if job.state() == JobState::Cancelled { "; another --name makes it another job" } else { "" };
+        printer.note(format!("this job was submitted before; it is {}{anew}", job_state(job.state())));
     }
     if args.json {
         printer.data(job_json(&job))?
