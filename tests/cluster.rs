@@ -26,7 +26,7 @@ fn submit(sandbox: &Sandbox, address: &str, images: usize, size: &str, steps: &s
 
 /// Every image has one picture, and the counters agree with the rows.
 #[track_caller]
-fn assert_whole(postgres: &Postgres, out: &Path, images: usize) {
+pub fn assert_whole(postgres: &Postgres, out: &Path, images: usize) {
     let sql = |sql: &str| postgres.sql("farm", sql).trim().to_owned();
     let counted = "select count(*), count(distinct image_index), count(*) filter (where state = 'done') from audit_images";
     assert_eq!(sql(counted), format!("{images}|{images}|{images}"));

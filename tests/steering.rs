@@ -17,13 +17,12 @@ impl At<'_> {
     }
 
     fn submit(&self, args: &[&str]) -> String {
-        self.run(
-            &[&["submit", "list.txt", "--size", "64x64", "--steps", "2", "--output", "out"], args].concat(),
-        )
-        .ok()
-        .stdout
-        .trim_end()
-        .to_owned()
+        self.submit_to("out", args)
+    }
+
+    fn submit_to(&self, output: &str, args: &[&str]) -> String {
+        let submit = ["submit", "list.txt", "--size", "64x64", "--steps", "2", "--output", output];
+        self.run(&[&submit, args].concat()).ok().stdout.trim_end().to_owned()
     }
 
     /// The causes that `explain` tells, and how many workers fit of how many.
@@ -119,4 +118,118 @@ fn jobs_of_a_held_owner_wait_until_they_are_let_go() {
     assert_eq!(at.run(&["watch", &job, "--json"]).ok().last_json()["state"], "succeeded");
     let refused = at.run(&["owner", &owner]);
     assert_eq!(refused.code, Some(1), "nothing is asked for: {}", refused.stderr);
+}
+
+#[test]
+fn jobs_wait_for_others_and_end_with_them() {
+    let sandbox = Sandbox::new();
+    let (_coordinator, address) = coordinator(&sandbox);
+    let at = At { sandbox: &sandbox, address: &address };
+    sandbox.write("list.txt", "red dots\nblue dots\n");
+    let none = at.run(&["submit", "none.txt", "--after", "nonsense"]);
+    let text = "error: wait for job nonsense (--after)\n  caused by: no job nonsense\n";
+    assert_eq!((none.code, none.stderr.as_str()), (Some(1), text), "told before the list is read");
+
+    let first = at.submit(&[]);
+    let second = at.submit_to("second", &["--after", &first]);
+    let doomed = at.submit_to("doomed", &[]);
+    let lost = at.submit_to("lost", &["--after", &first, "--after", &doomed]);
+    let any = at.submit_to("any", &["--after-any", &doomed]);
+    assert_eq!(at.submit_to("second", &["--after", &first]), second, "the same command");
+    let asked = [
+        "submit",
+        "list.txt",
+        "--dry-run",
+        "--json",
+        "--size",
+        "64x64",
+        "--after",
+        &first,
+        "--deadline",
+        "3d",
+    ];
+    let told = at.run(&asked).ok().last_json();
+    assert_eq!(told["after"], serde_json::json!([first]));
+    assert!(told["deadline"].is_string(), "{told}");
+    assert_eq!(at.causes(&second).0, ["after"]);
+    let told = at.run(&["explain", &second]).ok().stdout;
+    assert!(told.contains(&format!("waits for job {first} (pending, 0 of 2 images)")), "{told}");
+    let told = at.run(&["show", &lost]).ok().stdout;
+    assert!(told.contains(&format!("after     waits for job {doomed} (pending, 0 of 2 images)\n")), "{told}");
+
+    at.run(&["cancel", &doomed, "--reason", "a typo"]).ok();
+    let watched = at.run(&["watch", &lost, "--json"]);
+    assert_eq!(watched.code, Some(2));
+    let ended = watched.last_json();
+    let reason = format!("job {doomed} was cancelled");
+    assert_eq!(
+        (ended["state"].as_str(), ended["end_reason"].as_str()),
+        (Some("cancelled"), Some(reason.as_str()))
+    );
+    let why =
+        format!("select actor, reason from audit_events where kind = 'job_cancelled' and job_id = '{lost}'");
+    assert_eq!(at.run(&["sql", "--csv", &why]).ok().stdout, format!("actor,reason\ncoordinator,{reason}\n"));
+    let again = at.run(&["submit", "list.txt", "--size", "64x64", "--steps", "2", "--output", "lost"]).ok();
+    assert_eq!(again.stdout.trim_end(), lost);
+    assert!(
+        again.stderr.contains("it is cancelled; another --name makes it another job"),
+        "{}",
+        again.stderr
+    );
+    let ended = at.run(&["explain", &doomed]).ok().stdout;
+    assert!(ended.contains("the job is cancelled: a typo"), "{ended}");
+
+    let _worker = worker(&sandbox, &address, "w");
+    for job in [&second, &any] {
+        assert_eq!(at.run(&["watch", job, "--json"]).ok().last_json()["state"], "succeeded");
+    }
+    let order = format!(
+        "select count(*) from audit_jobs as j, audit_jobs as k \
+         where j.job_id = '{first}' and k.job_id = '{second}' and j.finished_at <= k.started_at"
+    );
+    assert_eq!(at.run(&["sql", "--csv", &order]).ok().stdout, "count(*)\n1\n");
+    let nothing = format!("select count(*) from audit_attempts where job_id = '{lost}'");
+    assert_eq!(at.run(&["sql", "--csv", &nothing]).ok().stdout, "count(*)\n0\n");
+}
+
+#[test]
+fn a_job_ends_at_its_deadline_and_keeps_its_pictures() {
+    const IMAGES: u64 = 4000;
+    let sandbox = Sandbox::new();
+    let (_coordinator, address) = coordinator(&sandbox);
+    let at = At { sandbox: &sandbox, address: &address };
+    let _worker = worker(&sandbox, &address, "w");
+    // The worker has its model when the time begins.
+    sandbox.write("list.txt", "red dots\n");
+    let warm = at.submit_to("warm", &[]);
+    at.run(&["watch", &warm]).ok();
+
+    sandbox.write(
+        "list.txt",
+        (0..IMAGES).map(|number| format!("red dots on blue {number}\n")).collect::<String>(),
+    );
+    let past = at.run(&["submit", "list.txt", "--size", "64x64", "--deadline", "2020-01-01T00:00:00Z"]);
+    assert_eq!(past.code, Some(1));
+    assert!(past.stderr.contains("the deadline 2020-01-01T00:00:00Z has passed"), "{}", past.stderr);
+    let job = at.submit(&["--deadline", "5s"]);
+    let shown = at.run(&["show", &job, "--json"]).ok().last_json();
+    assert!(shown["deadline"].is_string(), "{shown}");
+    let watched = at.run(&["watch", &job, "--json"]);
+    assert_eq!(watched.code, Some(2));
+    let ended = watched.last_json();
+    assert_eq!(
+        (ended["state"].as_str(), ended["end_reason"].as_str()),
+        (Some("cancelled"), Some("deadline passed"))
+    );
+    let done = ended["done"].as_u64().unwrap();
+    assert!(done > 0 && done < IMAGES, "{ended}");
+    let images = at.run(&["images", &job, "--state", "done", "--json"]).ok().json_lines();
+    assert!(images.len() as u64 >= done, "a picture that came in late is kept too");
+    for image in images {
+        assert!(sandbox.path("out").join(image["object"].as_str().unwrap()).is_file(), "{image}");
+    }
+    // The worker goes on with what comes next.
+    sandbox.write("list.txt", "red dots\n");
+    let next = at.submit_to("next", &[]);
+    assert_eq!(at.run(&["watch", &next, "--json"]).ok().last_json()["state"], "succeeded");
 }

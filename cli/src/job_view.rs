@@ -1,7 +1,7 @@
 //! Jobs and images as the user sees them.
 
 use sanafarm_proto::v1::{
-    BinMode, DecodeMode, ErrorClass, Image, ImageState, Job, JobState, Needs, Rendering, Settings,
+    Awaited, BinMode, DecodeMode, ErrorClass, Image, ImageState, Job, JobState, Needs, Rendering, Settings,
 };
 use serde_json::{Map, Value, json};
 
@@ -68,10 +68,13 @@ pub fn job_json(job: &Job) -> Value {
     add("settings", job.settings.as_ref().map_or(Value::Null, settings_json));
     add("priority", json!(job.priority));
     add("needs", job.needs.as_ref().map_or(Value::Null, needs_json));
+    add("after", job.after.iter().map(awaited_json).collect());
+    add("deadline", time_json(job.deadline.as_ref()));
     add("submitted_at", time_json(job.submitted_at.as_ref()));
     add("started_at", time_json(job.started_at.as_ref()));
     add("finished_at", time_json(job.finished_at.as_ref()));
     add("error", json!(job.error));
+    add("end_reason", json!(job.end_reason));
     if !job.rendering.is_empty() || job.images_per_minute.is_some() {
         let rendering: Vec<_> = job.rendering.iter().map(rendering_json).collect();
         add("rendering", json!(rendering));
@@ -79,6 +82,38 @@ pub fn job_json(job: &Job) -> Value {
         add("seconds_left", json!(job.seconds_left));
     }
     Value::Object(object)
+}
+
+fn awaited_json(awaited: &Awaited) -> Value {
+    json!({
+        "job_id": awaited.job_id,
+        "any_end": awaited.any_end,
+        "state": job_state(awaited.state()),
+        "images": awaited.images,
+        "finished": awaited.finished,
+        "holds": awaited.holds,
+    })
+}
+
+/// `waits for job X (running, 40 of 100 images)`, and without the first words once it waits no more.
+fn awaited_text(awaited: &Awaited) -> String {
+    let waits = match (awaited.holds, awaited.any_end) {
+        (true, true) => "waits for the end of ",
+        (true, false) => "waits for ",
+        (false, _) => "",
+    };
+    let Awaited { job_id, images, finished, .. } = awaited;
+    format!("{waits}job {job_id} ({}, {finished} of {images} images)", job_state(awaited.state()))
+}
+
+/// The jobs that hold it back now, in words; `None` when there is none.
+pub fn waits_for(job: &Job) -> Option<String> {
+    let holding: Vec<&Awaited> = job.after.iter().filter(|awaited| awaited.holds).collect();
+    let first = awaited_text(holding.first()?);
+    Some(match holding.len() - 1 {
+        0 => first,
+        others => format!("{first} and {others} more"),
+    })
 }
 
 fn rendering_json(rendering: &Rendering) -> Value {
@@ -119,10 +154,13 @@ pub fn job_lines(job: &Job) -> Vec<(&'static str, String)> {
         lines.push(("priority", job.priority.to_string()));
     }
     lines.push(("needs", job.needs.as_ref().map(needs_text).unwrap_or_default()));
+    lines.extend(job.after.iter().map(|awaited| ("after", awaited_text(awaited))));
+    lines.push(("deadline", time(job.deadline.as_ref())));
     lines.push(("submitted", time(job.submitted_at.as_ref())));
     lines.push(("started", time(job.started_at.as_ref())));
     lines.push(("finished", time(job.finished_at.as_ref())));
     lines.push(("error", job.error.clone().unwrap_or_default()));
+    lines.push(("reason", job.end_reason.clone().unwrap_or_default()));
     lines.retain(|(_, value)| !value.is_empty());
     lines
 }
@@ -211,6 +249,37 @@ pub fn time_json(time: Option<&prost_types::Timestamp>) -> Value {
 mod tests {
     use super::*;
     use sanafarm_coordinator::domain::blame;
+
+    #[test]
+    fn what_a_job_waits_for_is_told_while_it_does() {
+        let awaited = Awaited {
+            job_id: "a".to_owned(),
+            state: JobState::Running.into(),
+            images: 100,
+            finished: 40,
+            holds: true,
+            any_end: false,
+        };
+        let end = Awaited { any_end: true, ..awaited.clone() };
+        let over = Awaited { holds: false, state: JobState::Succeeded.into(), ..awaited.clone() };
+        let mut job = Job { after: vec![over, awaited, end], ..Job::default() };
+        let lines = job_lines(&job);
+        let told: Vec<_> = lines.iter().filter(|(name, _)| *name == "after").map(|(_, text)| text).collect();
+        assert_eq!(
+            told,
+            [
+                "job a (succeeded, 40 of 100 images)",
+                "waits for job a (running, 40 of 100 images)",
+                "waits for the end of job a (running, 40 of 100 images)"
+            ]
+        );
+        assert_eq!(
+            waits_for(&job).as_deref(),
+            Some("waits for job a (running, 40 of 100 images) and 1 more")
+        );
+        job.after.truncate(1);
+        assert_eq!(waits_for(&job), None);
+    }
 
     #[test]
     fn error_classes_have_the_words_of_the_history() {

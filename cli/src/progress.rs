@@ -6,6 +6,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use sanafarm_proto::v1::{Job, Rendering};
 use sanafarm_worker::Activity;
 
+use crate::job_view::waits_for;
 use crate::printer::Printer;
 
 /// Shortest time between two plain lines.
@@ -37,6 +38,8 @@ impl Progress {
         self.bar.set_position(position);
         if let Some(first) = job.rendering.first() {
             self.bar.set_message(rendering(first, job.rendering.len() - 1));
+        } else if let Some(waits) = waits_for(job) {
+            self.bar.set_message(waits);
         }
         if self.bar.is_hidden() {
             self.tell(job, position);
@@ -66,9 +69,11 @@ impl Progress {
                 let left = Duration::from_secs(seconds as u64);
                 format!(", {} left", HumanDuration(left))
             });
+            let waits = waits_for(job).map(|waits| format!(", {waits}"));
             self.printer.note(format!(
-                "{position} of {} images{failed}{}{}",
+                "{position} of {} images{failed}{}{}{}",
                 job.images,
+                waits.unwrap_or_default(),
                 speed.unwrap_or_default(),
                 left.unwrap_or_default()
             ));

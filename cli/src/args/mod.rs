@@ -6,6 +6,7 @@ mod values;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use jiff::Timestamp;
 
 use sanafarm_proto::v1::ErrorClass;
 
@@ -115,6 +116,9 @@ pub struct EstimateArgs {
     /// The list and what to make of it.
     #[command(flatten)]
     pub submission: SubmissionArgs,
+    /// When it would begin and end.
+    #[command(flatten)]
+    pub timing: TimingArgs,
     /// Where images were rendered before.
     #[command(flatten)]
     pub place: PlaceArgs,
@@ -130,6 +134,9 @@ pub struct SchedulingArgs {
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true,
         value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     pub priority: i32,
+    /// When it begins and ends.
+    #[command(flatten)]
+    pub timing: TimingArgs,
     /// Only on workers with this label; may be given again
     #[arg(long, value_name = "NAME=VALUE", value_parser = values::label)]
     pub label: Vec<(String, String)>,
@@ -139,6 +146,20 @@ pub struct SchedulingArgs {
     /// Only on workers with this much free device memory, such as 24GB
     #[arg(long, value_name = "SIZE", value_parser = values::bytes, default_value_t = 0, hide_default_value = true)]
     pub min_memory: u64,
+}
+
+/// When a job may begin, and when it ends.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TimingArgs {
+    /// Wait until this job has succeeded; cancelled when it fails or is cancelled; may be given again
+    #[arg(long, value_name = "JOB")]
+    pub after: Vec<String>,
+    /// Wait until this job has ended in any way; may be given again
+    #[arg(long, value_name = "JOB")]
+    pub after_any: Vec<String>,
+    /// Cancel what is not rendered by then: 2026-11-30T08:00:00Z, or from now on 90m, 2h, 3d
+    #[arg(long, value_name = "TIME", value_parser = values::deadline)]
+    pub deadline: Option<Timestamp>,
 }
 
 /// `coordinator`.

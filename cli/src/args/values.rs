@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use sanafarm_coordinator::domain::schedule::DeviceKind;
 use sanafarm_proto::v1::{BinMode, DecodeMode, ErrorClass, ImageState};
 
@@ -86,6 +87,26 @@ pub fn bytes(text: &str) -> Result<u64, String> {
         return Err(wrong());
     }
     Ok(bytes as u64)
+}
+
+/// Reads a time: of the clock and the calendar, or from now on.
+pub fn deadline(text: &str) -> Result<Timestamp, String> {
+    deadline_from(text, Timestamp::now())
+}
+
+fn deadline_from(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    let text = text.trim();
+    if let Ok(time) = text.parse() {
+        return Ok(time);
+    }
+    let wrong =
+        || "expected a time such as 2026-11-30T08:00:00Z, or one from now on such as 2h or 3d".to_owned();
+    let span: Span = text.parse().map_err(|_| wrong())?;
+    let span = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    if span <= SignedDuration::ZERO {
+        return Err("the deadline must be later than now".to_owned());
+    }
+    now.checked_add(span).map_err(|_| wrong())
 }
 
 /// Reads an error class: the word of the history.
@@ -218,6 +239,25 @@ mod tests {
         }
         assert_eq!(label("zone=eu"), Ok(("zone".to_owned(), "eu".to_owned())));
         assert!(label("zone").is_err() && label("=eu").is_err());
+    }
+
+    #[test]
+    fn a_deadline_is_a_time_or_a_span_from_now() {
+        let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        for (text, time) in [
+            ("2026-11-30T08:00:00Z", "2026-11-30T08:00:00Z"),
+            ("2026-11-30T08:00:00+02:00", "2026-11-30T06:00:00Z"),
+            ("2h", "2026-11-23T14:00:00Z"),
+            ("1h30m", "2026-11-23T13:30:00Z"),
+            ("3d", "2026-11-26T12:00:00Z"),
+            ("2 weeks", "2026-12-07T12:00:00Z"),
+            ("90 min", "2026-11-23T13:30:00Z"),
+        ] {
+            assert_eq!(deadline_from(text, now), Ok(time.parse().unwrap()), "{text}");
+        }
+        for bad in ["", "soon", "2", "-2h", "0s", "2h ago", "1 month", "2026-11-30", "9999999999h"] {
+            assert!(deadline_from(bad, now).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! `sanafarm estimate`, and the dry runs of `submit` and `render`: what a list would take.
 
+use jiff::Timestamp;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use serde_json::{Value, json};
 
-use crate::args::{EstimateArgs, SubmissionArgs};
+use super::timing::find_jobs;
+use crate::args::{EstimateArgs, SubmissionArgs, TimingArgs};
 use crate::connect::Connection;
 use crate::data_folder::DataFolder;
 use crate::error::{Error, Exit};
@@ -18,17 +20,27 @@ const MAX_GROUPS_SHOWN: usize = 20;
 pub async fn run(args: EstimateArgs, printer: &Printer) -> Result<Exit, Error> {
     let data = DataFolder::choose(args.place.data.clone());
     let history = Connection::history(&args.place.into(), &data).await?;
-    rehearse(&args.submission, &data, history, args.json, printer).await
+    rehearse(&args.submission, args.timing, &data, history, args.json, printer).await
 }
 
 /// Does all that a submission does but the sending. Lines that are wrong are all told, and end it as a mistake.
 pub async fn rehearse(
     args: &SubmissionArgs,
+    mut timing: TimingArgs,
     data: &DataFolder,
     history: Option<Connection>,
     json: bool,
     printer: &Printer,
 ) -> Result<Exit, Error> {
+    if let Some(passed) = timing.deadline.filter(|deadline| *deadline <= Timestamp::now()) {
+        return Err(Error::mistake(format!("the deadline {passed:.0} has passed")).hint("give a later one"));
+    }
+    // The database of this folder may be another one than that of the coordinator.
+    match history.as_ref().filter(|connection| connection.is_remote()) {
+        Some(connection) => find_jobs(&mut timing, &connection.channel).await?,
+        None if timing.after.is_empty() && timing.after_any.is_empty() => {}
+        None => printer.note("no coordinator was asked whether the jobs that come before are there"),
+    }
     data.create()?;
     let list = GoodList::read_good_lines(args, data, printer).await?;
     let model = submitted_model(&args.model, data).await?;
@@ -43,9 +55,9 @@ pub async fn rehearse(
         connection.close().await;
     }
     if json {
-        printer.data(object(&estimate, args.skip_invalid))?;
+        printer.data(object(&estimate, &timing, args.skip_invalid))?;
     } else {
-        for (name, value) in lines(&estimate) {
+        for (name, value) in lines(&estimate, &timing) {
             printer.data(format!("{name:11} {value}"))?;
         }
         groups(&estimate)?;
@@ -62,7 +74,7 @@ pub async fn rehearse(
     Err(error.hint("mend them, or skip bad lines with --skip-invalid"))
 }
 
-fn lines(estimate: &Estimate) -> Vec<(&'static str, String)> {
+fn lines(estimate: &Estimate, timing: &TimingArgs) -> Vec<(&'static str, String)> {
     let images = estimate.images();
     let mut lines = vec![
         ("list", estimate.list.clone()),
@@ -92,7 +104,22 @@ fn lines(estimate: &Estimate) -> Vec<(&'static str, String)> {
         };
         lines.push(("workers", there));
     }
+    lines.extend(timing.after.iter().map(|job| ("after", job.clone())));
+    lines.extend(timing.after_any.iter().map(|job| ("after", format!("{job} (any end)"))));
+    if let Some(deadline) = timing.deadline {
+        let spare = spare_seconds(estimate, timing).map(|spare| match spare {
+            0.0.. => format!(", {} to spare", amounts::duration(spare)),
+            _ => format!(", about {} too early", amounts::duration(-spare)),
+        });
+        lines.push(("deadline", format!("{deadline:.0}{}", spare.unwrap_or_default())));
+    }
     lines
+}
+
+/// What is left at the deadline if the workers that are connected now, all of them, begin now.
+fn spare_seconds(estimate: &Estimate, timing: &TimingArgs) -> Option<f64> {
+    let left = timing.deadline?.duration_since(Timestamp::now()).as_secs_f64();
+    Some(left - farm_seconds(estimate)?)
 }
 
 /// What the workers that are connected now would take, all of them at this one job.
@@ -124,7 +151,7 @@ fn groups(estimate: &Estimate) -> Result<(), Error> {
     table.finish()
 }
 
-fn object(estimate: &Estimate, skip_invalid: bool) -> Value {
+fn object(estimate: &Estimate, timing: &TimingArgs, skip_invalid: bool) -> Value {
     let group = |group: &GroupEstimate| {
         let mut object = settings_json(&group.settings);
         object["images"] = json!(group.images);
@@ -148,6 +175,10 @@ fn object(estimate: &Estimate, skip_invalid: bool) -> Value {
         "unmeasured_images": estimate.unmeasured(),
         "workers": estimate.workers,
         "farm_seconds": farm_seconds(estimate),
+        "after": timing.after,
+        "after_any": timing.after_any,
+        "deadline": timing.deadline.map(|deadline| deadline.to_string()),
+        "spare_seconds": spare_seconds(estimate, timing),
         "groups": estimate.groups.iter().map(group).collect::<Vec<_>>(),
         skipped: estimate.skipped.first,
         format!("{skipped}_lines"): estimate.skipped.count,

@@ -10,6 +10,7 @@ mod render;
 mod show;
 mod sql;
 mod submit;
+mod timing;
 mod watch;
 mod worker;
 mod workers;

@@ -2,9 +2,9 @@
 
 use sanafarm_coordinator::domain::schedule::DeviceKind;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
-use sanafarm_proto::v1::{JobSpec, Needs};
+use sanafarm_proto::v1::{JobSpec, JobState, Needs};
 
-use super::estimate;
+use super::{estimate, timing};
 use crate::args::{SchedulingArgs, SubmitArgs};
 use crate::connect::{Connection, Place};
 use crate::data_folder::DataFolder;
@@ -14,15 +14,17 @@ use crate::printer::Printer;
 use crate::submission::{GoodList, Submission, report_skipped, submitted_model};
 
 /// Submits a job and prints its id.
-pub async fn run(args: SubmitArgs, printer: &Printer) -> Result<Exit, Error> {
+pub async fn run(mut args: SubmitArgs, printer: &Printer) -> Result<Exit, Error> {
     let data = DataFolder::choose(args.data);
     let place = Place { coordinator: args.coordinator, data: None };
     if args.dry_run {
         let history = Connection::history(&place, &data).await?;
-        return estimate::rehearse(&args.submission, &data, history, args.json, printer).await;
+        let timing = args.scheduling.timing;
+        return estimate::rehearse(&args.submission, timing, &data, history, args.json, printer).await;
     }
     // Looking for a coordinator costs less than reading a million lines.
     let connection = Connection::changing(place).await?;
+    timing::find_jobs(&mut args.scheduling.timing, &connection.channel).await?;
     data.create()?;
     let list = GoodList::read(&args.submission, &data, printer).await?;
     let model = submitted_model(&args.submission.model, &data).await?;
@@ -34,7 +36,9 @@ pub async fn run(args: SubmitArgs, printer: &Printer) -> Result<Exit, Error> {
     connection.close().await;
     report_skipped(&skipped, printer);
     if existed {
-        printer.note(format!("this job was submitted before; it is {}", job_state(job.state())));
+        let anew =
+            if job.state() == JobState::Cancelled { "; another --name makes it another job" } else { "" };
+        printer.note(format!("this job was submitted before; it is {}{anew}", job_state(job.state())));
     }
     if args.json {
         printer.data(job_json(&job))?
@@ -46,6 +50,7 @@ pub async fn run(args: SubmitArgs, printer: &Printer) -> Result<Exit, Error> {
 
 /// Not a part of what makes the same command the same job: nothing of it changes a picture.
 fn schedule(spec: &mut JobSpec, args: SchedulingArgs) {
+    timing::apply(spec, args.timing);
     spec.priority = args.priority;
     spec.needs = Some(Needs {
         labels: args.label.into_iter().collect(),

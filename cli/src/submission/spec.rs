@@ -66,6 +66,7 @@ pub fn spec(args: &SubmissionArgs, stem: &str, settings: Settings, model: &Model
         name_template: DEFAULT_TEMPLATE.to_owned(),
         priority: 0,
         needs: None,
+        ..JobSpec::default()
     })
 }
 

@@ -6,6 +6,7 @@ use super::blame::{ErrorClass, FAILURES_IN_A_ROW};
 use super::id::JobId;
 use super::schedule::{Lack, Needs, OpenJob, Worker};
 use super::state::JobState;
+use super::waiting::Awaited;
 use super::word::words;
 
 /// The shards of a job at one moment, and what else decides about them.
@@ -38,6 +39,10 @@ words! {
         Paused = "paused",
         /// Its owner's jobs are held back.
         OwnerHeld = "owner_held",
+        /// Other jobs must have ended before.
+        After = "after",
+        /// There is no time left for it.
+        DeadlinePassed = "deadline_passed",
         /// A worker has it.
         Leased = "leased",
         /// It is tried again after a pause.
@@ -94,18 +99,31 @@ pub struct Explanation {
     pub fitting: u64,
 }
 
-/// `needs` are the job's, `open` all jobs with shards that are ready, in the order in which a worker that fits looks at
-/// them.
+/// The job that is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Names it.
+    pub id: &'a JobId,
+    /// What a worker must have.
+    pub needs: &'a Needs,
+    /// The jobs that hold it back now.
+    pub held_by: &'a [&'a Awaited],
+    /// What is not rendered by then is not rendered.
+    pub deadline: Option<Timestamp>,
+    /// Why it was cancelled.
+    pub end_reason: Option<&'a str>,
+}
+
+/// `open` are all jobs with shards that are ready, in the order in which a worker that fits looks at them.
 pub fn explain(
-    job: &JobId,
-    needs: &Needs,
+    job: &Asked<'_>,
     backlog: &Backlog,
     open: &[&OpenJob],
     workers: &[Present<'_>],
     now: Timestamp,
 ) -> Explanation {
     let lacks: Vec<(&str, Vec<Lack>)> =
-        workers.iter().map(|worker| (worker.name, needs.lacks(&worker.offers))).collect();
+        workers.iter().map(|worker| (worker.name, job.needs.lacks(&worker.offers))).collect();
     let able =
         workers.iter().zip(&lacks).filter(|(_, (_, lacks))| lacks.is_empty()).map(|(worker, _)| worker);
     let (out, in_now): (Vec<&Present<'_>>, Vec<&Present<'_>>) =
@@ -121,7 +139,8 @@ pub fn explain(
         parts.push(delayed(backlog));
     }
     if backlog.state.has_ended() {
-        parts.push(whole(Cause::Ended, format!("the job is {}", backlog.state)));
+        let why = job.end_reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        parts.push(whole(Cause::Ended, format!("the job is {}{why}", backlog.state)));
     } else if backlog.ready + backlog.delayed + backlog.leased == 0 {
         parts.push(match &backlog.output_error {
             Some(error) => whole(Cause::OutputError, format!("the output cannot be written: {error}")),
@@ -129,12 +148,17 @@ pub fn explain(
                 whole(Cause::Finishing, "all images have their result; the manifest comes next".to_owned())
             }
         });
+    } else if job.deadline.is_some_and(|deadline| deadline <= now) {
+        let text = "the deadline has passed; what is left is cancelled within seconds";
+        parts.push(whole(Cause::DeadlinePassed, text.to_owned()));
     } else if backlog.state == JobState::Paused {
         parts
             .push(whole(Cause::Paused, "the job is paused; nothing new is leased until `resume`".to_owned()));
     } else if backlog.owner_held {
         let text = "the jobs of its owner are held; nothing new is leased until `owner --release`";
         parts.push(whole(Cause::OwnerHeld, text.to_owned()));
+    } else if !job.held_by.is_empty() {
+        parts.push(held(backlog, job.held_by));
     } else if backlog.ready > 0 {
         let back_at = out.iter().filter_map(|worker| worker.excluded_until).min();
         let (cause, text, at) = match back_at.filter(|_| in_now.is_empty()) {
@@ -147,7 +171,7 @@ pub fn explain(
                 (Cause::Excluded, text, Some(at))
             }
             None => {
-                let (cause, text) = waits(job, open, &lacks, fitting, now);
+                let (cause, text) = waits(job.id, open, &lacks, fitting, now);
                 (cause, text, None)
             }
         };
@@ -170,6 +194,18 @@ fn delayed(backlog: &Backlog) -> Part {
         text.push_str(&format!("; most often {class}: {error}"));
     }
     Part { shards: backlog.delayed, cause: Cause::Delayed, text, at: backlog.next_at }
+}
+
+fn held(backlog: &Backlog, by: &[&Awaited]) -> Part {
+    let each: Vec<String> = by
+        .iter()
+        .take(3)
+        .map(|awaited| format!("{awaited}{}", if awaited.any_end { " to end" } else { "" }))
+        .collect();
+    let others = by.len().saturating_sub(3);
+    let others = if others > 0 { format!(", and {others} others") } else { String::new() };
+    let text = format!("{} ready: waits for {}{others}", shards(backlog.ready), each.join(", "));
+    Part { shards: backlog.ready, cause: Cause::After, text, at: None }
 }
 
 /// Why shards that are ready are not leased.
@@ -200,11 +236,13 @@ fn waits(
     match place.checked_sub(1).and_then(|before| open.get(before)) {
         Some(before) => {
             let first = open.first().unwrap_or(before);
+            let due = first.pressing(now).map(|deadline| format!(", due at {deadline:.0}"));
             let text = format!(
-                "behind {place} other job{}, first {} with priority {}",
+                "behind {place} other job{}, first {} with priority {}{}",
                 if place == 1 { "" } else { "s" },
                 first.id,
-                first.effective_priority(now)
+                first.effective_priority(now),
+                due.unwrap_or_default()
             );
             (Cause::Behind, text)
         }

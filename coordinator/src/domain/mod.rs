@@ -5,6 +5,7 @@
 //! - [`template`], [`seed`]: the name and the seed of every image
 //! - [`shard`]: how a stream of images is cut into shards
 //! - [`schedule`]: which job's shard a worker gets
+//! - [`waiting`]: which jobs a job waits for, and when it is cancelled without anybody's wish
 //! - [`explain`]: why the parts of a job wait
 //! - [`tail`]: what idle workers take over from others at the end of a job
 //! - [`submission`]: all of the above, over the rows of one job as they stream in
@@ -24,6 +25,7 @@ pub mod statement;
 pub mod submission;
 pub mod tail;
 pub mod template;
+pub mod waiting;
 mod word;
 
 pub use word::UnknownWord;

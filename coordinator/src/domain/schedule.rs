@@ -1,10 +1,12 @@
 //! Who gets which shard: the order in which a worker's claim looks through the open jobs.
 //!
 //! Priority first, raised by one for every [`AGEING`] that a job has gone without a lease, so that nothing waits for
-//! ever. Among equals the owner whose leased work, divided by its weight, is smallest; a job whose model the worker
+//! ever. Among equals a job in the second half of the time from its submission to its deadline, the earliest deadline
+//! before others. Then the owner whose leased work, divided by its weight, is smallest; a job whose model the worker
 //! has loaded is favoured by what a change of models would cost. Then the older job. Only jobs whose needs the
 //! worker meets are looked at.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -197,6 +199,8 @@ pub struct OpenJob {
     pub settings: Settings,
     /// When the last row was in.
     pub submitted_at: Timestamp,
+    /// What is not rendered by then is not rendered.
+    pub deadline: Option<Timestamp>,
     /// When a shard of it was leased last.
     pub leased_at: Option<Timestamp>,
     /// Images of it in leases that are held now.
@@ -211,6 +215,13 @@ impl OpenJob {
         let since = self.leased_at.unwrap_or(self.submitted_at).max(self.submitted_at);
         let waited = now.duration_since(since).as_secs().max(0);
         i64::from(self.priority) + waited / AGEING.as_secs() as i64
+    }
+
+    /// Its deadline, once half of the time from its submission to it is over.
+    pub fn pressing(&self, now: Timestamp) -> Option<Timestamp> {
+        self.deadline.filter(|deadline| {
+            now.duration_since(self.submitted_at) >= deadline.duration_since(self.submitted_at) / 2
+        })
     }
 
     /// Megapixel steps of one image.
@@ -228,10 +239,26 @@ pub struct Choice {
     pub group: Option<u32>,
 }
 
+/// An open job with what its place at one moment depends on, whoever asks.
+#[derive(Debug)]
+struct Ranked<'a> {
+    job: &'a OpenJob,
+    priority: i64,
+    pressing: Option<Timestamp>,
+}
+
+impl Ranked<'_> {
+    /// Highest priority first, then the earliest of the deadlines that press.
+    fn order(&self, other: &Self) -> Ordering {
+        let rank = |job: &Self| (std::cmp::Reverse(job.priority), job.pressing.is_none(), job.pressing);
+        rank(self).cmp(&rank(other))
+    }
+}
+
 /// The open jobs at one moment, and what each owner uses.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    jobs: Vec<(i64, &'a OpenJob)>,
+    jobs: Vec<Ranked<'a>>,
     used: HashMap<&'a str, f64>,
 }
 
@@ -242,7 +269,12 @@ impl<'a> Plan<'a> {
         for job in jobs {
             *used.entry(job.owner.as_str()).or_default() += job.leased_images as f64 * job.work();
         }
-        Self { jobs: jobs.iter().map(|job| (job.effective_priority(now), job)).collect(), used }
+        let ranked = |job: &'a OpenJob| Ranked {
+            job,
+            priority: job.effective_priority(now),
+            pressing: job.pressing(now),
+        };
+        Self { jobs: jobs.iter().map(ranked).collect(), used }
     }
 
     /// Where this worker looks for a shard, best first. The first choice is counted as given, so that the next worker
@@ -251,19 +283,19 @@ impl<'a> Plan<'a> {
         let mut fitting: Vec<_> = self
             .jobs
             .iter()
-            .filter(|(_, job)| job.needs.lacks(worker).is_empty())
-            .map(|(priority, job)| (*priority, self.share(job, worker), *job))
+            .filter(|ranked| ranked.job.needs.lacks(worker).is_empty())
+            .map(|ranked| (ranked, self.share(ranked.job, worker)))
             .collect();
-        fitting.sort_by(|(a_priority, a_share, a), (b_priority, b_share, b)| {
-            let by_priority = b_priority.cmp(a_priority);
-            let by_age = a.submitted_at.cmp(&b.submitted_at).then_with(|| a.id.cmp(&b.id));
-            by_priority.then(a_share.total_cmp(b_share)).then(by_age)
+        fitting.sort_by(|(a, a_share), (b, b_share)| {
+            let by_age = || (a.job.submitted_at, &a.job.id).cmp(&(b.job.submitted_at, &b.job.id));
+            a.order(b).then(a_share.total_cmp(b_share)).then_with(by_age)
         });
-        if let Some((_, _, first)) = fitting.first() {
+        let fitting: Vec<&OpenJob> = fitting.into_iter().map(|(ranked, _)| ranked.job).collect();
+        if let Some(first) = fitting.first() {
             *self.used.entry(first.owner.as_str()).or_default() += SHARD_IMAGES * first.work();
         }
         let mut choices = Vec::new();
-        for (_, _, job) in fitting.into_iter().take(MOST_JOBS) {
+        for job in fitting.into_iter().take(MOST_JOBS) {
             let same_size = |group: &&OpenGroup| worker.last.is_some_and(|(_, size)| size == group.size);
             let group = job.groups.iter().find(same_size).filter(|_| job.groups.len() > 1);
             choices.extend(group.map(|group| Choice { job: job.id.clone(), group: Some(group.number) }));

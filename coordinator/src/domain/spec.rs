@@ -1,9 +1,12 @@
 //! What a client submits, and the limits of it.
 
+use jiff::Timestamp;
+
 use super::Invalid;
 use super::schedule::Needs;
 use super::seed::MAX_SEED;
 use super::settings::Settings;
+use super::waiting::Wanted;
 
 /// Longest prompt or negative prompt, in bytes.
 pub const MAX_PROMPT: usize = 16 * 1024;
@@ -13,6 +16,8 @@ pub const MAX_EXTRA: usize = 64 * 1024;
 pub const MAX_IMAGES_PER_PROMPT: u32 = 1024;
 /// Highest priority; the lowest is its negative.
 pub const MAX_PRIORITY: i32 = 1000;
+/// Most jobs that a job may wait for.
+pub const MAX_AFTER: usize = 1000;
 /// Most labels that a job may ask for.
 const MAX_LABELS: usize = 64;
 /// Longest name, owner, model, output, token or row id, in bytes.
@@ -45,6 +50,10 @@ pub struct JobSpec {
     pub priority: i32,
     /// What a worker must have.
     pub needs: Needs,
+    /// Jobs that come before it.
+    pub after: Vec<Wanted>,
+    /// What is not rendered by then is not rendered.
+    pub deadline: Option<Timestamp>,
 }
 
 impl JobSpec {
@@ -80,7 +89,23 @@ impl JobSpec {
             check_text("label", name, MAX_TEXT)?;
             check_text("label", value, MAX_TEXT)?;
         }
+        if self.after.len() > MAX_AFTER {
+            return Err(Invalid::job(format!("the job waits for more than {MAX_AFTER} others")));
+        }
+        for wanted in &self.after {
+            check_text("id of a job that it waits for", &wanted.job, MAX_TEXT)?;
+        }
         self.settings.check()
+    }
+
+    /// Whether there is time left for a job that is submitted now.
+    pub fn check_deadline(&self, now: Timestamp) -> Result<(), Invalid> {
+        match self.deadline {
+            Some(deadline) if deadline <= now => {
+                Err(Invalid::job(format!("the deadline {deadline:.0} has passed; give a later one")))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ words! {
         Succeeded = "succeeded",
         /// Every image has its result and at least one of them failed.
         Failed = "failed",
-        /// Somebody cancelled it; what was done stays.
+        /// Somebody cancelled it, or it was called off; what was done stays.
         Cancelled = "cancelled",
     }
 }

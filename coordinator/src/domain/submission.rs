@@ -244,6 +244,8 @@ mod tests {
             name_template: String::new(),
             priority: 0,
             needs: Needs::default(),
+            after: Vec::new(),
+            deadline: None,
         }
     }
 

@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn an_image_that_takes_far_too_long_is_rendered_by_a_second_worker() {
         let late = held("a", 160, 10, 1, 1);
-        assert_eq!(share(&[late.clone()], Some(10.0), 1), take("a", Part::Whole));
+        assert_eq!(share(std::slice::from_ref(&late), Some(10.0), 1), take("a", Part::Whole));
         assert_eq!(share(&[held("a", 125, 10, 1, 1)], Some(10.0), 1), None, "not yet");
         assert_eq!(share(&[held("a", 15, 10, 1, 1)], Some(1.0), 1), None, "not long enough to matter");
         assert_eq!(share(&[held("a", 1000, 0, 1, 1)], None, 1), None, "nobody knows how long they take");

@@ -5,7 +5,7 @@ use sanafarm_proto::v1;
 
 use super::convert;
 use crate::domain::explain;
-use crate::domain::explain::Present;
+use crate::domain::explain::{Asked, Present};
 use crate::domain::schedule::{OpenJob, Plan, Worker};
 use crate::farm::Farm;
 use crate::store::Result;
@@ -31,7 +31,14 @@ pub(super) async fn explain(farm: &Farm, job: &str) -> Result<v1::ExplainJobResp
         let choices = Plan::new(&open, now).choices(&worker.offers);
         choices.iter().filter_map(|choice| open.iter().find(|open| open.id == choice.job)).collect()
     });
-    let explanation = explain::explain(&job.id, &job.needs, &backlog, &order, &present, now);
+    let asked = Asked {
+        id: &job.id,
+        needs: &job.needs,
+        held_by: &job.held_by(),
+        deadline: job.deadline,
+        end_reason: job.end_reason.as_deref(),
+    };
+    let explanation = explain::explain(&asked, &backlog, &order, &present, now);
     Ok(convert::explanation_message(job, explanation))
 }
 

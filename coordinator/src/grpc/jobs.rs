@@ -131,6 +131,7 @@ impl v1::job_service_server::JobService for Jobs {
         tracing::info!(job = %job.id, ?change, state = %changed.job.state, actor = by.actor, reason = by.reason, "job changed");
         if changed.job.state == JobState::Cancelled {
             self.farm.live.job_ended(job.id.as_str());
+            self.farm.live.job_settled();
         }
         self.farm.live.job_changed();
         self.farm.live.shards_ready();

@@ -30,10 +30,12 @@ enum Hint {
     Complete,
     /// A submission was given up: its rows can go.
     Abandoned,
+    /// A job has ended: others may wait for it in vain.
+    Settled,
 }
 
 impl Hint {
-    const ALL: [Self; 4] = [Self::Ready, Self::Changed, Self::Complete, Self::Abandoned];
+    const ALL: [Self; 5] = [Self::Ready, Self::Changed, Self::Complete, Self::Abandoned, Self::Settled];
 
     fn bit(self) -> u8 {
         1 << self as u8
@@ -86,6 +88,7 @@ pub(crate) struct Live {
     jobs: watch::Sender<()>,
     complete: Notify,
     abandoned: Notify,
+    settled: Notify,
     /// For the other coordinators, not sent yet.
     outgoing: Mutex<Hints>,
     sending: Notify,
@@ -99,6 +102,7 @@ impl Live {
             jobs: watch::Sender::new(()),
             complete: Notify::new(),
             abandoned: Notify::new(),
+            settled: Notify::new(),
             outgoing: Mutex::default(),
             sending: Notify::new(),
             progress: Progress::new(),
@@ -123,6 +127,11 @@ impl Live {
     /// A submission was given up: its rows can go.
     pub fn job_abandoned(&self) {
         self.give(Hint::Abandoned);
+    }
+
+    /// A job has ended: others may wait for it in vain.
+    pub fn job_settled(&self) {
+        self.give(Hint::Settled);
     }
 
     /// Here and to the others.
@@ -166,6 +175,7 @@ impl Live {
             Hint::Changed => self.jobs.send_modify(|()| {}),
             Hint::Complete => self.complete.notify_one(),
             Hint::Abandoned => self.abandoned.notify_one(),
+            Hint::Settled => self.settled.notify_one(),
         }
     }
 
@@ -216,6 +226,11 @@ impl Live {
     /// Returns once after a submission was given up.
     pub async fn until_abandoned(&self) {
         self.abandoned.notified().await;
+    }
+
+    /// Returns once after a job has ended.
+    pub async fn until_settled(&self) {
+        self.settled.notified().await;
     }
 }
 

@@ -95,6 +95,9 @@ impl Finisher {
                 self.troubles.remove(&job.id);
                 tracing::info!(job = %job.id, state = %job.state, done = job.done, failed = job.failed, "job ended");
                 self.farm.live.job_changed();
+                // For the jobs that waited for it.
+                self.farm.live.shards_ready();
+                self.farm.live.job_settled();
             }
             Err(error) => self.note_trouble(&job, &error).await,
         }

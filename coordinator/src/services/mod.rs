@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::farm::Farm;
 
+mod call_off;
 mod finish;
 mod manifest;
 mod purge;
@@ -13,5 +14,6 @@ mod sweep;
 pub(crate) fn start(farm: &Arc<Farm>) {
     farm.tasks.spawn(sweep::run(Arc::clone(farm)));
     farm.tasks.spawn(purge::run(Arc::clone(farm)));
+    farm.tasks.spawn(call_off::run(Arc::clone(farm)));
     farm.tasks.spawn(finish::run(Arc::clone(farm)));
 }

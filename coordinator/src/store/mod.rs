@@ -173,7 +173,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[async_trait]
 pub trait Store: std::fmt::Debug + Send + Sync {
     /// Makes room for a job, or finds the sealed one with this client token. What is left of an unsealed one with
-    /// this token is given up.
+    /// this token is given up. A new job is refused when its deadline has passed, and when it would wait for a job that
+    /// is not there or has ended without success.
     async fn begin_job(&self, spec: &JobSpec, now: Timestamp) -> Result<Begun>;
     /// Adds rows to an unsealed job.
     async fn add_batch(&self, job: &JobId, batch: &Batch, now: Timestamp) -> Result<()>;
@@ -208,10 +209,11 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn close_session(&self, session: &SessionId, reason: &str, now: Timestamp) -> Result<()>;
     /// What an open session said about itself.
     async fn session(&self, session: &SessionId) -> Result<NewSession>;
-    /// Jobs with shards that may be leased now, in order of submission.
+    /// Jobs with shards that may be leased now, in order of submission: none whose deadline has passed, or that has not
+    /// started and waits for others.
     async fn open_jobs(&self, now: Timestamp) -> Result<Vec<OpenJob>>;
     /// A shard for each claim, with the images that have no result: the oldest ready one of the first of its choices
-    /// that has one; none when none has. One answer a claim, in order.
+    /// that has one and is open as in [`Self::open_jobs`]; none when none has. One answer a claim, in order.
     async fn lease_shards(
         &self,
         claims: &[Claim],
@@ -264,6 +266,10 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn expire_leases(&self, caps: Caps, now: Timestamp) -> Result<u64>;
     /// Closes sessions that hold nothing and were last seen before `before`.
     async fn close_silent_sessions(&self, before: Timestamp, now: Timestamp) -> Result<u64>;
+    /// Cancels some jobs that wait in vain or have no time left; none when there are no more.
+    async fn call_off(&self, now: Timestamp) -> Result<Vec<CalledOff>>;
+    /// The first deadline after now of a job that has not ended.
+    async fn next_deadline(&self, now: Timestamp) -> Result<Option<Timestamp>>;
     /// Jobs whose images all have their result but which have not ended.
     async fn jobs_to_finish(&self) -> Result<Vec<Job>>;
     /// Ends such a job; the caller has written its manifest.

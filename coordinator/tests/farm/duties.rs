@@ -7,9 +7,10 @@ use sanafarm_proto::v1;
 use sanafarm_proto::v1::cell::Value;
 use sanafarm_proto::v1::history_service_client::HistoryServiceClient;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
+use sanafarm_proto::v1::submit_job_request::Part;
 use sanafarm_proto::v1::worker_service_client::WorkerServiceClient;
 
-use super::support::{Farm, farm, options, reopened, row};
+use super::support::{Farm, farm, options, part, reopened, row};
 
 #[tokio::test]
 async fn a_restart_gives_the_shard_of_the_own_worker_out_again() {
@@ -86,4 +87,64 @@ async fn an_output_that_cannot_be_written_is_tried_again() {
     assert_eq!((last.state(), last.output_error.as_ref()), (v1::JobState::Succeeded, None));
     assert!(farm.output().join("manifest.parquet").exists());
     assert_eq!(farm.sql(trouble).await.unwrap().1.len(), 1, "recorded once");
+}
+
+/// A spec and rows as messages.
+fn messages(spec: v1::JobSpec, rows: u64) -> impl futures::Stream<Item = v1::SubmitJobRequest> {
+    let batch = v1::PromptBatch { rows: (1..=rows).map(row).collect() };
+    let parts = [Part::Spec(spec), Part::Batch(batch), Part::Seal(v1::Seal { rows })];
+    futures::stream::iter(parts.map(part))
+}
+
+#[tokio::test]
+async fn a_chain_of_jobs_runs_in_order_and_ends_where_a_link_breaks() {
+    let mut farm = farm().await;
+    let first = farm.submit("a", vec![row(1)]).await;
+    let mut chain = vec![first.job_id.clone()];
+    for token in ["b", "c", "d"] {
+        let output = farm.folder.path().join(token).display().to_string();
+        let after = vec![chain.last().unwrap().clone()];
+        let spec = v1::JobSpec { output, after, ..farm.spec(token) };
+        let job = farm.jobs.submit_job(messages(spec, 1)).await.unwrap().into_inner().job.unwrap();
+        assert_eq!((job.after.len(), job.after[0].holds), (1, true));
+        chain.push(job.job_id);
+    }
+    let session = farm.session().await;
+    // The worker waits while the farm moves on.
+    for job in &chain[..2] {
+        let lease = farm.lease(&session, Duration::from_secs(30)).await.unwrap();
+        assert_eq!(&lease.job_id, job);
+        farm.report(&session, &lease, |_| false).await;
+    }
+    let lease = farm.lease(&session, Duration::from_secs(30)).await.unwrap();
+    assert_eq!(lease.job_id, chain[2]);
+    farm.report(&session, &lease, |_| true).await;
+    let seen = farm.watch(&chain[3]).await;
+    let last = seen.last().unwrap();
+    assert_eq!(last.state(), v1::JobState::Cancelled);
+    assert_eq!(last.end_reason.as_deref(), Some(format!("job {} failed", chain[2]).as_str()));
+    assert_eq!(farm.lease(&session, Duration::ZERO).await, None);
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_while_nobody_serves_is_met_after_the_restart() {
+    let mut farm = farm().await;
+    let deadline = jiff::Timestamp::now() + Duration::from_millis(500);
+    let told = prost_types::Timestamp { seconds: deadline.as_second(), nanos: deadline.subsec_nanosecond() };
+    let spec = v1::JobSpec { deadline: Some(told), ..farm.spec("a") };
+    let job = farm.jobs.submit_job(messages(spec, 2)).await.unwrap().into_inner().job.unwrap();
+    let Farm { coordinator, folder, .. } = farm;
+    coordinator.close().await;
+    while jiff::Timestamp::now() <= deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut farm = reopened(folder).await;
+    let session = farm.session().await;
+    assert_eq!(farm.lease(&session, Duration::ZERO).await, None);
+    let seen = farm.watch(&job.job_id).await;
+    let last = seen.last().unwrap();
+    assert_eq!(
+        (last.state(), last.end_reason.as_deref()),
+        (v1::JobState::Cancelled, Some("deadline passed"))
+    );
 }

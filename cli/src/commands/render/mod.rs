@@ -12,7 +12,7 @@ use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_storage::Output;
 
 use super::estimate;
-use crate::args::RenderArgs;
+use crate::args::{RenderArgs, TimingArgs};
 use crate::connect::{Connection, Place};
 use crate::data_folder::DataFolder;
 use crate::error::{Error, Exit};
@@ -30,7 +30,8 @@ pub async fn run(args: RenderArgs, printer: &Printer) -> Result<Exit, Error> {
     if args.dry_run {
         let here = Place { coordinator: None, data: Some(data.path().to_owned()) };
         let history = Connection::history(&here, &data).await?;
-        return estimate::rehearse(&args.submission, &data, history, args.json, printer).await;
+        let timing = TimingArgs::default();
+        return estimate::rehearse(&args.submission, timing, &data, history, args.json, printer).await;
     }
     data.create()?;
     let _lock = data.lock()?;

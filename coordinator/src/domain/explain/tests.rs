@@ -21,6 +21,10 @@ fn ready(shards: u64) -> Backlog {
     }
 }
 
+fn asked<'a>(id: &'a JobId, needs: &'a Needs) -> Asked<'a> {
+    Asked { id, needs, held_by: &[], deadline: None, end_reason: None }
+}
+
 /// What is said about job 2, with job 1 before it, to one worker with a GPU of 8 GB.
 fn said(backlog: &Backlog, needs: &Needs, workers: usize) -> Vec<(Cause, String)> {
     let (first, second) = (OpenJob { priority: 10, ..job(1, "ann") }, job(2, "ann"));
@@ -28,7 +32,7 @@ fn said(backlog: &Backlog, needs: &Needs, workers: usize) -> Vec<(Cause, String)
     let labels = BTreeMap::new();
     let offers = Worker { devices: &devices, labels: &labels, last: None };
     let present = vec![Present { name: "w", offers, excluded_until: None }; workers];
-    let explanation = explain(&second.id, needs, backlog, &[&first, &second], &present, now());
+    let explanation = explain(&asked(&second.id, needs), backlog, &[&first, &second], &present, now());
     assert_eq!(explanation.workers, workers as u64);
     explanation.parts.into_iter().map(|part| (part.cause, part.text)).collect()
 }
@@ -50,8 +54,7 @@ fn ready_shards_wait_for_workers_or_for_other_jobs() {
         assert_eq!(said(&ready(3), needs, workers), [(cause, text.to_owned())]);
     }
     let alone = explain(
-        &job(2, "ann").id,
-        &any,
+        &asked(&job(2, "ann").id, &any),
         &ready(1),
         &[&job(2, "ann")],
         &[Present {
@@ -100,17 +103,64 @@ fn what_holds_the_whole_job_is_told_before_anything_about_workers() {
 
 #[test]
 fn a_worker_that_was_taken_out_is_named_until_it_is_back() {
-    let (labels, job) = (BTreeMap::new(), job(2, "ann"));
+    let (labels, job, needs) = (BTreeMap::new(), job(2, "ann"), Needs::default());
     let until = now() + std::time::Duration::from_secs(60);
     let offers = Worker { devices: &[], labels: &labels, last: None };
     let out = Present { name: "bad", offers, excluded_until: Some(until) };
     let well = Present { name: "good", offers, excluded_until: None };
     let told =
-        |workers: &[Present<'_>], at| explain(&job.id, &Needs::default(), &ready(3), &[&job], workers, at);
+        |workers: &[Present<'_>], at| explain(&asked(&job.id, &needs), &ready(3), &[&job], workers, at);
     let alone = told(&[out], now());
     assert_eq!((alone.fitting, alone.parts[0].cause, alone.parts[0].at), (0, Cause::Excluded, Some(until)));
     let text = "3 shards ready: bad failed 3 images in a row and was taken out until 2026-11-23T12:05:00Z";
     assert_eq!(alone.parts[0].text, text);
     assert_eq!(told(&[out, well], now()).parts[0].cause, Cause::Next);
     assert_eq!((told(&[out], until).fitting, told(&[out], until).parts[0].cause), (1, Cause::Next));
+}
+
+#[test]
+fn the_jobs_that_one_waits_for_are_named() {
+    let (id, needs) = (job(2, "ann").id, Needs::default());
+    let awaited = |number, any_end| Awaited {
+        job: job(number, "ann").id,
+        any_end,
+        state: JobState::Running,
+        images: 100,
+        finished: 40,
+    };
+    let jobs: Vec<_> = (3..8).map(|number| awaited(number, number == 4)).collect();
+    let jobs: Vec<_> = jobs.iter().collect();
+    let pending = Backlog { state: JobState::Pending, ..ready(3) };
+    let told = |held_by: &[&Awaited], deadline, backlog: &Backlog| {
+        let asked = Asked { held_by, deadline, ..asked(&id, &needs) };
+        let explanation = explain(&asked, backlog, &[], &[], now());
+        let [part] = explanation.parts.as_slice() else { panic!("{:?}", explanation.parts) };
+        (part.shards, part.cause, part.text.clone())
+    };
+    let text = "3 shards ready: waits for job job 3 (running, 40 of 100 images)";
+    assert_eq!(told(&jobs[..1], None, &pending), (3, Cause::After, text.to_owned()));
+    let text = format!(
+        "{text}, job job 4 (running, 40 of 100 images) to end, job job 5 (running, 40 of 100 images), and 2 others"
+    );
+    assert_eq!(told(&jobs, None, &pending), (3, Cause::After, text));
+    let paused = Backlog { state: JobState::Paused, ..pending.clone() };
+    assert_eq!(told(&jobs, None, &paused).1, Cause::Paused);
+    assert_eq!(told(&jobs, Some(now()), &paused).1, Cause::DeadlinePassed);
+    let ended = Backlog { state: JobState::Cancelled, ..pending };
+    let asked = Asked { end_reason: Some("deadline passed"), ..asked(&id, &needs) };
+    let explanation = explain(&asked, &ended, &[], &[], now());
+    assert_eq!(explanation.parts[0].text, "the job is cancelled: deadline passed");
+}
+
+#[test]
+fn a_job_that_is_before_because_of_its_deadline_says_so() {
+    let deadline = Some(now() + std::time::Duration::from_secs(60));
+    let (first, second, needs) = (OpenJob { deadline, ..job(1, "ann") }, job(2, "ann"), Needs::default());
+    let (devices, labels) = (Vec::new(), BTreeMap::new());
+    let offers = Worker { devices: &devices, labels: &labels, last: None };
+    let worker = Present { name: "w", offers, excluded_until: None };
+    let told = explain(&asked(&second.id, &needs), &ready(3), &[&first, &second], &[worker], now());
+    let text =
+        "3 shards ready: behind 1 other job, first job 1 with priority 55, due at 2026-11-23T12:05:00Z";
+    assert_eq!(told.parts[0].text, text);
 }

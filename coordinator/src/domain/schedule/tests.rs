@@ -25,6 +25,7 @@ pub(in crate::domain) fn job(number: u64, owner: &str) -> OpenJob {
             decode: DecodeMode::Exact,
         },
         submitted_at: start() + Duration::from_secs(number),
+        deadline: None,
         leased_at: None,
         leased_images: 0,
         groups: vec![OpenGroup { number: 0, size: (1000, 1000) }],
@@ -54,6 +55,24 @@ fn priority_goes_before_share_and_share_before_age() {
     let busy = OpenJob { leased_images: 320, ..job(1, "ann") };
     let urgent = OpenJob { priority: 1, ..job(3, "ann") };
     assert_eq!(order(&[busy, job(2, "ann"), urgent, job(4, "bob")], &[], None), ["3", "4", "1", "2"]);
+}
+
+#[test]
+fn a_deadline_presses_in_the_second_half_of_its_time_and_the_earliest_first() {
+    // Looked at 100 seconds after the start.
+    let due = |number, owner, seconds| OpenJob {
+        deadline: Some(start() + Duration::from_secs(seconds)),
+        ..job(number, owner)
+    };
+    let urgent = OpenJob { priority: 1, ..job(6, "ann") };
+    let busy = OpenJob { leased_images: 320, ..due(3, "ann", 150) };
+    let jobs = [job(1, "bob"), due(2, "bob", 190), busy, due(4, "bob", 1000), urgent];
+    assert_eq!(order(&jobs, &[], None), ["6", "3", "2", "1", "4"]);
+    let half = due(0, "ann", 100);
+    assert_eq!(half.pressing(start() + Duration::from_secs(49)), None);
+    assert_eq!(half.pressing(start() + Duration::from_secs(50)), half.deadline);
+    // The clock of the coordinator that took it in was ahead.
+    assert_eq!(half.pressing(start() - Duration::from_secs(9)), None);
 }
 
 #[test]

@@ -4,17 +4,20 @@ use sanafarm_proto::v1;
 use tonic::Status;
 
 use super::worker::error_class;
-use super::{Converted, missing, settings, settings_message, timestamp};
+use super::{Converted, missing, settings, settings_message, time, timestamp};
 use crate::domain::UnknownWord;
 use crate::domain::blame::ErrorClass;
 use crate::domain::explain::Explanation;
 use crate::domain::schedule::Needs;
 use crate::domain::spec::{JobSpec, Row};
 use crate::domain::state::{ImageState, JobState};
+use crate::domain::waiting::{Awaited, Wanted};
 use crate::store::records::*;
 
 pub(in crate::grpc) fn spec(spec: v1::JobSpec) -> Converted<JobSpec> {
     let wanted = spec.settings.as_ref().ok_or_else(|| missing("settings"))?;
+    let after = spec.after.into_iter().map(|job| Wanted { job, any_end: false });
+    let after_any = spec.after_any.into_iter().map(|job| Wanted { job, any_end: true });
     Ok(JobSpec {
         settings: settings(wanted),
         client_token: spec.client_token,
@@ -28,6 +31,8 @@ pub(in crate::grpc) fn spec(spec: v1::JobSpec) -> Converted<JobSpec> {
         name_template: spec.name_template,
         priority: spec.priority,
         needs: spec.needs.map(needs).transpose()?.unwrap_or_default(),
+        after: after.chain(after_any).collect(),
+        deadline: spec.deadline.map(|deadline| time("deadline", deadline)).transpose()?,
     })
 }
 
@@ -46,22 +51,40 @@ pub(in crate::grpc) fn row(row: v1::PromptRow) -> Row {
     }
 }
 
-pub(in crate::grpc) fn job_message(job: Job) -> v1::Job {
-    let state = match job.state {
+fn state_message(state: JobState) -> v1::JobState {
+    match state {
         JobState::Pending => v1::JobState::Pending,
         JobState::Running => v1::JobState::Running,
         JobState::Paused => v1::JobState::Paused,
         JobState::Succeeded => v1::JobState::Succeeded,
         JobState::Failed => v1::JobState::Failed,
         JobState::Cancelled => v1::JobState::Cancelled,
-    };
+    }
+}
+
+fn awaited_message(awaited: &Awaited, holds: bool) -> v1::Awaited {
+    v1::Awaited {
+        job_id: awaited.job.to_string(),
+        any_end: awaited.any_end,
+        state: state_message(awaited.state).into(),
+        images: awaited.images,
+        finished: awaited.finished,
+        holds,
+    }
+}
+
+pub(in crate::grpc) fn job_message(job: Job) -> v1::Job {
+    let held_by = job.held_by();
+    let after =
+        job.after.iter().map(|awaited| awaited_message(awaited, held_by.contains(&awaited))).collect();
     v1::Job {
+        after,
         job_id: job.id.into(),
         name: job.name,
         owner: job.owner,
         model: job.model,
         output: job.output,
-        state: state.into(),
+        state: state_message(job.state).into(),
         images: job.images,
         done: job.done,
         failed: job.failed,
@@ -73,6 +96,8 @@ pub(in crate::grpc) fn job_message(job: Job) -> v1::Job {
         settings: Some(settings_message(&job.settings)),
         priority: job.priority,
         needs: Some(needs_message(job.needs)),
+        deadline: job.deadline.map(timestamp),
+        end_reason: job.end_reason,
         ..v1::Job::default()
     }
 }

@@ -65,3 +65,9 @@ fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     // The sub-second part of a time before 1970 would be negative, which no time here is.
     prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
 }
+
+/// A time that somebody else wrote; `what` it is is told when it is none.
+fn time(what: &str, time: prost_types::Timestamp) -> Converted<Timestamp> {
+    Timestamp::new(time.seconds, time.nanos)
+        .map_err(|error| Status::invalid_argument(format!("the {what} is no time: {error}")))
+}

@@ -45,6 +45,8 @@ pub(crate) fn spec(token: &str) -> JobSpec {
         name_template: String::new(),
         priority: 0,
         needs: Needs::default(),
+        after: Vec::new(),
+        deadline: None,
     }
 }
 

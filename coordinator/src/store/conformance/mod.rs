@@ -12,6 +12,7 @@ pub(in crate::store) mod presence;
 pub(in crate::store) mod results;
 pub(in crate::store) mod submission;
 pub(in crate::store) mod tail;
+pub(in crate::store) mod waiting;
 
 pub(crate) use bench::{Bench, CAPS, LEASE, done, error, row, spec};
 
@@ -64,6 +65,17 @@ macro_rules! conformance_suite {
             changes: a_cancelled_job_is_not_tried_again,
             changes: jobs_of_a_held_owner_wait,
             changes: the_history_tells_who_and_why,
+            waiting: a_job_begins_when_the_one_before_it_has_succeeded,
+            waiting: a_job_that_waits_for_a_lost_one_is_called_off,
+            waiting: a_job_that_waits_for_any_end_begins_after_one,
+            waiting: a_retry_takes_nothing_back_from_a_job_that_has_started,
+            waiting: a_job_that_failed_and_is_tried_again_is_waited_for_again,
+            waiting: only_jobs_that_may_still_succeed_are_waited_for,
+            waiting: a_job_that_was_lost_during_the_submission_calls_it_off,
+            waiting: nothing_of_a_job_is_leased_at_its_deadline_and_the_rest_is_cancelled,
+            waiting: a_complete_job_outlives_its_deadline,
+            waiting: a_deadline_that_has_passed_is_refused,
+            waiting: what_a_job_waits_for_is_in_the_view_and_in_the_history,
             presence: what_waits_is_told_by_cause,
             presence: a_session_tells_that_its_worker_was_taken_out,
             presence: open_sessions_are_listed_with_what_they_hold,

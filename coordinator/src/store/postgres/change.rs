@@ -39,10 +39,7 @@ pub(super) async fn change_job(
         }
         Change::Priority(priority) => prioritise(&mut tx, key, &found, *priority, by, now).await?,
         Change::Cancel if found.state.has_ended() => found,
-        Change::Cancel => {
-            revoke_leases(&mut tx, key, now).await?;
-            end(&mut tx, key, &found, JobState::Cancelled, "job_cancelled", Some(by), now).await?
-        }
+        Change::Cancel => cancel(&mut tx, key, &found, by, now).await?,
         Change::Retry(class) => {
             retried = retry(&mut tx, key, *class, now).await?;
             if retried > 0 { run_again(&mut tx, key, &found, retried, *class, by, now).await? } else { found }
@@ -100,6 +97,18 @@ async fn prioritise(
     };
     record(db, event, now).await?;
     read_job(&row)
+}
+
+/// Ends a job, which the transaction has locked, and its leases, at no cost.
+pub(super) async fn cancel(
+    db: &mut PgConnection,
+    key: i64,
+    job: &Job,
+    by: &By,
+    now: Timestamp,
+) -> Result<Job> {
+    revoke_leases(db, key, now).await?;
+    end(db, key, job, JobState::Cancelled, "job_cancelled", Some(by), now).await
 }
 
 async fn revoke_leases(db: &mut PgConnection, job: i64, now: Timestamp) -> Result<()> {

@@ -131,8 +131,10 @@ pub(super) fn settings(row: &PgRow) -> Result<Settings> {
 
 /// The columns that [`job`] reads of the table `jobs`. A job with ever so many errors is still told at once.
 pub(super) const JOB_COLUMNS: &str = "id, name, owner, model, output, state, images, done, failed, sealed_at, \
-    started_at, finished_at, output_error, priority, needs, width, height, steps, guidance, bin, decode, \
-    CASE WHEN failed = 0 THEN NULL ELSE (SELECT r.error FROM (SELECT error FROM results \
+    started_at, finished_at, output_error, priority, needs, width, height, steps, guidance, bin, decode, deadline, \
+    end_reason, (SELECT coalesce(jsonb_agg(jsonb_build_object('job', n.id, 'any_end', d.any_end, 'state', n.state, \
+    'images', n.images, 'finished', n.done + n.failed) ORDER BY n.key), '[]') FROM job_dependencies AS d \
+    JOIN jobs AS n ON n.key = d.needs_job WHERE d.job = jobs.key) AS after_jobs, CASE WHEN failed = 0 THEN NULL ELSE (SELECT r.error FROM (SELECT error FROM results \
     WHERE results.job = jobs.key AND results.state = 'failed' LIMIT 1000) AS r \
     GROUP BY r.error ORDER BY count(*) DESC, r.error LIMIT 1) END AS error";
 
@@ -156,5 +158,8 @@ pub(super) fn job(row: &PgRow) -> Result<Job> {
         settings: settings(row)?,
         priority: row.try_get("priority")?,
         needs: row.try_get::<Json<_>, _>("needs")?.0,
+        after: row.try_get::<Json<_>, _>("after_jobs")?.0,
+        deadline: optional_time(row, "deadline")?,
+        end_reason: row.try_get("end_reason")?,
     })
 }

@@ -38,11 +38,13 @@ pub(super) async fn end(
 ) -> Result<Job> {
     let state = job.state.become_state(to)?;
     let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "UPDATE jobs SET state = $2, finished_at = $3, output_error = NULL WHERE key = $1 RETURNING {JOB_COLUMNS}"
+        "UPDATE jobs SET state = $2, finished_at = $3, output_error = NULL, end_reason = $4 WHERE key = $1 \
+         RETURNING {JOB_COLUMNS}"
     )))
     .bind(key)
     .bind(state.word())
     .bind(Time(now))
+    .bind(by.map(|by| clean(&by.reason).into_owned()).filter(|reason| !reason.is_empty()))
     .fetch_one(&mut *db)
     .await?;
     let job = read_job(&row)?;

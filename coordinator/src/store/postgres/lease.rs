@@ -18,10 +18,10 @@ use crate::store::records::{Claim, Lease, LeaseRef, LeasedImage, OPEN_GROUPS};
 use crate::store::{Error, Result};
 
 /// Open jobs with some of their groups that have a shard ready. From one such group to the next by index: a job may
-/// have thousands that are done.
+/// have thousands that are done. Whether a job is open is asked once more, in the same words, by `claim_shards`.
 pub(super) const OPEN_JOBS: &str = "\
     SELECT j.id, j.owner, coalesce(o.weight, 1.0) AS weight, j.model, j.priority, j.needs, j.sealed_at, \
-        j.width, j.height, j.steps, j.guidance, j.bin, j.decode, g.numbers, g.widths, g.heights, \
+        j.deadline, j.width, j.height, j.steps, j.guidance, j.bin, j.decode, g.numbers, g.widths, g.heights, \
         (SELECT max(l.granted_at) FROM leases AS l WHERE l.job = j.key) AS leased_at, \
         (SELECT coalesce(sum(l.images), 0) FROM leases AS l WHERE l.job = j.key AND l.ended_at IS NULL) AS leased_images \
     FROM jobs AS j LEFT JOIN owners AS o ON o.owner = j.owner \
@@ -38,6 +38,11 @@ pub(super) const OPEN_JOBS: &str = "\
             array_agg(g.height ORDER BY r.no) AS heights \
         FROM ready AS r JOIN settings_groups AS g ON g.job = j.key AND g.group_no = r.group_no) AS g \
     WHERE j.state IN ('pending', 'running') AND j.sealed_at IS NOT NULL AND NOT coalesce(o.held, false) \
+        AND (j.deadline IS NULL OR j.deadline > $1) \
+        AND (j.started_at IS NOT NULL OR NOT EXISTS ( \
+            SELECT FROM job_dependencies AS d JOIN jobs AS n ON n.key = d.needs_job \
+            WHERE d.job = j.key AND n.state <> 'succeeded' \
+                AND NOT (d.any_end AND n.state IN ('failed', 'cancelled')) OFFSET 0)) \
         AND g.numbers IS NOT NULL \
     ORDER BY j.key";
 
@@ -67,6 +72,7 @@ fn open_job(row: &PgRow) -> Result<OpenJob> {
         needs: row.try_get::<Json<_>, _>("needs")?.0,
         settings: settings(row)?,
         submitted_at: time(row, "sealed_at")?,
+        deadline: optional_time(row, "deadline")?,
         leased_at: optional_time(row, "leased_at")?,
         leased_images: unsigned(row, "leased_images")?,
         groups: groups.map(|(number, size)| OpenGroup { number, size }).collect(),

@@ -1,12 +1,14 @@
 //! The store of many coordinators: a PostgreSQL database, version 15 or later.
 //!
 //! What is done most often is one guarded statement each, in functions of the database
-//! (`migrations/postgres/0003_claims_and_commits.sql` tells in which order rows are locked). Everything else is a
-//! transaction that locks first and reads then. Two that get in each other's way are tried again.
+//! (`migrations/postgres/0003_claims_and_commits.sql` tells in which order rows are locked; its `claim_shards` was replaced
+//! by that of 0005). Everything else is a transaction that locks first and reads then. Two that get in each other's way
+//! are tried again.
 //!
 //! - `open`: connecting and migrations
 //! - `life`: that this coordinator lives, as the others see it; `turn`: duties that one of them does
-//! - `submit`, `change`, `session`, `lease`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`: one file per duty
+//! - `submit`, `purge`, `change`, `session`, `lease`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`: one file
+//!   per duty
 //! - `faults`: reports with errors, by the rules of the domain
 //! - `query`: the analyst's SQL
 //! - `shard_state`, `standing`, `event`: what several duties share
@@ -45,6 +47,7 @@ mod lease;
 mod life;
 mod open;
 mod presence;
+mod purge;
 mod query;
 mod read;
 mod report;
@@ -58,6 +61,7 @@ mod tail;
 mod tests;
 pub(super) mod trouble;
 mod turn;
+mod waiting;
 
 use codec::Time;
 use life::Life;
@@ -142,11 +146,11 @@ impl Store for PostgresStore {
     }
 
     async fn abandon_job(&self, job: &JobId) -> Result<()> {
-        self.heard(retried!(submit::abandon_job(self, job)))
+        self.heard(retried!(purge::abandon_job(self, job)))
     }
 
     async fn purge(&self) -> Result<bool> {
-        self.heard(retried!(submit::purge(self)))
+        self.heard(retried!(purge::purge(self)))
     }
 
     async fn speeds(&self, model: &str) -> Result<Vec<Speed>> {
@@ -270,6 +274,14 @@ impl Store for PostgresStore {
 
     async fn close_silent_sessions(&self, before: Timestamp, now: Timestamp) -> Result<u64> {
         self.heard(retried!(session::close_silent_sessions(self, before, now)))
+    }
+
+    async fn call_off(&self, now: Timestamp) -> Result<Vec<CalledOff>> {
+        self.heard(waiting::call_off(self, now).await)
+    }
+
+    async fn next_deadline(&self, now: Timestamp) -> Result<Option<Timestamp>> {
+        self.heard(waiting::next_deadline(self, now).await)
     }
 
     async fn jobs_to_finish(&self) -> Result<Vec<Job>> {

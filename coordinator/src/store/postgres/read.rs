@@ -1,7 +1,7 @@
 //! Looking things up. Nothing here locks anything.
 
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
 use super::PostgresStore;
@@ -65,18 +65,23 @@ fn range(beginning: &str) -> Option<(Uuid, Uuid)> {
 }
 
 pub(super) async fn job(store: &PostgresStore, id: &str) -> Result<Job> {
+    Ok(find(&store.pool, id).await?.1)
+}
+
+/// The key of the sealed job with this id, or the only one whose id begins so, and the job.
+pub(super) async fn find(db: impl PgExecutor<'_>, id: &str) -> Result<(i64, Job)> {
     let not_found = || Error::NotFound { what: "job", id: id.to_owned() };
     let Some((first, last)) = range(id).filter(|_| !id.is_empty()) else { return Err(not_found()) };
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "SELECT {JOB_COLUMNS} FROM jobs WHERE id BETWEEN $1 AND $2 AND sealed_at IS NOT NULL ORDER BY id LIMIT 2"
+        "SELECT key, {JOB_COLUMNS} FROM jobs WHERE id BETWEEN $1 AND $2 AND sealed_at IS NOT NULL ORDER BY id LIMIT 2"
     )))
     .bind(first)
     .bind(last)
-    .fetch_all(&store.pool)
+    .fetch_all(db)
     .await?;
     match rows.as_slice() {
         [] => Err(not_found()),
-        [row] => read_job(row),
+        [row] => Ok((row.try_get("key")?, read_job(row)?)),
         [_, _, ..] => Err(Error::Ambiguous(id.to_owned())),
     }
 }

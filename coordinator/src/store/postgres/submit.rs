@@ -6,7 +6,6 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use serde_json::json;
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -15,19 +14,17 @@ use super::PostgresStore;
 use super::codec::{JOB_COLUMNS, Time, id as read_id, job as read_job, signed, small_signed, unsigned, uuid};
 use super::copy::Rows;
 use super::event::{Event, record};
-use super::life::lives;
 use super::trouble::broken_constraint;
+use super::waiting;
 use crate::domain::Invalid;
 use crate::domain::id::JobId;
 use crate::domain::spec::JobSpec;
 use crate::domain::state::JobState;
 use crate::domain::submission::{Batch, NewImage, NewPrompt};
 use crate::domain::template::Template;
-use crate::store::records::{Begun, By, Job};
+use crate::store::records::{Begun, By, Job, submitted};
 use crate::store::{Error, Result};
 
-/// Rows that one transaction of `purge` deletes.
-const PURGE_ROWS: i64 = 5000;
 /// A job that is at least so long changes what the planner knows of the tables.
 const LONG_JOB: u64 = 10_000;
 
@@ -62,6 +59,8 @@ pub(super) async fn begin_job(store: &PostgresStore, spec: &JobSpec, now: Timest
     if let Some(row) = taken {
         return Err(Error::OutputTaken { output: spec.output.clone(), job: read_id(&row, "id")? });
     }
+    spec.check_deadline(now)?;
+    let after = waiting::find(&mut tx, &spec.after).await?;
     sqlx::query("UPDATE jobs SET client_token = NULL WHERE client_token = $1")
         .bind(&spec.client_token)
         .execute(&mut *tx)
@@ -70,8 +69,8 @@ pub(super) async fn begin_job(store: &PostgresStore, spec: &JobSpec, now: Timest
     let key: i64 = sqlx::query_scalar(
         "INSERT INTO jobs (id, client_token, name, owner, model, output, width, height, steps, guidance, bin, \
          decode, negative_prompt, seed, images_per_prompt, name_template, priority, needs, state, created_at, \
-         coordinator, named) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) \
+         coordinator, named, deadline) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+         $17, $18, $19, $20, $21, $22, $23) \
          RETURNING key",
     )
     .bind(id)
@@ -96,8 +95,10 @@ pub(super) async fn begin_job(store: &PostgresStore, spec: &JobSpec, now: Timest
     .bind(Time(now))
     .bind(store.life.key)
     .bind(named)
+    .bind(spec.deadline.map(Time))
     .fetch_one(&mut *tx)
     .await?;
+    waiting::insert(&mut tx, key, &after).await?;
     sqlx::query("SELECT make_results_part($1)").bind(key).execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(Begun::New(JobId::from(id.to_string())))
@@ -179,7 +180,7 @@ pub(super) async fn seal_job(
         by: Some(&by),
         kind: "job_submitted",
         job: Some(unsealed.key),
-        detail: Some(json!({ "images": job.images, "model": job.model, "output": job.output })),
+        detail: Some(submitted(&job)),
         ..Event::default()
     };
     record(&mut tx, event, now).await?;
@@ -343,53 +344,4 @@ async fn told_by_line(store: &PostgresStore, job: &Unsealed, batch: &Batch, erro
         Ok(prompt) => invalid.at_line(prompt.line).into(),
         Err(error) => error,
     }
-}
-
-pub(super) async fn abandon_job(store: &PostgresStore, job: &JobId) -> Result<()> {
-    sqlx::query("UPDATE jobs SET client_token = NULL WHERE id = $1 AND sealed_at IS NULL")
-        .bind(uuid(job.as_str()))
-        .execute(&store.pool)
-        .await?;
-    Ok(())
-}
-
-/// Nothing of an unsealed job was ever leased, so it has no leases, results or events, and its shards are ready.
-const PURGE: [(&str, &str); 4] =
-    [("images", ""), ("shards", " AND state = 'ready'"), ("settings_groups", ""), ("job_columns", "")];
-
-pub(super) async fn purge(store: &PostgresStore) -> Result<bool> {
-    let me = store.life.key;
-    // Nobody brings more rows of what a coordinator that is gone took in.
-    sqlx::query(concat!(
-        "UPDATE jobs SET client_token = NULL WHERE sealed_at IS NULL AND client_token IS NOT NULL \
-         AND coordinator <> $1 AND NOT ",
-        lives!("coordinator")
-    ))
-    .bind(me)
-    .execute(&store.pool)
-    .await?;
-    let mut tx = store.pool.begin().await?;
-    let key: Option<i64> = sqlx::query_scalar(
-        "SELECT key FROM jobs WHERE sealed_at IS NULL AND client_token IS NULL ORDER BY key LIMIT 1 \
-         FOR UPDATE SKIP LOCKED",
-    )
-    .fetch_optional(&mut *tx)
-    .await?;
-    let Some(key) = key else { return Ok(false) };
-    for (table, only) in PURGE {
-        let deleted = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table} WHERE job = $1{only} LIMIT $2))"
-        )))
-        .bind(key)
-        .bind(PURGE_ROWS)
-        .execute(&mut *tx)
-        .await?;
-        if deleted.rows_affected() > 0 {
-            tx.commit().await?;
-            return Ok(true);
-        }
-    }
-    sqlx::query("DELETE FROM jobs WHERE key = $1").bind(key).execute(&mut *tx).await?;
-    tx.commit().await?;
-    Ok(true)
 }

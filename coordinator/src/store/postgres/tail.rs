@@ -10,7 +10,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::codec::{Time, expiry, id, settings, small, time, unsigned, uuid};
+use super::codec::{Time, expiry, id, optional_time, settings, small, time, unsigned, uuid};
 use super::event::{Event, record};
 use super::lease::{Given, read_given, read_images};
 use super::session::{attempt, find, not_found};
@@ -25,19 +25,20 @@ use crate::store::{Error, Result};
 
 /// A row for each lease of a job that has nothing to give. What its images took is told by the last hundred of them.
 pub(super) const TAILS: &str = "\
-    SELECT j.id, j.owner, coalesce(o.weight, 1.0) AS weight, j.model, j.priority, j.needs, j.sealed_at, \
+    SELECT j.id, j.owner, coalesce(o.weight, 1.0) AS weight, j.model, j.priority, j.needs, j.sealed_at, j.deadline, \
         j.width, j.height, j.steps, j.guidance, j.bin, j.decode, \
         (SELECT avg(r.render_seconds) FROM (SELECT r.render_seconds FROM results AS r \
             WHERE r.job = j.key AND r.state = 'done' ORDER BY r.idx DESC LIMIT 100) AS r) AS pace, \
-        s.id AS shard, s.remaining::bigint, l.attempt, l.granted_at, l.done::bigint, l.images::bigint AS leased_images, \
+        s.id AS shard, s.remaining::bigint AS remaining, l.attempt, l.granted_at, l.done::bigint AS done, l.images::bigint AS leased_images, \
         (SELECT count(*) FROM unnest(l.rendering) AS i (idx) WHERE NOT EXISTS \
             (SELECT FROM results AS r WHERE r.job = l.job AND r.idx = i.idx OFFSET 0)) AS rendering, \
         EXISTS (SELECT FROM leases AS p WHERE p.shard = l.shard AND p.attempt = l.attempt - 1 \
             AND p.outcome = 'revoked') AS is_second \
     FROM jobs AS j LEFT JOIN owners AS o ON o.owner = j.owner \
     JOIN leases AS l ON l.job = j.key AND l.ended_at IS NULL JOIN shards AS s ON s.key = l.shard \
-    WHERE j.state = 'running' AND j.sealed_at IS NOT NULL AND NOT coalesce(o.held, false) AND NOT EXISTS \
-        (SELECT FROM shards AS w WHERE w.job = j.key AND w.state = 'ready' AND w.not_before <= $1 OFFSET 0) \
+    WHERE j.state = 'running' AND j.sealed_at IS NOT NULL AND (j.deadline IS NULL OR j.deadline > $1) \
+        AND NOT coalesce(o.held, false) AND NOT EXISTS (SELECT FROM shards AS w \
+            WHERE w.job = j.key AND w.state = 'ready' AND w.not_before <= $1 OFFSET 0) \
     ORDER BY j.key, s.key";
 
 pub(super) async fn tails(store: &PostgresStore, now: Timestamp) -> Result<Vec<Tail>> {
@@ -68,6 +69,7 @@ fn open_job(row: &PgRow) -> Result<OpenJob> {
         needs: row.try_get::<Json<_>, _>("needs")?.0,
         settings: settings(row)?,
         submitted_at: time(row, "sealed_at")?,
+        deadline: optional_time(row, "deadline")?,
         leased_at: None,
         leased_images: 0,
         groups: Vec::new(),
@@ -129,6 +131,7 @@ async fn commit(
     };
     let allowed = sqlx::query(
         "SELECT FROM jobs AS j WHERE j.key = (SELECT job FROM shards WHERE id = $1) AND j.state = 'running' \
+         AND (j.deadline IS NULL OR j.deadline > $3) \
          AND NOT EXISTS (SELECT FROM sessions AS w JOIN standings AS t ON t.worker = w.worker \
          WHERE w.key = $2 AND t.excluded_until > $3) FOR NO KEY UPDATE OF j",
     )

@@ -15,6 +15,7 @@ pub(super) async fn turn(store: &PostgresStore, duty: &Duty) -> Result<Option<Tu
     store.life.keep().await?;
     let name = match duty {
         Duty::Sweep => "sweep".to_owned(),
+        Duty::CallOff => "call off".to_owned(),
         Duty::Purge => "purge".to_owned(),
         Duty::Finish(job) => format!("finish {job}"),
     };

@@ -1,12 +1,14 @@
 //! Jobs, their images, and what people want of them.
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use crate::domain::blame::ErrorClass;
 use crate::domain::id::{JobId, ShardId};
 use crate::domain::schedule::Needs;
 use crate::domain::settings::Settings;
 use crate::domain::state::{ImageState, JobState};
+use crate::domain::waiting::{Awaited, CallOff, Standing};
 
 /// A sealed job.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +47,68 @@ pub struct Job {
     pub priority: i32,
     /// What a worker must have.
     pub needs: Needs,
+    /// The jobs that it was submitted to wait for, as they are now, oldest first.
+    pub after: Vec<Awaited>,
+    /// What is not rendered by then is not rendered.
+    pub deadline: Option<Timestamp>,
+    /// Why it was cancelled, when anything was said.
+    pub end_reason: Option<String>,
+}
+
+impl Job {
+    /// The jobs that hold it back now.
+    pub fn held_by(&self) -> Vec<&Awaited> {
+        let waits = self.started_at.is_none() && !self.state.has_ended();
+        self.after.iter().filter(|awaited| waits && awaited.holds()).collect()
+    }
+
+    /// Why it is cancelled now without anybody's wish; none when it goes on.
+    pub fn call_off(&self, now: Timestamp) -> Option<CallOff> {
+        let standing = Standing {
+            state: self.state,
+            started: self.started_at.is_some(),
+            complete: self.done + self.failed == self.images,
+            deadline: self.deadline,
+            after: &self.after,
+        };
+        standing.call_off(now)
+    }
+}
+
+/// A job as one that waits for it sees it.
+pub(in crate::store) fn awaited(job: &Job, any_end: bool) -> Awaited {
+    Awaited {
+        job: job.id.clone(),
+        any_end,
+        state: job.state,
+        images: job.images,
+        finished: job.done + job.failed,
+    }
+}
+
+/// What the history tells of a submission besides who made it.
+pub(in crate::store) fn submitted(job: &Job) -> Value {
+    let mut detail = json!({ "images": job.images, "model": job.model, "output": job.output });
+    for (name, any_end) in [("after", false), ("after_any", true)] {
+        let jobs = job.after.iter().filter(|awaited| awaited.any_end == any_end);
+        let jobs: Vec<_> = jobs.map(|awaited| awaited.job.as_str()).collect();
+        if !jobs.is_empty() {
+            detail[name] = json!(jobs);
+        }
+    }
+    if let Some(deadline) = job.deadline {
+        detail["deadline"] = json!(format!("{deadline:.3}"));
+    }
+    detail
+}
+
+/// A job that was cancelled without anybody's wish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CalledOff {
+    /// The job.
+    pub job: JobId,
+    /// Why.
+    pub why: CallOff,
 }
 
 /// What `begin_job` found.

@@ -22,6 +22,8 @@ pub struct Recovered {
 pub enum Duty {
     /// Taking back what nobody holds any more.
     Sweep,
+    /// Cancelling jobs that wait in vain or have no time left.
+    CallOff,
     /// Deleting what is left of abandoned submissions.
     Purge,
     /// Writing the manifest of this job and ending it.

@@ -106,8 +106,11 @@ pub(super) fn settings(row: &SqliteRow) -> Result<Settings> {
 /// The columns that [`job`] reads. The index is named because the planner would rather read all results, and
 /// a job with ever so many errors is still told at once.
 pub(super) const JOB_COLUMNS: &str = "id, name, owner, model, output, state, images, done, failed, sealed_at, \
-    started_at, finished_at, output_error, priority, needs, width, height, steps, guidance, bin, decode, \
-    CASE WHEN failed = 0 THEN NULL ELSE (SELECT r.error FROM (SELECT error FROM results \
+    started_at, finished_at, output_error, priority, needs, width, height, steps, guidance, bin, decode, deadline, \
+    end_reason, (SELECT json_group_array(json_object('job', a.id, 'any_end', json(iif(a.any_end, 'true', 'false')), \
+    'state', a.state, 'images', a.images, 'finished', a.done + a.failed)) FROM (SELECT n.*, d.any_end \
+    FROM job_dependencies AS d JOIN jobs AS n ON n.key = d.needs_job WHERE d.job = jobs.key ORDER BY n.key) AS a) \
+    AS after_jobs, CASE WHEN failed = 0 THEN NULL ELSE (SELECT r.error FROM (SELECT error FROM results \
     INDEXED BY results_failed WHERE results.job = jobs.key AND results.state = 'failed' LIMIT 1000) AS r \
     GROUP BY r.error ORDER BY count(*) DESC, r.error LIMIT 1) END AS error";
 
@@ -134,5 +137,8 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job> {
         settings: settings(row)?,
         priority: row.try_get("priority")?,
         needs: json(row, "needs")?,
+        after: json(row, "after_jobs")?,
+        deadline: optional_time("deadline")?,
+        end_reason: row.try_get("end_reason")?,
     })
 }

@@ -39,10 +39,12 @@ pub(super) async fn end(
 ) -> Result<Job> {
     let state = job.state.become_state(to)?;
     let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "UPDATE jobs SET state = ?, finished_at = ?, output_error = NULL WHERE key = ? RETURNING {JOB_COLUMNS}"
+        "UPDATE jobs SET state = ?, finished_at = ?, output_error = NULL, end_reason = ? WHERE key = ? \
+         RETURNING {JOB_COLUMNS}"
     )))
     .bind(state.word())
     .bind(time_text(now))
+    .bind(by.map(|by| &by.reason).filter(|reason| !reason.is_empty()))
     .bind(key)
     .fetch_one(&mut *db)
     .await?;

@@ -18,15 +18,18 @@ use crate::domain::state::{JobState, ShardState};
 use crate::store::records::{Claim, Lease, LeaseRef, LeasedImage, OPEN_GROUPS};
 use crate::store::{Error, Result};
 
-/// Jobs that may have a shard to give.
-pub(super) const OPEN: &str = "j.state IN ('pending', 'running') AND j.sealed_at IS NOT NULL";
-/// Shards of a job that may be leased at the moment `?1`.
+/// Jobs `j` that may have a shard to give at the moment `?1`. What they wait for is asked before their first lease only.
+pub(super) const OPEN: &str = "j.state IN ('pending', 'running') AND j.sealed_at IS NOT NULL \
+    AND (j.deadline IS NULL OR j.deadline > ?1) AND (j.started_at IS NOT NULL OR NOT EXISTS \
+    (SELECT 1 FROM job_dependencies AS d JOIN jobs AS n ON n.key = d.needs_job WHERE d.job = j.key \
+    AND n.state <> 'succeeded' AND NOT (d.any_end AND n.state IN ('failed', 'cancelled'))))";
+/// Their shards `s` that may be leased at the moment `?1`.
 pub(super) const READY: &str = "s.job = j.key AND s.state = 'ready' AND s.not_before <= ?1";
 
 pub(super) async fn open_jobs(store: &SqliteStore, now: Timestamp) -> Result<Vec<OpenJob>> {
     let jobs = sqlx::query(sqlx::AssertSqlSafe(format!(
         "SELECT j.key, j.id, j.owner, coalesce(o.weight, 1.0) AS weight, j.model, j.priority, j.needs, j.sealed_at, \
-         j.width, j.height, j.steps, j.guidance, j.bin, j.decode, \
+         j.deadline, j.width, j.height, j.steps, j.guidance, j.bin, j.decode, \
          (SELECT max(l.granted_at) FROM leases AS l WHERE l.job = j.key) AS leased_at, \
          (SELECT coalesce(sum(s.images), 0) FROM leases AS l JOIN shards AS s ON s.key = l.shard \
          WHERE l.job = j.key AND l.ended_at IS NULL) AS leased_images \
@@ -55,6 +58,7 @@ fn open_job(row: &SqliteRow, groups: Vec<OpenGroup>) -> Result<OpenJob> {
         needs: json(row, "needs")?,
         settings: settings(row)?,
         submitted_at: time(row.try_get("sealed_at")?)?,
+        deadline: row.try_get::<Option<&str>, _>("deadline")?.map(time).transpose()?,
         leased_at: row.try_get::<Option<&str>, _>("leased_at")?.map(time).transpose()?,
         leased_images: unsigned(row, "leased_images")?,
         groups,
@@ -140,8 +144,9 @@ pub(super) async fn take(
 ) -> Result<Option<Lease>> {
     let row = sqlx::query(sqlx::AssertSqlSafe(format!(
         "SELECT {SHARD_COLUMNS}, s.id AS shard_id, j.id AS job_id, j.name, j.model, j.output, j.state AS job_state \
-         FROM shards AS s JOIN jobs AS j ON j.key = s.job WHERE s.key = ? AND {OPEN}"
+         FROM shards AS s JOIN jobs AS j ON j.key = s.job WHERE s.key = ?2 AND {OPEN}"
     )))
+    .bind(time_text(now))
     .bind(shard)
     .fetch_optional(&mut *db)
     .await?;

@@ -4,7 +4,8 @@
 //! transaction can find at its first write that another one was faster. Reading has connections of its own.
 //!
 //! - `open`: options, migrations, read-only opening
-//! - `submit`, `change`, `session`, `lease`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`: one file per duty
+//! - `submit`, `change`, `session`, `lease`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`: one file per
+//!   duty
 //! - `query`: the analyst's SQL
 //! - `shard_state`, `standing`, `event`: what several duties share
 //! - `codec`: between columns and the words of the domain
@@ -46,6 +47,7 @@ mod sweep;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 /// A SQLite file as a store.
 #[derive(Clone, Debug)]
@@ -214,6 +216,14 @@ impl Store for SqliteStore {
 
     async fn close_silent_sessions(&self, before: Timestamp, now: Timestamp) -> Result<u64> {
         self.written(session::close_silent_sessions(self, before, now).await)
+    }
+
+    async fn call_off(&self, now: Timestamp) -> Result<Vec<CalledOff>> {
+        self.written(waiting::call_off(self, now).await)
+    }
+
+    async fn next_deadline(&self, now: Timestamp) -> Result<Option<Timestamp>> {
+        waiting::next_deadline(self, now).await
     }
 
     async fn jobs_to_finish(&self) -> Result<Vec<Job>> {

@@ -15,7 +15,7 @@ use crate::store::parts::ANALYSTS;
 use crate::store::{Error, Result};
 
 /// The tables, in the order in which they came to be.
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "tables", include_str!("../../../../migrations/sqlite/0001_tables.sql")),
     (2, "audit views", include_str!("../../../../migrations/sqlite/0002_audit_views.sql")),
     (3, "scheduling", include_str!("../../../../migrations/sqlite/0003_scheduling.sql")),
@@ -24,6 +24,7 @@ const MIGRATIONS: [(i64, &str, &str); 5] = [
         "audit workers and usage",
         include_str!("../../../../migrations/sqlite/0004_audit_workers_and_usage.sql"),
     ),
+    (5, "after and deadline", include_str!("../../../../migrations/sqlite/0005_after_and_deadline.sql")),
     (6, "cut shards", include_str!("../../../../migrations/sqlite/0006_cut_shards.sql")),
 ];
 const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;

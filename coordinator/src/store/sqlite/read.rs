@@ -1,7 +1,7 @@
 //! Looking things up. Nothing here takes the write lock.
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row};
+use sqlx::{QueryBuilder, Row, SqliteExecutor};
 
 use super::SqliteStore;
 use super::codec::{JOB_COLUMNS, job as read_job, settings, signed, small, time, unsigned, word};
@@ -49,25 +49,29 @@ pub(super) async fn speeds(store: &SqliteStore, model: &str) -> Result<Vec<Speed
 }
 
 pub(super) async fn job(store: &SqliteStore, id: &str) -> Result<Job> {
+    Ok(find(&store.reader, id).await?.1)
+}
+
+/// The key of the sealed job with this id, or the only one whose id begins so, and the job.
+pub(super) async fn find(db: impl SqliteExecutor<'_>, id: &str) -> Result<(i64, Job)> {
     let not_found = || Error::NotFound { what: "job", id: id.to_owned() };
     if id.is_empty() {
         return Err(not_found());
     }
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "SELECT {JOB_COLUMNS} FROM jobs WHERE id >= ?1 AND id < ?1 || '~' AND sealed_at IS NOT NULL \
+        "SELECT key, {JOB_COLUMNS} FROM jobs WHERE id >= ?1 AND id < ?1 || '~' AND sealed_at IS NOT NULL \
          ORDER BY id LIMIT 2"
     )))
     .bind(id)
-    .fetch_all(&store.reader)
+    .fetch_all(db)
     .await?;
-    match rows.as_slice() {
-        [] => Err(not_found()),
-        [row] => read_job(row),
-        [row, _, ..] => {
-            let first = read_job(row)?;
-            if first.id.as_str() == id { Ok(first) } else { Err(Error::Ambiguous(id.to_owned())) }
-        }
-    }
+    let first = match rows.as_slice() {
+        [] => return Err(not_found()),
+        [row] => row,
+        [row, ..] if row.try_get::<&str, _>("id")? == id => row,
+        [_, ..] => return Err(Error::Ambiguous(id.to_owned())),
+    };
+    Ok((first.try_get("key")?, read_job(first)?))
 }
 
 pub(super) async fn jobs(store: &SqliteStore, states: &[JobState], limit: u32) -> Result<Vec<Job>> {

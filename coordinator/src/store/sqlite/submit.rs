@@ -10,12 +10,13 @@ use uuid::Uuid;
 use super::SqliteStore;
 use super::codec::{JOB_COLUMNS, job as read_job, json_text, signed, time_text};
 use super::event::{Event, record};
+use super::waiting;
 use crate::domain::Invalid;
 use crate::domain::id::JobId;
 use crate::domain::spec::JobSpec;
 use crate::domain::state::JobState;
 use crate::domain::submission::Batch;
-use crate::store::records::{Begun, By, Job};
+use crate::store::records::{Begun, By, Job, submitted};
 use crate::store::{Error, Result};
 
 /// Rows that one transaction of `purge` deletes: few, because workers wait for the writer meanwhile.
@@ -44,15 +45,17 @@ pub(super) async fn begin_job(store: &SqliteStore, spec: &JobSpec, now: Timestam
         let job = JobId::from(row.try_get::<String, _>("id")?);
         return Err(Error::OutputTaken { output: spec.output.clone(), job });
     }
+    spec.check_deadline(now)?;
+    let after = waiting::find(&mut tx, &spec.after).await?;
     sqlx::query("UPDATE jobs SET client_token = NULL WHERE client_token = ?")
         .bind(&spec.client_token)
         .execute(&mut *tx)
         .await?;
     let id = Uuid::now_v7().to_string();
-    sqlx::query(
+    let inserted = sqlx::query(
         "INSERT INTO jobs (id, client_token, name, owner, model, output, width, height, steps, guidance, bin, \
-         decode, negative_prompt, seed, images_per_prompt, name_template, priority, needs, state, created_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         decode, negative_prompt, seed, images_per_prompt, name_template, priority, needs, state, created_at, \
+         deadline) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(&id)
     .bind(&spec.client_token)
@@ -74,8 +77,10 @@ pub(super) async fn begin_job(store: &SqliteStore, spec: &JobSpec, now: Timestam
     .bind(json_text(&spec.needs)?)
     .bind(JobState::Pending.word())
     .bind(time_text(now))
+    .bind(spec.deadline.map(time_text))
     .execute(&mut *tx)
     .await?;
+    waiting::insert(&mut tx, inserted.last_insert_rowid(), &after).await?;
     tx.commit().await?;
     Ok(Begun::New(JobId::from(id)))
 }
@@ -117,7 +122,7 @@ pub(super) async fn seal_job(store: &SqliteStore, job: &JobId, batch: &Batch, no
         by: Some(&by),
         kind: "job_submitted",
         job: Some(key),
-        detail: Some(json!({ "images": job.images, "model": job.model, "output": job.output })),
+        detail: Some(submitted(&job)),
         ..Event::default()
     };
     record(&mut tx, event, now).await?;
@@ -236,7 +241,7 @@ pub(super) async fn abandon_job(store: &SqliteStore, job: &JobId) -> Result<()> 
 }
 
 /// Child tables first. Nothing of an unsealed job was ever leased, so it has no leases, results or events.
-const PURGE: [&str; 5] = [
+const PURGE: [&str; 6] = [
     "DELETE FROM images WHERE job = ?1 AND idx IN (SELECT idx FROM images WHERE job = ?1 LIMIT ?2)",
     "DELETE FROM shards WHERE job = ?1 AND key IN (SELECT key FROM shards WHERE job = ?1 LIMIT ?2)",
     "DELETE FROM prompts WHERE job = ?1 AND row_no IN (SELECT row_no FROM prompts WHERE job = ?1 LIMIT ?2)",
@@ -244,6 +249,8 @@ const PURGE: [&str; 5] = [
      AND group_no IN (SELECT group_no FROM settings_groups WHERE job = ?1 LIMIT ?2)",
     "DELETE FROM job_columns WHERE job = ?1 \
      AND position IN (SELECT position FROM job_columns WHERE job = ?1 LIMIT ?2)",
+    "DELETE FROM job_dependencies WHERE job = ?1 \
+     AND needs_job IN (SELECT needs_job FROM job_dependencies WHERE job = ?1 LIMIT ?2)",
 ];
 
 pub(super) async fn purge(store: &SqliteStore) -> Result<bool> {

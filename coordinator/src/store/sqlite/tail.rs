@@ -29,7 +29,7 @@ const OPEN_IMAGE: &str = "i.job = s.job AND i.group_no = s.group_no AND i.idx >=
 /// A row for each lease of a job that has nothing to give. What its images took is told by the last hundred of them.
 pub(super) async fn tails(store: &SqliteStore, now: Timestamp) -> Result<Vec<Tail>> {
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "SELECT j.id, j.owner, coalesce(o.weight, 1.0) AS weight, j.model, j.priority, j.needs, j.sealed_at, \
+        "SELECT j.id, j.owner, coalesce(o.weight, 1.0) AS weight, j.model, j.priority, j.needs, j.sealed_at, j.deadline, \
          j.width, j.height, j.steps, j.guidance, j.bin, j.decode, \
          (SELECT avg(r.render_seconds) FROM (SELECT r.render_seconds FROM results AS r \
          WHERE r.job = j.key AND r.state = 'done' ORDER BY r.idx DESC LIMIT 100) AS r) AS pace, \
@@ -85,6 +85,7 @@ fn open_job(row: &SqliteRow) -> Result<OpenJob> {
         needs: read_json(row, "needs")?,
         settings: settings(row)?,
         submitted_at: time(row.try_get("sealed_at")?)?,
+        deadline: row.try_get::<Option<&str>, _>("deadline")?.map(time).transpose()?,
         leased_at: None,
         leased_images: 0,
         groups: Vec::new(),

@@ -8,7 +8,7 @@ use super::fresh;
 use crate::domain::spec::Row;
 use crate::domain::state::ImageState;
 use crate::store::conformance::{Bench, CAPS, LEASE, done, row, spec};
-use crate::store::postgres::{PostgresStore, lease, read};
+use crate::store::postgres::{PostgresStore, lease, read, waiting};
 use crate::store::records::{Change, HeldLease, Release, ReleaseReason, Renewal, Report};
 use sanafarm_test_servers::Postgres;
 
@@ -195,8 +195,15 @@ async fn lookups_go_by_the_index_made_for_them() {
         (
             lease::OPEN_JOBS.to_owned(),
             &open,
-            &["jobs_open", "shards_ready_of_group", "leases_of_job", "leases_held_of_job"],
+            &[
+                "jobs_open",
+                "job_dependencies_pkey",
+                "shards_ready_of_group",
+                "leases_of_job",
+                "leases_held_of_job",
+            ],
         ),
+        (waiting::HOPELESS.to_owned(), &open, &["jobs_due", "jobs_unstarted", "job_dependencies_pkey"]),
         (read::images_sql(&[]), &page, &["images_pkey", "results_0_pkey"]),
         (read::images_sql(&[ImageState::Failed]), &page, &["results_0_job_idx_idx", "images_pkey"]),
     ] {

@@ -8,8 +8,11 @@ use sanafarm_test_servers::Postgres;
 use super::{another, fresh};
 use crate::domain::blame::ErrorClass;
 use crate::domain::schedule::Choice;
+use crate::domain::spec::JobSpec;
+use crate::domain::state::JobState;
+use crate::domain::waiting::Wanted;
 use crate::store::Error;
-use crate::store::conformance::{Bench, CAPS, LEASE, done, error, spec};
+use crate::store::conformance::{Bench, CAPS, LEASE, done, error, row, spec};
 use crate::store::postgres::PostgresStore;
 use crate::store::records::{Begun, By, Change, Claim, HeldLease, Lease, Renewal, Report};
 
@@ -268,6 +271,60 @@ async fn a_token_is_one_job_however_often_it_is_sent() {
     }
     assert_eq!(jobs.len(), 1);
     assert_eq!(first.store.jobs(&[], 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_job_is_called_off_once_and_leaves_no_lease_behind() {
+    let (store, server) = fresh().await;
+    let first = Bench::new(store);
+    let second = another(&server).await;
+    let late = first.now + LEASE;
+    let lost = first.submit("lost", 2, 1).await;
+    let after = vec![Wanted { job: lost.to_string(), any_end: false }];
+    let waits = first.submit_rows(JobSpec { after, ..spec("waits") }, (1..=50).map(row), 1).await;
+    let due = JobSpec { deadline: Some(late), ..spec("due") };
+    let due = first.submit_rows(due, (1..=300).map(row), 1).await;
+    let mut tasks = Vec::new();
+    for task in 0..10 {
+        let store = Arc::clone(if task % 2 == 0 { &first.store } else { &second.store });
+        let session = first.session(&format!("w{task}")).await;
+        let (lost, waits, due, now) = (lost.clone(), waits.clone(), due.clone(), first.now);
+        tasks.push(tokio::spawn(async move {
+            match task {
+                // Coordinators whose clocks are ahead of those that hand shards out.
+                0 | 1 => {
+                    while store.job(due.as_str()).await.unwrap().state != JobState::Cancelled
+                        || store.job(waits.as_str()).await.unwrap().state != JobState::Cancelled
+                    {
+                        store.call_off(late).await.unwrap();
+                    }
+                }
+                2 => {
+                    store.change_job(&lost, &Change::Cancel, &By::default(), now).await.unwrap();
+                }
+                _ => {
+                    let choices = [waits, due].map(|job| Choice { job, group: None }).to_vec();
+                    let claims = vec![Claim { session, choices }; 1 + task % 3];
+                    let mut leased = true;
+                    while leased {
+                        let answers = store.lease_shards(&claims, LEASE, now).await.unwrap();
+                        leased = answers.into_iter().any(|answer| answer.unwrap().is_some());
+                    }
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let attempts = |job, outcome| {
+        format!("select count(*) from audit_attempts where job_id = '{job}' and outcome {outcome}")
+    };
+    assert_eq!(first.value(&attempts(&waits, "is not null")).await, "0", "it had to wait");
+    assert_eq!(first.value(&attempts(&due, "<> 'revoked'")).await, "0");
+    let ends = "select count(*) from audit_events where kind = 'job_cancelled'";
+    assert_eq!(first.value(ends).await, "3", "each is told once");
+    first.check_invariants().await;
 }
 
 /// More calls than connections wait for each other's, and none of them holds one while it wants another.
