@@ -61,8 +61,8 @@ async fn run(bench: &mut Bench, token: &str, steps: Vec<Step>) {
     for worker in 0..WORKERS {
         sessions.push(bench.open(&format!("w{worker}"), worker == 0).await);
     }
-    // Every lease that was ever given out, also the lost ones: zombies report too.
-    let mut leases: Vec<Lease> = Vec::new();
+    // Every lease that was ever given out, also the lost ones, and to whom: zombies report too.
+    let mut leases: Vec<(usize, Lease)> = Vec::new();
     let mut attempts = HashMap::new();
     let mut committed: HashMap<u64, ResultRecord> = HashMap::new();
     for step in steps {
@@ -74,26 +74,28 @@ async fn run(bench: &mut Bench, token: &str, steps: Vec<Step>) {
                     assert_eq!(lease.lease.attempt, last.unwrap_or(0) + 1, "attempts rise by one");
                     assert!(lease.images.iter().all(|image| !committed.contains_key(&image.index)));
                     assert!(!lease.images.is_empty());
-                    leases.push(lease);
+                    leases.push((who, lease));
                 }
             }
             Step::Done { who, lease, image } => {
-                let Some(lease) = pick(lease) else { continue };
+                let Some((_, lease)) = pick(lease) else { continue };
                 let image = &lease.images[image % lease.images.len()];
                 bench.report(&sessions[who], &lease.lease, &[done(image)]).await;
             }
             Step::Error { who, lease, image } => {
-                let Some(lease) = pick(lease) else { continue };
+                let Some((holder, lease)) = pick(lease) else { continue };
                 let image = &lease.images[image % lease.images.len()];
-                bench.report(&sessions[who], &lease.lease, &[error(image, ErrorClass::Internal)]).await;
+                let error = error(image, ErrorClass::Internal);
+                let told = bench.try_report(&sessions[who], &lease.lease, &[error]).await;
+                assert_eq!(told.is_ok(), who == holder, "{told:?}");
             }
             Step::Renew { who, lease } => {
-                let Some(lease) = pick(lease) else { continue };
+                let Some((_, lease)) = pick(lease) else { continue };
                 // A session that was closed as silent or with the process is refused, which is fine here.
                 let _ = bench.try_renew(&sessions[who], &lease.lease, &[lease.images[0].index]).await;
             }
             Step::Release { who, lease, drain: leaving } => {
-                let Some(lease) = pick(lease) else { continue };
+                let Some((_, lease)) = pick(lease) else { continue };
                 let release = if leaving { drain() } else { finished() };
                 let _ = bench.store.release_lease(&sessions[who], &lease.lease, &release, bench.now).await;
             }
