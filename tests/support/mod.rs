@@ -3,6 +3,8 @@
 pub mod books;
 pub mod cluster;
 pub mod database;
+pub mod gate;
+pub mod hand;
 pub mod pictures;
 pub mod web;
 
