@@ -1,5 +1,6 @@
 //! What must hold when something goes wrong, each fault by its name.
 
+#[cfg(target_os = "linux")]
 mod clock;
 mod frozen;
 mod killed;

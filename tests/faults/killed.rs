@@ -12,9 +12,9 @@ const IMAGES: usize = 6;
 /// Submits the list again and again says the same job.
 const SUBMIT: [&str; 7] = ["submit", "list.txt", "--size", SIZE, "--steps", STEPS, "--output=out"];
 
-/// Kills the coordinator of a worker when it has rendered for a while and its transaction waits to commit rows of this
-/// table, and starts it again at its address; the job, which has succeeded.
-fn kill_at_commit(cluster: &Cluster, table: &str, fate: Fate) -> String {
+/// Kills the coordinator of a worker when its first transaction with rows for this table is about to commit, and starts
+/// it again at its address. The job succeeds.
+fn kill_at_commit(cluster: &Cluster, table: &str, fate: Fate) {
     let coordinator = cluster.coordinator(&[]);
     let address = coordinator.address;
     let job = cluster.submit(&address, IMAGES, SIZE, STEPS);
@@ -23,10 +23,11 @@ fn kill_at_commit(cluster: &Cluster, table: &str, fate: Fate) -> String {
     gate.wait_for_one();
     coordinator.process.kill();
     gate.open_for_the_dead(fate);
+    let rows = cluster.number(&format!("select count(*) from {table}"));
+    assert_eq!(rows > 0, fate == Fate::LetThrough, "{rows} rows were committed");
     let _again = cluster.coordinator_at(&address, &[]);
     cluster.watch(&address, &job);
     assert_whole(cluster, &job, IMAGES);
-    job
 }
 
 #[test]
@@ -75,8 +76,9 @@ fn a_coordinator_killed_in_the_middle_of_a_list_leaves_no_half_job() {
         coordinator.process.kill();
         let refused = submitting.join().unwrap();
         assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""), "{}", refused.stderr);
-        let hint = "error: submit the job\n  caused by: transport error\n\nhint: run the same command again";
-        assert!(refused.stderr.contains(hint), "{}", refused.stderr);
+        for told in ["error: submit the job\n", "\n\nhint: run the same command again"] {
+            assert!(refused.stderr.contains(told), "{}", refused.stderr);
+        }
     });
     assert_eq!(cluster.number("select count(*) from images"), 4000, "the first rows are there");
     gate.open_for_the_dead(Fate::LetThrough);
