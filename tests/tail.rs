@@ -1,8 +1,9 @@
 //! The end of a job on a real farm: nobody waits while another has much to do.
 
 use crate::farm::{coordinator, worker};
-use crate::support::pictures::assert_whole;
-use crate::support::{Sandbox, wait_until};
+use crate::support::books::assert_whole;
+use crate::support::cluster::Cluster;
+use crate::support::{Sandbox, pictures, wait_until};
 
 #[test]
 fn an_idle_worker_takes_over_half_of_what_another_holds() {
@@ -33,5 +34,32 @@ fn an_idle_worker_takes_over_half_of_what_another_holds() {
         "no lease was lost or handed back"
     );
     assert_eq!(sql("select sum(images) as images from audit_attempts"), format!("images\n{IMAGES}\n"));
-    assert_whole(&sandbox.database(), &sandbox.path("out"), IMAGES as usize);
+    pictures::assert_whole(&sandbox.database(), &sandbox.path("out"), IMAGES as usize);
+}
+
+#[test]
+fn a_worker_that_hangs_holds_the_end_of_a_job_for_some_seconds_only() {
+    const IMAGES: usize = 6;
+    let cluster = Cluster::new();
+    // Its lease would be good for an hour.
+    let coordinator = cluster.coordinator(&["--lease-seconds", "3600"]);
+    let at = coordinator.address.as_str();
+    let hung = cluster.worker(at, "hung");
+    let job = cluster.submit(at, IMAGES, "128x128", "20");
+    cluster.wait_for_pictures(1);
+    hung.freeze();
+    let _other = cluster.worker(at, "other");
+    cluster.watch(at, &job);
+    assert_whole(&cluster, &job, IMAGES);
+    assert_eq!(cluster.number("select count(*) from audit_attempts where outcome = 'lost'"), 0);
+    // It goes on as if nothing had happened, and changes nothing.
+    let before = cluster.sql("select idx, shard, attempt from results order by idx");
+    hung.thaw();
+    let next = cluster.submit(at, IMAGES, "64x64", "2");
+    cluster.watch(at, &next);
+    let of_first =
+        "select idx, shard, attempt from results where job = (select min(job) from results) order by idx";
+    assert_eq!(cluster.sql(of_first), before);
+    assert_whole(&cluster, &job, IMAGES);
+    assert_whole(&cluster, &next, IMAGES);
 }

@@ -1,6 +1,10 @@
 //! A folder of its own for each test, the binary in it, and witnesses that do not trust the binary.
 
+pub mod books;
+pub mod cluster;
 pub mod database;
+pub mod gate;
+pub mod hand;
 pub mod pictures;
 pub mod web;
 
@@ -90,7 +94,11 @@ impl Sandbox {
 
     /// Starts a command and leaves it running.
     pub fn start(&self, args: &[&str]) -> Running {
-        let mut command = self.command(args);
+        self.start_command(self.command(args))
+    }
+
+    /// The same, for a command that was made by [`Sandbox::command`].
+    pub fn start_command(&self, mut command: Command) -> Running {
         let log = std::fs::File::options().create(true).append(true).open(self.path("running.log")).unwrap();
         let child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         Running { child }
@@ -151,9 +159,22 @@ impl Running {
 
     /// SIGTERM.
     pub fn terminate(&self) {
-        let status =
-            Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.child.id())).status().unwrap();
-        assert!(status.success());
+        self.signal("TERM");
+    }
+
+    /// It does nothing more until it is thawed; its connections stay open.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Ends a freeze.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = format!("kill -{signal} {}", self.child.id());
+        assert!(Command::new("sh").arg("-c").arg(sent).status().unwrap().success());
     }
 
     pub fn has_ended(&mut self) -> bool {

@@ -55,9 +55,16 @@ pub fn assert_whole(database: &Path, output: &Path, images: usize) {
     let all =
         database::texts(database, "select cast(image_index as text) from audit_images order by image_index");
     assert_eq!(all, (0..images).map(|index| index.to_string()).collect::<Vec<_>>());
+    assert_stored(output, rows.iter().map(String::as_str));
+}
+
+/// An output holds these pictures, each told as its name and its checksum, the manifest and the metadata, and nothing
+/// else.
+#[track_caller]
+pub fn assert_stored<'a>(output: &Path, pictures: impl Iterator<Item = &'a str>) {
     let mut wanted = vec!["manifest.parquet".to_owned(), "metadata.jsonl".to_owned()];
-    for row in rows {
-        let (object, sum) = row.split_once(' ').unwrap();
+    for picture in pictures {
+        let (object, sum) = picture.split_once(' ').unwrap();
         assert_eq!(sha256(&output.join(object)), sum, "{object}");
         read(&output.join(object));
         wanted.push(object.to_owned());

@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 
 use super::blocking;
 use super::spool::Spool;
-use crate::error::Error;
+use crate::error::{Error, Exit};
 
 /// Batches under way.
 const BATCHES: usize = 4;
@@ -34,7 +34,14 @@ pub async fn send(
     let (fed, answer) = tokio::join!(feed, call);
     // What went wrong here explains the error of the call, which missed its seal.
     fed??;
-    let answer = answer.map_err(|status| Error::call("submit the job", &status))?;
+    let answer = answer.map_err(|status| {
+        let error = Error::call("submit the job", &status);
+        if error.exit != Exit::Failure {
+            return error;
+        }
+        // It may be in although no answer came.
+        error.hint("run the same command again: a job that is in already is found, not made twice")
+    })?;
     Ok(answer.into_inner())
 }
 

@@ -248,8 +248,9 @@ pub trait Store: std::fmt::Debug + Send + Sync {
         release: &Release,
         now: Timestamp,
     ) -> Result<()>;
-    /// Commits results. Accepted from any attempt and any session for images that have none yet. A report that breaks
-    /// a rule is refused whole; the others are committed. One answer a report, in order.
+    /// Commits results. Pictures are accepted from any attempt and any session for images that have none yet, errors
+    /// from the worker that the attempt was given to. A report that breaks a rule is refused whole; the others are
+    /// committed. One answer a report, in order.
     async fn report_results(
         &self,
         reports: &[Report],

@@ -101,9 +101,17 @@ pub(in crate::grpc) fn report(result: v1::ImageResult) -> Converted<ImageReport>
         index: result.index,
         outcome,
         device: result.device_id,
-        render_seconds: result.render_seconds,
-        decode_seconds: result.decode_seconds,
+        render_seconds: seconds(result.render_seconds, result.index)?,
+        decode_seconds: seconds(result.decode_seconds, result.index)?,
     })
+}
+
+/// What an image took. Others are added to it: one that is no number would make all of them none.
+fn seconds(seconds: f64, index: u64) -> Converted<f64> {
+    if seconds.is_finite() && seconds >= 0.0 {
+        return Ok(seconds);
+    }
+    Err(Status::invalid_argument(format!("image {index} took {seconds} seconds, which is no time")))
 }
 
 pub(in crate::grpc) fn presence_message(presence: Presence) -> v1::PresentWorker {

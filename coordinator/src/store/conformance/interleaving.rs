@@ -74,8 +74,8 @@ async fn run(bench: &mut Bench, token: &str, steps: Vec<Step>) {
     for worker in 0..WORKERS {
         sessions.push(bench.open(&format!("w{worker}"), worker == 0).await);
     }
-    // Every lease that was ever given out, also the lost ones: zombies report too.
-    let mut leases: Vec<Lease> = Vec::new();
+    // Every lease that was ever given out, also the lost ones, and to whom: zombies report too.
+    let mut leases: Vec<(usize, Lease)> = Vec::new();
     let mut attempts = HashMap::new();
     let mut committed: HashMap<u64, ResultRecord> = HashMap::new();
     for step in steps {
@@ -86,37 +86,41 @@ async fn run(bench: &mut Bench, token: &str, steps: Vec<Step>) {
                     let last = attempts.insert(lease.lease.shard.clone(), lease.lease.attempt);
                     assert_eq!(lease.lease.attempt, last.unwrap_or(0) + 1, "attempts rise by one");
                     check_open(&lease, &committed);
-                    leases.push(lease);
+                    leases.push((who, lease));
                 }
             }
             Step::TakeOver { who, lease, part } => {
-                let Some(Lease { lease: LeaseRef { shard, attempt }, .. }) = pick(lease) else { continue };
+                let Some((_, Lease { lease: LeaseRef { shard, attempt }, .. })) = pick(lease) else {
+                    continue;
+                };
                 let share = Share { shard, attempt, part };
                 let taken = bench.store.take_over(&sessions[who], &share, LEASE, bench.now).await;
                 if let Ok(Some(lease)) = taken {
                     assert_eq!(lease.lease.attempt, attempt + 1, "attempts of an image rise by one");
                     attempts.insert(lease.lease.shard.clone(), lease.lease.attempt);
                     check_open(&lease, &committed);
-                    leases.push(lease);
+                    leases.push((who, lease));
                 }
             }
             Step::Done { who, lease, image } => {
-                let Some(lease) = pick(lease) else { continue };
+                let Some((_, lease)) = pick(lease) else { continue };
                 let image = &lease.images[image % lease.images.len()];
                 bench.report(&sessions[who], &lease.lease, &[done(image)]).await;
             }
             Step::Error { who, lease, image } => {
-                let Some(lease) = pick(lease) else { continue };
+                let Some((holder, lease)) = pick(lease) else { continue };
                 let image = &lease.images[image % lease.images.len()];
-                bench.report(&sessions[who], &lease.lease, &[error(image, ErrorClass::Internal)]).await;
+                let error = error(image, ErrorClass::Internal);
+                let told = bench.try_report(&sessions[who], &lease.lease, &[error]).await;
+                assert_eq!(told.is_ok(), who == holder, "{told:?}");
             }
             Step::Renew { who, lease } => {
-                let Some(lease) = pick(lease) else { continue };
+                let Some((_, lease)) = pick(lease) else { continue };
                 // A session that was closed as silent or with the process is refused, which is fine here.
                 let _ = bench.try_renew(&sessions[who], &lease.lease, &[lease.images[0].index]).await;
             }
             Step::Release { who, lease, drain: leaving } => {
-                let Some(lease) = pick(lease) else { continue };
+                let Some((_, lease)) = pick(lease) else { continue };
                 let release = if leaving { drain() } else { finished() };
                 let _ = bench.store.release_lease(&sessions[who], &lease.lease, &release, bench.now).await;
             }

@@ -51,6 +51,7 @@ macro_rules! conformance_suite {
             results: what_was_never_leased_is_refused,
             results: a_wrong_report_is_refused_and_the_others_are_kept,
             results: an_error_sent_twice_counts_once,
+            results: an_error_is_told_by_whom_the_attempt_was_given_to,
             results: an_image_with_too_many_errors_fails,
             results: an_image_that_fails_on_different_workers_fails,
             results: a_worker_that_fails_image_after_image_is_taken_out_and_forgiven,

@@ -137,6 +137,25 @@ pub async fn an_error_sent_twice_counts_once(bench: Bench) {
     assert_eq!(bench.value("select errors from audit_images").await, "1");
 }
 
+pub async fn an_error_is_told_by_whom_the_attempt_was_given_to(bench: Bench) {
+    bench.submit("a", 2, 32).await;
+    let (holder, other) = (bench.session("holder").await, bench.session("other").await);
+    let lease = bench.lease(&holder).await.unwrap();
+    // A report is refused whole.
+    let results = [done(&lease.images[0]), error(&lease.images[1], ErrorClass::Prompt)];
+    let foreign = bench.try_report(&other, &lease.lease, &results).await;
+    assert!(matches!(foreign, Err(Error::Invalid(_))), "{foreign:?}");
+    let nobody = SessionId::from("nobody".to_owned());
+    let unknown = bench.try_report(&nobody, &lease.lease, &results).await;
+    assert!(matches!(unknown, Err(Error::NotFound { what: "session", .. })), "{unknown:?}");
+    assert_eq!(bench.value("select sum(done + failed) from audit_jobs").await, "0");
+    // The same worker, come back.
+    let again = bench.session("holder").await;
+    let told = bench.report(&again, &lease.lease, &results).await;
+    assert_eq!(told, Reported { accepted: 2, known: 0, held: false, job_complete: true });
+    bench.check_invariants().await;
+}
+
 pub async fn an_image_with_too_many_errors_fails(mut bench: Bench) {
     let id = bench.submit("a", 2, 32).await;
     let session = bench.session("w").await;

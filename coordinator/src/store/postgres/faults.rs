@@ -6,8 +6,8 @@ use sqlx::{PgConnection, Row};
 
 use super::PostgresStore;
 use super::codec::{Time, clean, signed, small};
-use super::report::{Picture, commit_pictures, never_given_out, not_in_this_shard};
-use super::session::{attempt, find};
+use super::report::{Picture, commit_pictures, given_to_another, never_given_out, not_in_this_shard};
+use super::session::{attempt, find, not_found};
 use super::shard_state::{Failure, Shard, fail_image, settle};
 use super::standing;
 use crate::domain::Invalid;
@@ -42,6 +42,10 @@ pub(super) async fn commit(
         .await?;
     if given_out.is_none() {
         return Err(Invalid::job(never_given_out(report)).into());
+    }
+    if report.has_errors() {
+        let Some(session) = session else { return Err(not_found(&report.session)) };
+        check_holder(&mut tx, &shard, report, session).await?;
     }
     let before = match session {
         Some(session) => standing::lock(&mut tx, session).await?,
@@ -79,6 +83,21 @@ pub(super) async fn commit(
     let (held, job_complete) = (row.try_get("held")?, row.try_get("complete")?);
     tx.commit().await?;
     Ok(Reported { accepted, known: report.results.len() as u64 - accepted, held, job_complete })
+}
+
+/// Refuses errors of anybody but the worker that the attempt was given to: they count against its images. It may have
+/// another session by now.
+async fn check_holder(db: &mut PgConnection, shard: &Shard, report: &Report, session: i64) -> Result<()> {
+    let holds: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM leases AS l JOIN sessions AS h ON h.key = l.session \
+         JOIN sessions AS w ON w.worker = h.worker WHERE l.shard = $1 AND l.attempt = $2 AND w.key = $3)",
+    )
+    .bind(shard.key)
+    .bind(attempt(report.lease.attempt))
+    .bind(session)
+    .fetch_one(db)
+    .await?;
+    if holds { Ok(()) } else { Err(Invalid::job(given_to_another(report)).into()) }
 }
 
 /// Commits one error, of an image that was leased with `shard` and that `holding` has now; whether it was new.

@@ -221,6 +221,11 @@ pub(super) fn never_given_out(report: &Report) -> String {
     format!("attempt {} of shard {} was never given out", report.lease.attempt, report.lease.shard)
 }
 
+/// What is wrong with errors of an attempt that is somebody else's.
+pub(super) fn given_to_another(report: &Report) -> String {
+    format!("attempt {} of shard {} was given to another worker", report.lease.attempt, report.lease.shard)
+}
+
 /// What is wrong with an image of another shard.
 pub(super) fn not_in_this_shard(index: i64) -> String {
     format!("image {index} is not in this shard")

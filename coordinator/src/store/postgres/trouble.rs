@@ -76,10 +76,12 @@ pub(super) fn broken_constraint(error: &Error) -> Option<&str> {
 
 /// The connection is of no use any more.
 fn is_broken(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => true,
-        _ => code(error).is_some_and(|code| ENDED.contains(&code)),
-    }
+    is_lost(error) || matches!(error, sqlx::Error::Protocol(_) | sqlx::Error::Tls(_))
+}
+
+/// The server, or the way to it, went away: a new connection may do.
+fn is_lost(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_)) || code(error).is_some_and(|code| ENDED.contains(&code))
 }
 
 /// When a connection broke last: those that have been idle since before are tested before they are used.
@@ -111,8 +113,13 @@ impl Trouble {
             let now = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.last.store(now.max(1), Ordering::Relaxed);
         }
+        let unreachable = Error::Unreachable { place: place.to_owned() };
         Err(match error {
-            Error::Busy if !connected => Error::Unreachable { place: place.to_owned() },
+            error if source(&error).is_some_and(is_lost) => {
+                tracing::warn!(%error, place, "lost a connection to the database");
+                unreachable
+            }
+            Error::Busy if !connected => unreachable,
             error if is_conflict(&error) => Error::Busy,
             error if source(&error).and_then(code) == Some(FULL) => Error::Full { file: place.to_owned() },
             error => error,
@@ -133,7 +140,7 @@ mod tests {
         assert!(!trouble.was_after(before));
         let broken = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
         let error = trouble.heard::<()>(Err(Error::from(broken)), "here", true).unwrap_err();
-        assert!(matches!(error, Error::Database(_)));
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
         assert!(trouble.was_after(before));
         assert!(!trouble.was_after(Instant::now() + Duration::from_millis(1)));
         let error = trouble.heard::<()>(Err(Error::Busy), "here", false).unwrap_err();

@@ -66,6 +66,13 @@ pub struct Report {
     pub results: Vec<ImageReport>,
 }
 
+impl Report {
+    /// Whether something went wrong.
+    pub fn has_errors(&self) -> bool {
+        self.results.iter().any(|result| matches!(result.outcome, Outcome::Failed { .. }))
+    }
+}
+
 /// A lease that a worker says it holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeldLease {

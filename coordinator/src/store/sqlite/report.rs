@@ -10,7 +10,7 @@ use super::{session, standing};
 use crate::domain::Invalid;
 use crate::domain::blame::{Caps, Verdict, after_error};
 use crate::domain::state::JobState;
-use crate::store::records::{ImageReport, Outcome, Report, Reported};
+use crate::store::records::{ImageReport, LeaseRef, Outcome, Report, Reported};
 use crate::store::{Error, Result};
 
 /// Who reports, from which attempt.
@@ -69,6 +69,12 @@ async fn commit_report(
         let what = format!("attempt {} of shard {} was never given out", lease.attempt, lease.shard);
         return Err(Invalid::job(what).into());
     }
+    if report.has_errors() {
+        let Some((key, _)) = known_session else {
+            return Err(Error::NotFound { what: "session", id: session.to_string() });
+        };
+        check_holder(db, &shard, report, key).await?;
+    }
     let reporter = Reporter { session: known_session.map(|(key, _)| key), attempt: lease.attempt, caps, now };
     let mut accepted = 0;
     for result in results {
@@ -89,6 +95,25 @@ async fn commit_report(
         .is_some_and(|held| held.attempt == lease.attempt && Some(held.session) == reporter.session);
     let job_complete = job_complete(db, shard.job).await?;
     Ok(Reported { accepted, known: results.len() as u64 - accepted, held, job_complete })
+}
+
+/// Refuses errors of anybody but the worker that the attempt was given to: they count against its images. It may have
+/// another session by now.
+async fn check_holder(db: &mut SqliteConnection, shard: &Shard, report: &Report, session: i64) -> Result<()> {
+    let holds: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM leases AS l JOIN sessions AS h ON h.key = l.session \
+         JOIN sessions AS w ON w.worker = h.worker WHERE l.shard = ? AND l.attempt = ? AND w.key = ?)",
+    )
+    .bind(shard.key)
+    .bind(report.lease.attempt)
+    .bind(session)
+    .fetch_one(db)
+    .await?;
+    if holds {
+        return Ok(());
+    }
+    let LeaseRef { shard, attempt } = &report.lease;
+    Err(Invalid::job(format!("attempt {attempt} of shard {shard} was given to another worker")).into())
 }
 
 /// Commits one result or error, of an image that was leased with `shard` and that `holding` has now; whether it was new.

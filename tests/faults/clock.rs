@@ -1,0 +1,61 @@
+//! Workers whose clocks are wrong. No message of theirs holds a time: the coordinators' clock is the only one.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use jiff::Timestamp;
+
+use crate::support::books::assert_whole;
+use crate::support::cluster::Cluster;
+use crate::support::{Running, Sandbox};
+
+/// Makes the library that gives a program a wrong clock.
+fn wrong_clock(sandbox: &Sandbox) -> PathBuf {
+    sandbox.write("wrong_clock.c", include_str!("wrong_clock.c"));
+    let library = sandbox.path("wrong_clock.so");
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let source = sandbox.path("wrong_clock.c");
+    let made = Command::new(&compiler).args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
+    assert!(made.unwrap().success(), "compile a library with {}", compiler.display());
+    library
+}
+
+/// A worker whose clock is that many seconds ahead.
+fn worker(cluster: &Cluster, library: &Path, address: &str, name: &str, seconds: i64) -> Running {
+    let mut command = cluster.sandbox.command(&["worker", "--coordinator", address, "--name", name]);
+    command.env("LD_PRELOAD", library).env("WRONG_CLOCK", seconds.to_string());
+    cluster.sandbox.start_command(command)
+}
+
+#[test]
+fn workers_whose_clocks_are_an_hour_off_lose_nothing() {
+    const IMAGES: usize = 40;
+    let cluster = Cluster::new();
+    let coordinator = cluster.coordinator(&[]);
+    let at = coordinator.address.as_str();
+    let library = wrong_clock(&cluster.sandbox);
+    let _fast = worker(&cluster, &library, at, "fast", 3600);
+    let _slow = worker(&cluster, &library, at, "slow", -3600);
+    cluster.wait_for_workers(2);
+    let job = cluster.submit(at, IMAGES, "64x64", "2");
+    cluster.watch(at, &job);
+    assert_whole(&cluster, &job, IMAGES);
+    let workers =
+        "select worker, count(*) from audit_attempts where outcome <> 'lost' group by worker order by 1";
+    assert_eq!(cluster.sql(workers), "fast|1\nslow|1", "each has rendered its shard, and none was lost");
+
+    // Their own logs tell how wrong they are; the history knows nothing of it.
+    let log = cluster.sandbox.running_log();
+    let logged = log.lines().filter(|line| line.contains("leased a shard"));
+    let mut off: Vec<f64> = logged
+        .map(|line| {
+            let time: Timestamp = line.split(' ').next().unwrap().parse().unwrap();
+            (time.duration_since(Timestamp::now()).as_secs_f64() / 3600.0).round()
+        })
+        .collect();
+    off.sort_by(f64::total_cmp);
+    assert_eq!(off, [-1.0, 1.0], "{log}");
+    let wrong = "select count(*) from (select at from audit_events union all select finished_at from audit_images \
+        union all select expires_at from audit_attempts) as t where abs(extract(epoch from now() - at)) > 600";
+    assert_eq!(cluster.number(wrong), 0);
+}
