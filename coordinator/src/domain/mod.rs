@@ -6,11 +6,13 @@
 //! - [`shard`]: how a stream of images is cut into shards
 //! - [`schedule`]: which job's shard a worker gets
 //! - [`explain`]: why the parts of a job wait
+//! - [`event`]: what the history tells of
 //! - [`submission`]: all of the above, over the rows of one job as they stream in
 //! - [`blame`]: what an error or a loss costs an image
 //! - [`statement`]: which SQL an analyst may run
 
 pub mod blame;
+pub mod event;
 pub mod explain;
 pub mod id;
 pub mod schedule;

@@ -6,6 +6,7 @@ mod bench;
 pub(in crate::store) mod changes;
 pub(in crate::store) mod ending;
 pub(in crate::store) mod guide;
+pub(in crate::store) mod history;
 pub(in crate::store) mod interleaving;
 pub(in crate::store) mod leasing;
 pub(in crate::store) mod presence;
@@ -73,6 +74,10 @@ macro_rules! conformance_suite {
             ending: a_restart_releases_what_lived_in_the_process,
             ending: a_restart_leaves_workers_elsewhere_alone,
             ending: every_move_is_in_the_history,
+            history: what_the_farm_does_by_itself_is_told_so,
+            history: an_image_that_lost_its_worker_is_given_up_by_the_farm,
+            history: whoever_does_not_tell_a_name_is_not_the_farm,
+            history: a_worker_is_taken_out_and_forgiven_in_words,
             guide: every_question_of_the_guide_has_its_answer,
             interleaving: nothing_is_lost_or_done_twice,
         }

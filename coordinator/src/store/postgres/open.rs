@@ -17,11 +17,12 @@ use crate::store::parts::ANALYSTS;
 use crate::store::{Error, Result};
 
 /// The tables, in the order in which they came to be.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+pub(super) const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "tables", include_str!("../../../../migrations/postgres/0001_tables.sql")),
     (2, "audit views", include_str!("../../../../migrations/postgres/0002_audit_views.sql")),
     (3, "claims and commits", include_str!("../../../../migrations/postgres/0003_claims_and_commits.sql")),
     (4, "reader", include_str!("../../../../migrations/postgres/0004_reader.sql")),
+    (7, "stories", include_str!("../../../../migrations/postgres/0007_stories.sql")),
 ];
 const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 

@@ -18,6 +18,7 @@ use super::event::{Event, record};
 use super::life::lives;
 use super::trouble::broken_constraint;
 use crate::domain::Invalid;
+use crate::domain::event::EventKind;
 use crate::domain::id::JobId;
 use crate::domain::spec::JobSpec;
 use crate::domain::state::JobState;
@@ -175,12 +176,17 @@ pub(super) async fn seal_job(
     .await?;
     let job = read_job(&row)?;
     let by = By { actor: job.owner.clone(), reason: String::new() };
+    // None of them was leased yet.
+    let shards: i64 = sqlx::query_scalar("SELECT count(*) FROM shards WHERE job = $1 AND state = 'ready'")
+        .bind(unsealed.key)
+        .fetch_one(&mut *tx)
+        .await?;
+    let detail = json!({ "images": job.images, "shards": shards, "model": job.model, "output": job.output });
     let event = Event {
         by: Some(&by),
-        kind: "job_submitted",
         job: Some(unsealed.key),
-        detail: Some(json!({ "images": job.images, "model": job.model, "output": job.output })),
-        ..Event::default()
+        detail: Some(detail),
+        ..Event::new(EventKind::JobSubmitted)
     };
     record(&mut tx, event, now).await?;
     tx.commit().await?;

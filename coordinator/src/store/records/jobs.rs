@@ -132,13 +132,30 @@ pub enum Change {
     Retry(Option<ErrorClass>),
 }
 
-/// Who wants something, and why: both go into the history.
+/// Who wants something, and why: both go into the history. Somebody who tells no name is unknown there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct By {
     /// A person or a program.
     pub actor: String,
     /// For people; may be empty.
     pub reason: String,
+}
+
+impl By {
+    /// In the history, the actor of what the farm does by itself.
+    pub const FARM: &'static str = "coordinator";
+    /// In the history, somebody who does not tell a name.
+    pub const NOBODY: &'static str = "unknown";
+
+    /// What the farm does by itself; `reason` may be empty.
+    pub fn farm(reason: &str) -> Self {
+        Self { actor: Self::FARM.to_owned(), reason: reason.to_owned() }
+    }
+
+    /// The name in the history.
+    pub(in crate::store) fn named(&self) -> &str {
+        if self.actor.is_empty() { Self::NOBODY } else { &self.actor }
+    }
 }
 
 /// What became of a wish.
