@@ -106,14 +106,18 @@ pub(in crate::grpc) fn report(result: v1::ImageResult) -> Converted<ImageReport>
     })
 }
 
-pub(in crate::grpc) fn presence_message(presence: Presence) -> v1::PresentWorker {
-    let devices = presence.session.devices.into_iter().map(|device| v1::Device {
+pub(super) fn device_message(device: Device) -> v1::Device {
+    v1::Device {
         id: device.id,
         name: device.name,
         memory_bytes: device.memory_bytes,
         memory_free_bytes: device.memory_free_bytes,
         compute_capability: device.compute_capability,
-    });
+    }
+}
+
+pub(in crate::grpc) fn presence_message(presence: Presence) -> v1::PresentWorker {
+    let devices = presence.session.devices.into_iter().map(device_message);
     let leases = presence.leases.into_iter().map(|held| v1::PresentLease {
         shard_id: held.lease.shard.into(),
         attempt: held.lease.attempt,

@@ -78,6 +78,11 @@ macro_rules! conformance_suite {
             history: an_image_that_lost_its_worker_is_given_up_by_the_farm,
             history: whoever_does_not_tell_a_name_is_not_the_farm,
             history: a_worker_is_taken_out_and_forgiven_in_words,
+            history: a_job_tells_its_events_page_by_page,
+            history: a_worker_tells_all_its_sessions_or_one,
+            history: a_session_that_was_opened_tells_its_devices,
+            history: an_image_tells_its_attempts_and_what_came_of_them,
+            history: an_image_of_one_size_is_not_told_the_attempts_at_another,
             guide: every_question_of_the_guide_has_its_answer,
             interleaving: nothing_is_lost_or_done_twice,
         }
