@@ -1,5 +1,7 @@
 //! The story of an image, out of what several tables tell of it.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -66,7 +68,13 @@ impl Told {
             settled.push(Settled { from: result.finished_at, until: None, attempt: result.attempt });
         }
         let besides = self.besides();
-        let events = self.events.iter().filter(|event| self.concerns(event, &settled));
+        let granted: HashMap<Option<u32>, Timestamp> = self
+            .events
+            .iter()
+            .filter(|event| event.kind == EventKind::LeaseGranted.word())
+            .map(|event| (event.attempt, event.at))
+            .collect();
+        let events = self.events.iter().filter(|event| self.concerns(event, &granted, &settled));
         let mut story: Vec<EventRecord> = events.cloned().collect();
         for more in besides {
             let granted = story.iter().position(|event| {
@@ -100,7 +108,13 @@ impl Told {
     }
 
     /// Whether an event tells of this image: an attempt at its shard does unless the image had its result by then.
-    fn concerns(&self, event: &EventRecord, settled: &[Settled]) -> bool {
+    /// `granted` is when each attempt began.
+    fn concerns(
+        &self,
+        event: &EventRecord,
+        granted: &HashMap<Option<u32>, Timestamp>,
+        settled: &[Settled],
+    ) -> bool {
         let open_at = |at: Timestamp, attempt: u32| {
             !settled.iter().any(|settled| {
                 settled.from <= at
@@ -117,10 +131,7 @@ impl Told {
                 | EventKind::LeaseRevoked,
             ) => {
                 let attempt = event.attempt.unwrap_or_default();
-                let granted = self.events.iter().find(|other| {
-                    other.kind == EventKind::LeaseGranted.word() && other.attempt == event.attempt
-                });
-                open_at(granted.map_or(event.at, |granted| granted.at), attempt)
+                open_at(granted.get(&event.attempt).copied().unwrap_or(event.at), attempt)
             }
             Ok(EventKind::JobRetried) => self.retried.iter().any(|retried| retried.retried_at == event.at),
             Ok(EventKind::JobPaused | EventKind::JobResumed | EventKind::JobCancelled) => {

@@ -215,6 +215,32 @@ pub async fn a_worker_tells_all_its_sessions_or_one(mut bench: Bench) {
     assert_eq!(bench.store.yielded(&whole).await.unwrap(), made);
 }
 
+pub async fn sessions_of_a_worker_that_overlap_are_told_in_order(bench: Bench) {
+    bench.submit("a", 24, 1).await;
+    // The second is idle for long, the third does most.
+    let sessions = [bench.session("w").await, bench.session("w").await, bench.session("w").await];
+    for turn in [0, 2, 2, 0, 2, 2, 2, 1, 0, 2, 1, 2, 2, 0] {
+        let lease = bench.lease(&sessions[turn]).await.unwrap();
+        bench.report(&sessions[turn], &lease.lease, &[done(&lease.images[0])]).await;
+    }
+    let of = Subject::Worker(OfWorker { worker: "w".to_owned(), session: None });
+    let all = bench.store.events(&of, 0, 1000).await.unwrap();
+    assert_eq!(all.len(), 3 + 2 * 14);
+    assert!(all.is_sorted_by(|a, b| a.seq < b.seq));
+    for size in [1, 2, 3, 5, 30, 31, 32] {
+        let mut paged: Vec<EventRecord> = Vec::new();
+        loop {
+            let page = bench.store.events(&of, paged.last().map_or(0, |last| last.seq), size).await.unwrap();
+            paged.extend(page.iter().cloned());
+            // A short page is the last.
+            if page.len() < size as usize {
+                break;
+            }
+        }
+        assert_eq!(paged, all, "pages of {size}");
+    }
+}
+
 pub async fn a_session_that_was_opened_tells_its_devices(bench: Bench) {
     let device = Device {
         id: "cuda:0".to_owned(),

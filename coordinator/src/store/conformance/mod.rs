@@ -80,6 +80,7 @@ macro_rules! conformance_suite {
             history: a_worker_is_taken_out_and_forgiven_in_words,
             history: a_job_tells_its_events_page_by_page,
             history: a_worker_tells_all_its_sessions_or_one,
+            history: sessions_of_a_worker_that_overlap_are_told_in_order,
             history: a_session_that_was_opened_tells_its_devices,
             history: an_image_tells_its_attempts_and_what_came_of_them,
             history: an_image_of_one_size_is_not_told_the_attempts_at_another,

@@ -23,6 +23,12 @@ const EVENTS: &str = "SELECT e.seq, e.at, e.kind, j.id AS job_id, s.id AS shard_
     FROM events AS e LEFT JOIN jobs AS j ON j.key = e.job LEFT JOIN shards AS s ON s.key = e.shard \
     LEFT JOIN sessions AS w ON w.key = e.session";
 
+/// Of all sessions of a worker, some events of each are read and put in order, not all that are left. None of the next
+/// $3 lies behind the $3rd of any session.
+const NEAR: &str = "AND e.seq <= coalesce((SELECT min((SELECT n.seq FROM events AS n WHERE n.session = w.key \
+    AND n.seq > $2 ORDER BY n.seq LIMIT 1 OFFSET $3 - 1)) FROM sessions AS w WHERE w.worker = $1::text), \
+    9223372036854775807) ";
+
 /// Which events `e` are somebody's, whose name is $1.
 fn whose(of: &Subject) -> (&'static str, &str) {
     match of {
@@ -67,13 +73,18 @@ pub(super) async fn events(
     limit: u32,
 ) -> Result<Vec<EventRecord>> {
     let (whose, name) = whose(of);
-    let rows =
-        sqlx::query(AssertSqlSafe(format!("{EVENTS} WHERE {whose} AND e.seq > $2 ORDER BY e.seq LIMIT $3")))
-            .bind(name)
-            .bind(signed(after, "place")?)
-            .bind(i64::from(limit))
-            .fetch_all(&store.pool)
-            .await?;
+    let near = match of {
+        Subject::Worker(OfWorker { session: None, .. }) => NEAR,
+        Subject::Worker(_) | Subject::Job(_) => "",
+    };
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "{EVENTS} WHERE {whose} AND e.seq > $2 {near}ORDER BY e.seq LIMIT $3"
+    )))
+    .bind(name)
+    .bind(signed(after, "place")?)
+    .bind(i64::from(limit))
+    .fetch_all(&store.pool)
+    .await?;
     rows.iter().map(event).collect()
 }
 

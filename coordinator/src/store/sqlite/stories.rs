@@ -21,6 +21,12 @@ const EVENTS: &str = "SELECT e.seq, e.at, e.kind, j.id AS job_id, s.id AS shard_
     FROM events AS e LEFT JOIN jobs AS j ON j.key = e.job LEFT JOIN shards AS s ON s.key = e.shard \
     LEFT JOIN sessions AS w ON w.key = e.session";
 
+/// Of all sessions of a worker, some events of each are read and put in order, not all that are left. None of the next
+/// ?3 lies behind the ?3rd of any session.
+const NEAR: &str = "AND e.seq <= coalesce((SELECT min((SELECT n.seq FROM events AS n WHERE n.session = w.key \
+    AND n.seq > ?2 ORDER BY n.seq LIMIT 1 OFFSET ?3 - 1)) FROM sessions AS w WHERE w.worker = ?1), \
+    9223372036854775807) ";
+
 /// Which events `e` are somebody's, whose name is ?1.
 fn whose(of: &Subject) -> (&'static str, &str) {
     match of {
@@ -57,7 +63,11 @@ pub(super) async fn worker(store: &SqliteStore, name: &str) -> Result<Option<OfW
 /// Events of somebody, whose name is ?1, after place ?2, ?3 at most.
 pub(super) fn events_sql(of: &Subject) -> String {
     let (whose, _) = whose(of);
-    format!("{EVENTS} WHERE {whose} AND e.seq > ?2 ORDER BY e.seq LIMIT ?3")
+    let near = match of {
+        Subject::Worker(OfWorker { session: None, .. }) => NEAR,
+        Subject::Worker(_) | Subject::Job(_) => "",
+    };
+    format!("{EVENTS} WHERE {whose} AND e.seq > ?2 {near}ORDER BY e.seq LIMIT ?3")
 }
 
 pub(super) async fn events(
