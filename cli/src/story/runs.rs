@@ -7,7 +7,7 @@ use sanafarm_coordinator::domain::event::EventKind;
 use sanafarm_proto::v1::Event;
 
 use super::words::{Telling, Words, when};
-use crate::printer::amounts::counted;
+use crate::printer::amounts::{count, counted};
 use crate::printer::one_line;
 
 /// So many events are told one by one.
@@ -182,7 +182,10 @@ impl Run {
                 match (self.granted, self.events) {
                     (_, 0) => format!("{granted}{of_job} granted to {on}"),
                     (0, _) => format!("{leases}{of_job} done ({images}) on {on}"),
-                    (_, done) => format!("{granted}{of_job} granted and {done} done ({images}) on {on}"),
+                    (_, done) => {
+                        let done = count(done);
+                        format!("{granted}{of_job} granted and {done} done ({images}) on {on}")
+                    }
                 }
             }
             Sort::Released => format!("{leases}{of_job} ({images}) handed back by {on}{why}"),
