@@ -7,6 +7,7 @@ mod cli;
 mod cluster;
 mod farm;
 mod faults;
+mod history;
 mod lists;
 mod render;
 mod steering;

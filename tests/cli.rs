@@ -40,6 +40,7 @@ fn help_lists_every_verb() {
             "watch",
             "images",
             "explain",
+            "history",
             "workers",
             "pause",
             "resume",
@@ -219,7 +220,14 @@ fn serving_other_machines_without_tls_must_be_asked_for() {
 
 #[test]
 fn reading_verbs_without_a_database_say_where_they_looked() {
-    for args in [&["jobs"][..], &["show", "x"], &["images", "x"], &["watch", "x"], &["sql", "select 1"]] {
+    for args in [
+        &["jobs"][..],
+        &["show", "x"],
+        &["images", "x"],
+        &["watch", "x"],
+        &["sql", "select 1"],
+        &["history", "x"],
+    ] {
         refused(
             &Sandbox::new(),
             args,

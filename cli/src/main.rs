@@ -12,6 +12,7 @@ mod printer;
 mod progress;
 mod prompts;
 mod signals;
+mod story;
 mod submission;
 
 use std::process::ExitCode;

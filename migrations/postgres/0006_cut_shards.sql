@@ -1,8 +1,11 @@
--- Shards are cut in two when workers wait and others hold more than they can do soon.
+-- Shards are cut in two when workers wait and others hold more than they can do soon. And that a worker was forgiven is
+-- written down.
 
 -- The oldest shard of those that were one once; null for a shard that was never cut. A part is another shard of the same
 -- group: its attempts go on from the one that it was cut from, so that an image sees no attempt twice.
 ALTER TABLE shards ADD COLUMN cut_from bigint;
+-- The shard that a part was cut off.
+ALTER TABLE shards ADD COLUMN cut_off bigint;
 CREATE INDEX shards_of_cut ON shards (cut_from, first_index) WHERE cut_from IS NOT NULL;
 
 -- A renewal moves no index any more: who has expired is found among those that are held.
@@ -145,7 +148,12 @@ BEGIN
         forgiven AS (
             DELETE FROM standings AS t USING generate_subscripts(report_shards, 1) AS n (report), sessions AS w
             WHERE w.key = _sessions[n.report] AND NOT w.embedded AND t.worker = w.worker
-                AND _refused[n.report] IS NULL AND NOT EXISTS (SELECT FROM wrong AS x WHERE x.report = n.report)),
+                AND _refused[n.report] IS NULL AND NOT EXISTS (SELECT FROM wrong AS x WHERE x.report = n.report)
+            RETURNING w.key AS session, t.exclusions),
+        in_again AS (
+            INSERT INTO events (at, kind, session, detail, actor)
+            SELECT moment, 'worker_forgiven', f.session, jsonb_build_object('times', f.exclusions), 'coordinator'
+            FROM forgiven AS f WHERE f.exclusions > 0),
         told AS (
             INSERT INTO events (at, kind, job, shard, attempt, session)
             SELECT moment, 'lease_finished', e.job, e.shard, e.attempt, e.session FROM ending AS e ORDER BY e.shard)

@@ -3,6 +3,8 @@
 -- The oldest shard of those that were one once; null for a shard that was never cut. A part is another shard of the same
 -- group: its attempts go on from the one that it was cut from, so that an image sees no attempt twice.
 ALTER TABLE shards ADD COLUMN cut_from INTEGER;
+-- The shard that a part was cut off.
+ALTER TABLE shards ADD COLUMN cut_off INTEGER;
 CREATE INDEX shards_of_cut ON shards (cut_from, first_index) WHERE cut_from IS NOT NULL;
 
 DROP VIEW audit_attempts;

@@ -52,6 +52,8 @@ pub enum Command {
     Images(ImagesArgs),
     /// Tell why the parts of a job wait
     Explain(JobArgs),
+    /// Tell what happened to a job, an image or a worker
+    History(HistoryArgs),
     /// List connected workers with their devices and what they hold
     Workers(ListArgs),
     /// Lease nothing new of a job until it is resumed
@@ -339,6 +341,26 @@ pub struct ImagesArgs {
     #[command(flatten)]
     pub place: PlaceArgs,
     /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// Job id or a beginning that fits one job only, JOB/INDEX for an image of it, name of a worker, or session id
+    #[arg(value_name = "JOB|JOB/INDEX|WORKER")]
+    pub subject: String,
+    /// The newest so many events [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// A line for each event, also where many of one sort follow each other
+    #[arg(long)]
+    pub all: bool,
+    /// Where the jobs are.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// One JSON object for each event
     #[arg(long)]
     pub json: bool,
 }

@@ -4,6 +4,7 @@ mod change;
 mod coordinator;
 mod estimate;
 mod explain;
+mod history;
 mod images;
 mod jobs;
 mod render;
@@ -31,6 +32,7 @@ pub fn log_level(command: &Command) -> &'static str {
         | Command::Watch(_)
         | Command::Images(_)
         | Command::Explain(_)
+        | Command::History(_)
         | Command::Workers(_)
         | Command::Pause(_)
         | Command::Resume(_)
@@ -55,6 +57,7 @@ pub async fn run(command: Command, printer: &Printer) -> Result<Exit, Error> {
         Command::Watch(args) => watch::run(args, printer).await,
         Command::Images(args) => images::run(args, printer).await,
         Command::Explain(args) => explain::run(args, printer).await,
+        Command::History(args) => history::run(args, printer).await,
         Command::Workers(args) => workers::run(args, printer).await,
         Command::Pause(args) => change::pause(args, printer).await,
         Command::Resume(args) => change::resume(args, printer).await,

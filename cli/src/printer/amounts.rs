@@ -26,6 +26,11 @@ pub fn count(number: u64) -> String {
     HumanCount(number).to_string()
 }
 
+/// So many things that are called this.
+pub fn counted(number: u64, name: &str) -> String {
+    if number == 1 { format!("1 {name}") } else { format!("{} {name}s", count(number)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@ use indicatif::MultiProgress;
 use crate::environment;
 use crate::error::{Error, Exit};
 
-pub use table::Table;
+pub use table::{Table, one_line};
 
 /// Writes data and talk, and keeps talk apart from a progress bar. Cheap to clone.
 #[derive(Clone, Debug)]

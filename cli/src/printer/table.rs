@@ -70,8 +70,8 @@ fn write_row(out: &mut impl Write, widths: &[usize], cells: &[String]) -> Result
     writeln!(out, "{}", line.trim_end()).map_err(|error| output_error(&error))
 }
 
-/// A cell stays on its line and cannot steer the terminal.
-fn one_line(cell: &str) -> String {
+/// Text that stays on its line and cannot steer the terminal.
+pub fn one_line(cell: &str) -> String {
     if !cell.contains(char::is_control) {
         return cell.to_owned();
     }

@@ -106,7 +106,37 @@ pub struct Standing {
     pub excluded_until: Option<Timestamp>,
 }
 
+/// What an outcome changes about a worker for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turned {
+    /// It is taken out, for so many times now.
+    Excluded {
+        /// It gets nothing before.
+        until: Timestamp,
+        /// Since it last rendered an image.
+        times: u32,
+    },
+    /// It had been taken out so many times and is as good as any again.
+    Forgiven {
+        /// Since it last rendered an image.
+        times: u32,
+    },
+}
+
 impl Standing {
+    /// What is to be told about it when `next` follows.
+    pub fn turned(&self, next: &Self) -> Option<Turned> {
+        match next.excluded_until {
+            Some(until) if next.exclusions > self.exclusions => {
+                Some(Turned::Excluded { until, times: next.exclusions })
+            }
+            Some(_) | None if next.exclusions < self.exclusions => {
+                Some(Turned::Forgiven { times: self.exclusions })
+            }
+            Some(_) | None => None,
+        }
+    }
+
     /// It rendered an image: all is forgiven.
     pub fn after_done() -> Self {
         Self::default()

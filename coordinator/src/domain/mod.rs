@@ -8,11 +8,13 @@
 //! - [`waiting`]: which jobs a job waits for, and when it is cancelled without anybody's wish
 //! - [`explain`]: why the parts of a job wait
 //! - [`tail`]: what idle workers take over from others at the end of a job
+//! - [`event`]: what the history tells of
 //! - [`submission`]: all of the above, over the rows of one job as they stream in
 //! - [`blame`]: what an error or a loss costs an image
 //! - [`statement`]: which SQL an analyst may run
 
 pub mod blame;
+pub mod event;
 pub mod explain;
 pub mod id;
 pub mod schedule;

@@ -10,6 +10,8 @@ use super::id::ShardId;
 
 /// A rest that takes less than this is left to who has it: its images would cost as much to move.
 const WORTH: f64 = 5.0;
+/// Why a lease is taken away then, for the history.
+pub const TAKEN_OVER: &str = "another worker takes over what is left";
 /// An image in hand is late when it takes this many times as long as the others of its job.
 const LATE: f64 = 3.0;
 /// .. and at least this long.

@@ -55,6 +55,7 @@ pub(crate) use words;
 #[cfg(test)]
 mod tests {
     use crate::domain::blame::ErrorClass;
+    use crate::domain::event::{EventKind, ImageKind};
     use crate::domain::settings::{BinMode, DecodeMode};
     use crate::domain::state::{ImageState, JobState, LeaseEnd, ShardState};
 
@@ -67,7 +68,7 @@ mod tests {
                 })+
             };
         }
-        check!(ErrorClass BinMode DecodeMode ImageState JobState LeaseEnd ShardState);
+        check!(ErrorClass BinMode DecodeMode EventKind ImageKind ImageState JobState LeaseEnd ShardState);
         assert_eq!("Done".parse::<ImageState>().unwrap_err().to_string(), r#"unknown image state "Done""#);
     }
 }

@@ -4,19 +4,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use sanafarm_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::convert;
 use super::status::status;
+use super::{convert, story};
 use crate::farm::Farm;
 
 /// Longest time that a statement may run.
 const QUERY_LIMIT: Duration = Duration::from_secs(60);
 
-/// SQL for analysts.
+/// SQL for analysts, and stories for everybody.
 #[derive(Clone, Debug)]
 pub(super) struct History {
     pub farm: Arc<Farm>,
@@ -34,6 +34,15 @@ impl v1::history_service_server::HistoryService for History {
         let messages = answers
             .map(|answer| answer.map(convert::answer_message).map_err(status))
             .take_until(stop.cancelled_owned());
+        Ok(Response::new(messages.boxed()))
+    }
+
+    type StoryStream = Pin<Box<dyn Stream<Item = Result<v1::StoryResponse, Status>> + Send>>;
+
+    async fn story(&self, request: Request<v1::StoryRequest>) -> Result<Response<Self::StoryStream>, Status> {
+        let request = request.into_inner();
+        let told = story::tell(&self.farm, &request.subject, request.limit).await.map_err(status)?;
+        let messages = told.map_err(status).take_until(self.stop.clone().cancelled_owned());
         Ok(Response::new(messages.boxed()))
     }
 }

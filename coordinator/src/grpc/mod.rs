@@ -1,6 +1,6 @@
 //! The thin outside: messages in, one call to the store, messages out.
 //!
-//! - `jobs`, `workers`, `history`: one service each; `submit`, `watch`, `explain`: their longer calls
+//! - `jobs`, `workers`, `history`: one service each; `submit`, `watch`, `explain`, `story`: their longer calls
 //! - `rehearsal`: a submission of which nothing is stored
 //! - `convert`: between messages and the words of the domain
 //! - `status`: what each error is on the wire
@@ -13,6 +13,7 @@ mod jobs;
 mod rehearsal;
 mod server;
 mod status;
+mod story;
 mod submit;
 mod watch;
 mod workers;

@@ -4,8 +4,10 @@
 //! - [`sqlite`]: the store of one process, a file
 //! - [`postgres`]: the store of many coordinators, a server
 //! - `parts`: the answers to analysts
+//! - `story`: what several tables tell of one image
 //! - `conformance`: one suite of behaviours that every store must pass
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +32,7 @@ mod parts;
 pub mod postgres;
 pub mod records;
 pub mod sqlite;
+mod story;
 
 use records::*;
 
@@ -281,6 +284,19 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn columns(&self, job: &JobId) -> Result<Vec<String>>;
     /// Everything the manifest tells, from index `from` on, in order.
     async fn manifest_rows(&self, job: &JobId, from: u64, limit: u32) -> Result<Vec<ManifestRow>>;
+
+    /// The worker of this lasting name, or the session with this id; none when there never was one.
+    async fn worker(&self, name: &str) -> Result<Option<OfWorker>>;
+    /// Events after this place in the history, in order.
+    async fn events(&self, of: &Subject, after: u64, limit: u32) -> Result<Vec<EventRecord>>;
+    /// Where its newest `count` events begin.
+    async fn newest(&self, of: &Subject, count: u64) -> Result<Newest>;
+    /// How often each kind of event happened to it.
+    async fn counts(&self, of: &Subject) -> Result<BTreeMap<String, u64>>;
+    /// What it has made.
+    async fn yielded(&self, of: &Subject) -> Result<Yield>;
+    /// What happened to one image; none when the job has no such image.
+    async fn image_story(&self, job: &JobId, index: u64) -> Result<Option<ImageStory>>;
 
     /// Runs an analyst's SQL on a connection that cannot write, for `limit` at most, the time that its reader takes
     /// included. The first item holds the columns.

@@ -1,8 +1,10 @@
-//! Answers to SQL.
+//! Answers to SQL, and stories.
 
 use sanafarm_proto::v1;
 
-use crate::store::records::{Answer, Cell};
+use super::timestamp;
+use super::worker::device_message;
+use crate::store::records::{Answer, Cell, EventRecord, OfWorker};
 
 pub(in crate::grpc) fn answer_message(answer: Answer) -> v1::QueryResponse {
     let part = match answer {
@@ -27,4 +29,32 @@ fn cell_message(cell: Cell) -> v1::Cell {
         Cell::Blob(bytes) => Some(v1::cell::Value::Blob(bytes)),
     };
     v1::Cell { value }
+}
+
+pub(in crate::grpc) fn story_worker(of: &OfWorker) -> v1::StoryWorker {
+    let session_id = of.session.clone().map(String::from).unwrap_or_default();
+    v1::StoryWorker { worker: of.worker.clone(), session_id }
+}
+
+pub(in crate::grpc) fn event_message(event: EventRecord) -> v1::Event {
+    v1::Event {
+        seq: event.seq,
+        at: Some(timestamp(event.at)),
+        kind: event.kind,
+        job_id: event.job.map(String::from).unwrap_or_default(),
+        shard_id: event.shard.map(String::from).unwrap_or_default(),
+        range: event.range.map(|range| v1::ShardRange {
+            first_index: range.first,
+            last_index: range.last,
+            images: range.images,
+        }),
+        image_index: event.index,
+        attempt: event.attempt,
+        session_id: event.session.map(String::from).unwrap_or_default(),
+        worker: event.worker,
+        devices: event.devices.into_iter().map(device_message).collect(),
+        detail: event.detail,
+        actor: event.actor,
+        reason: event.reason,
+    }
 }

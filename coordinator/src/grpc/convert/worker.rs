@@ -114,14 +114,18 @@ fn seconds(seconds: f64, index: u64) -> Converted<f64> {
     Err(Status::invalid_argument(format!("image {index} took {seconds} seconds, which is no time")))
 }
 
-pub(in crate::grpc) fn presence_message(presence: Presence) -> v1::PresentWorker {
-    let devices = presence.session.devices.into_iter().map(|device| v1::Device {
+pub(super) fn device_message(device: Device) -> v1::Device {
+    v1::Device {
         id: device.id,
         name: device.name,
         memory_bytes: device.memory_bytes,
         memory_free_bytes: device.memory_free_bytes,
         compute_capability: device.compute_capability,
-    });
+    }
+}
+
+pub(in crate::grpc) fn presence_message(presence: Presence) -> v1::PresentWorker {
+    let devices = presence.session.devices.into_iter().map(device_message);
     let leases = presence.leases.into_iter().map(|held| v1::PresentLease {
         shard_id: held.lease.shard.into(),
         attempt: held.lease.attempt,

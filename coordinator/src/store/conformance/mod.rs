@@ -6,6 +6,7 @@ mod bench;
 pub(in crate::store) mod changes;
 pub(in crate::store) mod ending;
 pub(in crate::store) mod guide;
+pub(in crate::store) mod history;
 pub(in crate::store) mod interleaving;
 pub(in crate::store) mod leasing;
 pub(in crate::store) mod presence;
@@ -90,6 +91,7 @@ macro_rules! conformance_suite {
             tail: a_lost_part_charges_what_it_had_in_hand,
             tail: a_late_image_is_rendered_by_two,
             tail: only_what_is_held_is_taken_over,
+            tail: the_story_of_an_image_follows_it_from_shard_to_shard,
             tail: a_shard_between_those_of_other_groups_is_cut,
             ending: a_job_ends_when_told_and_only_when_complete,
             ending: a_job_with_a_failed_image_fails,
@@ -98,6 +100,16 @@ macro_rules! conformance_suite {
             ending: a_restart_releases_what_lived_in_the_process,
             ending: a_restart_leaves_workers_elsewhere_alone,
             ending: every_move_is_in_the_history,
+            history: what_the_farm_does_by_itself_is_told_so,
+            history: an_image_that_lost_its_worker_is_given_up_by_the_farm,
+            history: whoever_does_not_tell_a_name_is_not_the_farm,
+            history: a_worker_is_taken_out_and_forgiven_in_words,
+            history: a_job_tells_its_events_page_by_page,
+            history: a_worker_tells_all_its_sessions_or_one,
+            history: sessions_of_a_worker_that_overlap_are_told_in_order,
+            history: a_session_that_was_opened_tells_its_devices,
+            history: an_image_tells_its_attempts_and_what_came_of_them,
+            history: an_image_of_one_size_is_not_told_the_attempts_at_another,
             guide: every_question_of_the_guide_has_its_answer,
             interleaving: nothing_is_lost_or_done_twice,
         }

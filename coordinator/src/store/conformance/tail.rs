@@ -10,7 +10,7 @@ use crate::domain::spec::Row;
 use crate::domain::state::JobState;
 use crate::domain::tail::{Part, Share};
 use crate::store::Error;
-use crate::store::records::{Change, Lease, LeaseRef};
+use crate::store::records::{Change, Lease, LeaseRef, Subject};
 
 impl Bench {
     async fn take_over(&self, session: &SessionId, from: &LeaseRef, part: Part) -> Option<Lease> {
@@ -260,4 +260,44 @@ pub async fn a_shard_between_those_of_other_groups_is_cut(bench: Bench) {
     let job = bench.store.finish_job(&id, bench.now).await.unwrap();
     assert_eq!((job.state, job.done), (JobState::Succeeded, 12));
     bench.check_invariants().await;
+}
+
+pub async fn the_story_of_an_image_follows_it_from_shard_to_shard(bench: Bench) {
+    let id = bench.submit("a", 9, 9).await;
+    let (one, two, three) =
+        (bench.session("one").await, bench.session("two").await, bench.session("three").await);
+    let first = bench.lease(&one).await.unwrap();
+    let part = bench.take_over(&two, &first.lease, Part::Last(6)).await.unwrap();
+    let last = bench.take_over(&three, &part.lease, Part::Last(3)).await.unwrap();
+    // Not the image's any more.
+    bench.release(&one, &first.lease, &drain()).await;
+    let again = bench.lease(&one).await.unwrap();
+    assert_eq!((indices(&again), again.lease.attempt), (vec![0, 1, 2], 2));
+    bench.report(&three, &last.lease, &[done(&last.images[2])]).await;
+    let story = bench.store.image_story(&id, 8).await.unwrap().unwrap();
+    let told: Vec<_> = story
+        .events
+        .iter()
+        .filter(|event| event.attempt.is_some())
+        .map(|event| (event.kind.as_str(), event.worker.as_str(), event.attempt.unwrap()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("lease_granted", "one", 1),
+            ("shard_cut", "one", 1),
+            ("lease_granted", "two", 2),
+            ("shard_cut", "two", 2),
+            ("lease_granted", "three", 3),
+            ("lease_released", "one", 1),
+            ("image_done", "three", 3),
+        ]
+    );
+    let made = async |worker: &str| {
+        let of = bench.store.worker(worker).await.unwrap().unwrap();
+        bench.store.yielded(&Subject::Worker(of)).await.unwrap().done
+    };
+    // One that was rendered before the cut was known is its worker's.
+    bench.report(&one, &first.lease, &[done(&first.images[7])]).await;
+    assert_eq!((made("one").await, made("two").await, made("three").await), (1, 0, 1));
 }

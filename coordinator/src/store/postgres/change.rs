@@ -10,9 +10,10 @@ use super::PostgresStore;
 use super::codec::{JOB_COLUMNS, Time, clean, job as read_job, signed};
 use super::event::{Event, record};
 use super::finish::{end, lock};
-use super::shard_state::{give_back, lock_shards};
+use super::shard_state::{Ending, give_back, lock_shards};
 use crate::domain::Invalid;
 use crate::domain::blame::ErrorClass;
+use crate::domain::event::EventKind;
 use crate::domain::id::JobId;
 use crate::domain::spec::check_priority;
 use crate::domain::state::{JobState, LeaseEnd};
@@ -31,11 +32,13 @@ pub(super) async fn change_job(
     let mut retried = 0;
     let job = match change {
         Change::Pause if found.state == JobState::Paused => found,
-        Change::Pause => become_state(&mut tx, key, &found, JobState::Paused, "job_paused", by, now).await?,
+        Change::Pause => {
+            become_state(&mut tx, key, &found, JobState::Paused, EventKind::JobPaused, by, now).await?
+        }
         Change::Resume if found.state != JobState::Paused => found,
         Change::Resume => {
             let to = if found.started_at.is_some() { JobState::Running } else { JobState::Pending };
-            become_state(&mut tx, key, &found, to, "job_resumed", by, now).await?
+            become_state(&mut tx, key, &found, to, EventKind::JobResumed, by, now).await?
         }
         Change::Priority(priority) => prioritise(&mut tx, key, &found, *priority, by, now).await?,
         Change::Cancel if found.state.has_ended() => found,
@@ -55,7 +58,7 @@ async fn become_state(
     key: i64,
     job: &Job,
     to: JobState,
-    kind: &'static str,
+    kind: EventKind,
     by: &By,
     now: Timestamp,
 ) -> Result<Job> {
@@ -67,7 +70,7 @@ async fn become_state(
     .bind(state.word())
     .fetch_one(&mut *db)
     .await?;
-    record(db, Event { kind, job: Some(key), by: Some(by), ..Event::default() }, now).await?;
+    record(db, Event { job: Some(key), by: Some(by), ..Event::new(kind) }, now).await?;
     read_job(&row)
 }
 
@@ -88,13 +91,8 @@ async fn prioritise(
     .fetch_one(&mut *db)
     .await?;
     let detail = json!({ "from": job.priority, "to": priority });
-    let event = Event {
-        kind: "job_prioritised",
-        job: Some(key),
-        detail: Some(detail),
-        by: Some(by),
-        ..Event::default()
-    };
+    let event =
+        Event { job: Some(key), detail: Some(detail), by: Some(by), ..Event::new(EventKind::JobPrioritised) };
     record(db, event, now).await?;
     read_job(&row)
 }
@@ -107,17 +105,18 @@ pub(super) async fn cancel(
     by: &By,
     now: Timestamp,
 ) -> Result<Job> {
-    revoke_leases(db, key, now).await?;
-    end(db, key, job, JobState::Cancelled, "job_cancelled", Some(by), now).await
+    revoke_leases(db, key, by, now).await?;
+    end(db, key, job, JobState::Cancelled, EventKind::JobCancelled, Some(by), now).await
 }
 
-async fn revoke_leases(db: &mut PgConnection, job: i64, now: Timestamp) -> Result<()> {
+async fn revoke_leases(db: &mut PgConnection, job: i64, by: &By, now: Timestamp) -> Result<()> {
     let held: Vec<i64> = sqlx::query_scalar("SELECT shard FROM leases WHERE job = $1 AND ended_at IS NULL")
         .bind(job)
         .fetch_all(&mut *db)
         .await?;
     lock_shards(db, &held).await?;
-    give_back(db, &held, LeaseEnd::Revoked, json!({}), Duration::ZERO, now).await?;
+    let end = Ending { by: Some(by), ..Ending::new(LeaseEnd::Revoked) };
+    give_back(db, &held, end, Duration::ZERO, now).await?;
     Ok(())
 }
 
@@ -195,7 +194,7 @@ async fn run_again(
     .await?;
     let detail = json!({ "images": retried, "error_class": class.map(ErrorClass::word) });
     let event =
-        Event { kind: "job_retried", job: Some(key), detail: Some(detail), by: Some(by), ..Event::default() };
+        Event { job: Some(key), detail: Some(detail), by: Some(by), ..Event::new(EventKind::JobRetried) };
     record(db, event, now).await?;
     read_job(&row)
 }
@@ -214,9 +213,9 @@ pub(super) async fn hold_owner(
         .bind(held)
         .execute(&mut *tx)
         .await?;
-    let kind = if held { "owner_held" } else { "owner_let_go" };
+    let kind = if held { EventKind::OwnerHeld } else { EventKind::OwnerLetGo };
     let detail = json!({ "owner": owner });
-    record(&mut tx, Event { kind, detail: Some(detail), by: Some(by), ..Event::default() }, now).await?;
+    record(&mut tx, Event { detail: Some(detail), by: Some(by), ..Event::new(kind) }, now).await?;
     Ok(tx.commit().await?)
 }
 
@@ -238,7 +237,7 @@ pub(super) async fn weigh_owner(
         .execute(&mut *tx)
         .await?;
     let detail = json!({ "owner": owner, "weight": weight });
-    let event = Event { kind: "owner_weighed", detail: Some(detail), by: Some(by), ..Event::default() };
+    let event = Event { detail: Some(detail), by: Some(by), ..Event::new(EventKind::OwnerWeighed) };
     record(&mut tx, event, now).await?;
     Ok(tx.commit().await?)
 }

@@ -5,21 +5,41 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 
 use super::codec::{Time, clean};
+use crate::domain::event::EventKind;
 use crate::store::Result;
 use crate::store::records::By;
 
 /// Something that happened. Keys are those of the tables.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Event<'a> {
-    pub kind: &'static str,
+    pub kind: EventKind,
     pub job: Option<i64>,
     pub shard: Option<i64>,
     pub index: Option<i64>,
     pub attempt: Option<i32>,
     pub session: Option<i64>,
     pub detail: Option<serde_json::Value>,
-    /// Who wanted it, and why; none for what the farm does by itself.
+    /// Who wanted it, and why; none for what the worker of the session did, or the farm where there is none.
     pub by: Option<&'a By>,
+    /// Why, as the worker of the session said; may be empty.
+    pub reason: &'a str,
+}
+
+impl Event<'_> {
+    /// With nothing else told.
+    pub fn new(kind: EventKind) -> Self {
+        Self {
+            kind,
+            job: None,
+            shard: None,
+            index: None,
+            attempt: None,
+            session: None,
+            detail: None,
+            by: None,
+            reason: "",
+        }
+    }
 }
 
 /// Writes it down, in the transaction of what it tells of.
@@ -30,15 +50,15 @@ pub(super) async fn record(db: &mut PgConnection, event: Event<'_>, now: Timesta
          VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8, '{}'), $9, $10)",
     )
     .bind(Time(now))
-    .bind(event.kind)
+    .bind(event.kind.word())
     .bind(event.job)
     .bind(event.shard)
     .bind(event.index)
     .bind(event.attempt)
     .bind(event.session)
     .bind(event.detail.map(Json))
-    .bind(event.by.and_then(|by| text(&by.actor)))
-    .bind(event.by.and_then(|by| text(&by.reason)))
+    .bind(event.by.and_then(|by| text(by.named())))
+    .bind(text(event.by.map_or(event.reason, |by| &by.reason)))
     .execute(db)
     .await?;
     Ok(())

@@ -160,6 +160,7 @@ async fn commit_error(
                 class,
                 error: message,
                 render_seconds: Some(result.render_seconds),
+                by: None,
             };
             fail_image(db, holding, &failure, reporter.now).await?;
         }

@@ -7,6 +7,7 @@ use sqlx::{PgConnection, Row};
 use super::PostgresStore;
 use super::codec::{JOB_COLUMNS, Time, clean, job as read_job, uuid};
 use super::event::{Event, record};
+use crate::domain::event::EventKind;
 use crate::domain::id::JobId;
 use crate::domain::state::{JobState, outcome};
 use crate::store::records::{By, Job};
@@ -32,7 +33,7 @@ pub(super) async fn end(
     key: i64,
     job: &Job,
     to: JobState,
-    kind: &'static str,
+    kind: EventKind,
     by: Option<&By>,
     now: Timestamp,
 ) -> Result<Job> {
@@ -49,7 +50,7 @@ pub(super) async fn end(
     .await?;
     let job = read_job(&row)?;
     let detail = json!({ "state": state.word(), "done": job.done, "failed": job.failed });
-    record(db, Event { kind, job: Some(key), detail: Some(detail), by, ..Event::default() }, now).await?;
+    record(db, Event { job: Some(key), detail: Some(detail), by, ..Event::new(kind) }, now).await?;
     Ok(job)
 }
 
@@ -73,7 +74,7 @@ pub(super) async fn finish_job(store: &PostgresStore, job: &JobId, now: Timestam
     if found.done + found.failed != found.images {
         return Err(Error::Corrupt(format!("job {job} is to be finished but has images without a result")));
     }
-    let ended = end(&mut tx, key, &found, outcome(found.failed), "job_finished", None, now).await?;
+    let ended = end(&mut tx, key, &found, outcome(found.failed), EventKind::JobFinished, None, now).await?;
     tx.commit().await?;
     Ok(ended)
 }
@@ -96,7 +97,7 @@ pub(super) async fn record_output_error(
         .execute(&mut *tx)
         .await?;
     let detail = json!({ "error": error });
-    let event = Event { kind: "output_error", job: Some(key), detail: Some(detail), ..Event::default() };
+    let event = Event { job: Some(key), detail: Some(detail), ..Event::new(EventKind::OutputError) };
     record(&mut tx, event, now).await?;
     Ok(tx.commit().await?)
 }

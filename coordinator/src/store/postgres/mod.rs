@@ -7,13 +7,14 @@
 //!
 //! - `open`: connecting and migrations
 //! - `life`: that this coordinator lives, as the others see it; `turn`: duties that one of them does
-//! - `submit`, `purge`, `change`, `session`, `lease`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`: one file
+//! - `submit`, `purge`, `change`, `session`, `lease`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`, `stories`: one file
 //!   per duty
 //! - `faults`: reports with errors, by the rules of the domain
 //! - `query`: the analyst's SQL
 //! - `shard_state`, `standing`, `event`: what several duties share
 //! - `codec`, `copy`: between columns and the words of the domain; `trouble`: its errors
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -54,6 +55,7 @@ mod report;
 mod session;
 mod shard_state;
 mod standing;
+mod stories;
 mod submit;
 mod sweep;
 mod tail;
@@ -302,6 +304,30 @@ impl Store for PostgresStore {
 
     async fn manifest_rows(&self, job: &JobId, from: u64, limit: u32) -> Result<Vec<ManifestRow>> {
         self.heard(read::manifest_rows(self, job, from, limit).await)
+    }
+
+    async fn worker(&self, name: &str) -> Result<Option<OfWorker>> {
+        self.heard(stories::worker(self, name).await)
+    }
+
+    async fn events(&self, of: &Subject, after: u64, limit: u32) -> Result<Vec<EventRecord>> {
+        self.heard(stories::events(self, of, after, limit).await)
+    }
+
+    async fn newest(&self, of: &Subject, count: u64) -> Result<Newest> {
+        self.heard(stories::newest(self, of, count).await)
+    }
+
+    async fn counts(&self, of: &Subject) -> Result<BTreeMap<String, u64>> {
+        self.heard(stories::counts(self, of).await)
+    }
+
+    async fn yielded(&self, of: &Subject) -> Result<Yield> {
+        self.heard(stories::yielded(self, of).await)
+    }
+
+    async fn image_story(&self, job: &JobId, index: u64) -> Result<Option<ImageStory>> {
+        self.heard(stories::image_story(self, job, index).await)
     }
 
     async fn query(&self, sql: &str, limit: Duration) -> Result<BoxStream<'static, Result<Answer>>> {

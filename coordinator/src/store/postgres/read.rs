@@ -99,7 +99,7 @@ pub(super) async fn jobs(store: &PostgresStore, states: &[JobState], limit: u32)
 }
 
 /// The key of a sealed job.
-async fn key(store: &PostgresStore, job: &JobId) -> Result<i64> {
+pub(super) async fn key(store: &PostgresStore, job: &JobId) -> Result<i64> {
     let key = sqlx::query_scalar("SELECT key FROM jobs WHERE id = $1 AND sealed_at IS NOT NULL")
         .bind(uuid(job.as_str()))
         .fetch_optional(&store.pool)

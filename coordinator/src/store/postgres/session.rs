@@ -12,12 +12,13 @@ use uuid::Uuid;
 use super::PostgresStore;
 use super::codec::{Time, clean, expiry, uuid};
 use super::event::{Event, record};
-use super::shard_state::{Shard, give_back, lock_shards};
+use super::shard_state::{Ending, Shard, give_back, lock_shards};
 use crate::domain::blame::retry_delay;
+use crate::domain::event::EventKind;
 use crate::domain::id::SessionId;
 use crate::domain::schedule::Device;
 use crate::domain::state::LeaseEnd;
-use crate::store::records::{Kept, LeaseRef, NewSession, Release, ReleaseReason, Renewal};
+use crate::store::records::{By, Kept, LeaseRef, NewSession, Release, ReleaseReason, Renewal};
 use crate::store::{Error, Result};
 
 /// Sessions that one transaction closes as silent.
@@ -49,8 +50,7 @@ pub(super) async fn open_session(
     .fetch_one(&mut *tx)
     .await?;
     let detail = json!({ "worker": worker, "version": version });
-    let event =
-        Event { kind: "session_opened", session: Some(key), detail: Some(detail), ..Event::default() };
+    let event = Event { session: Some(key), detail: Some(detail), ..Event::new(EventKind::SessionOpened) };
     record(&mut tx, event, now).await?;
     tx.commit().await?;
     Ok(SessionId::from(id.to_string()))
@@ -203,7 +203,9 @@ pub(super) async fn release_lease(
             ReleaseReason::Drain | ReleaseReason::Unknown => Duration::ZERO,
         };
         let detail = json!({ "reason": release.reason.word(), "message": clean(&release.message) });
-        give_back(&mut tx, &[shard.key], LeaseEnd::Released, detail, delay, now).await?;
+        let end =
+            Ending { detail: Some(detail), reason: &release.message, ..Ending::new(LeaseEnd::Released) };
+        give_back(&mut tx, &[shard.key], end, delay, now).await?;
     }
     Ok(tx.commit().await?)
 }
@@ -222,13 +224,20 @@ pub(super) async fn close_session(
         .await?;
     let Some(row) = row else { return Err(not_found(session)) };
     if row.try_get("open")? {
-        close(&mut tx, row.try_get("key")?, reason, now).await?;
+        close(&mut tx, row.try_get("key")?, reason, None, now).await?;
     }
     Ok(tx.commit().await?)
 }
 
-/// Closes a session, which the transaction has locked, and releases what it holds; the number of leases released.
-pub(super) async fn close(db: &mut PgConnection, session: i64, reason: &str, now: Timestamp) -> Result<u64> {
+/// Closes a session, which the transaction has locked, and releases what it holds; the number of leases released. `by`
+/// is none when its worker wants it.
+pub(super) async fn close(
+    db: &mut PgConnection,
+    session: i64,
+    reason: &str,
+    by: Option<&By>,
+    now: Timestamp,
+) -> Result<u64> {
     let reason = clean(reason);
     let held: Vec<i64> =
         sqlx::query_scalar("SELECT shard FROM leases WHERE session = $1 AND ended_at IS NULL")
@@ -239,7 +248,8 @@ pub(super) async fn close(db: &mut PgConnection, session: i64, reason: &str, now
     if !held.is_empty() {
         lock_shards(db, &held).await?;
         let detail = json!({ "reason": "session_closed", "message": reason });
-        released = give_back(db, &held, LeaseEnd::Released, detail, Duration::ZERO, now).await?;
+        let end = Ending { detail: Some(detail), by, reason: &reason, ..Ending::new(LeaseEnd::Released) };
+        released = give_back(db, &held, end, Duration::ZERO, now).await?;
     }
     sqlx::query("UPDATE sessions SET closed_at = $2, close_reason = $3 WHERE key = $1")
         .bind(session)
@@ -248,8 +258,13 @@ pub(super) async fn close(db: &mut PgConnection, session: i64, reason: &str, now
         .execute(&mut *db)
         .await?;
     let detail = json!({ "reason": reason });
-    let event =
-        Event { kind: "session_closed", session: Some(session), detail: Some(detail), ..Event::default() };
+    let event = Event {
+        session: Some(session),
+        detail: Some(detail),
+        by,
+        reason: &reason,
+        ..Event::new(EventKind::SessionClosed)
+    };
     record(db, event, now).await?;
     Ok(released)
 }
@@ -281,7 +296,7 @@ pub(super) async fn close_silent_sessions(
     .fetch_all(&mut *tx)
     .await?;
     for session in &silent {
-        close(&mut tx, *session, "silent", now).await?;
+        close(&mut tx, *session, "silent", Some(&By::farm("silent")), now).await?;
     }
     tx.commit().await?;
     Ok(silent.len() as u64)

@@ -11,9 +11,29 @@ use sqlx::{PgConnection, Row};
 use super::codec::{Time, clean, small, uuid};
 use super::event::{Event, record};
 use crate::domain::blame::{self, ErrorClass};
+use crate::domain::event::EventKind;
 use crate::domain::id::ShardId;
 use crate::domain::state::LeaseEnd;
+use crate::store::records::By;
 use crate::store::{Error, Result};
+
+/// How and why a lease ends.
+#[derive(Clone, Debug)]
+pub(super) struct Ending<'a> {
+    pub end: LeaseEnd,
+    pub detail: Option<Value>,
+    /// Who wanted it; none for what the worker did.
+    pub by: Option<&'a By>,
+    /// Why, as the worker said.
+    pub reason: &'a str,
+}
+
+impl Ending<'_> {
+    /// With nothing else told.
+    pub fn new(end: LeaseEnd) -> Self {
+        Self { end, detail: None, by: None, reason: "" }
+    }
+}
 
 /// A shard as the transaction sees it.
 #[derive(Clone, Debug)]
@@ -121,8 +141,7 @@ pub(super) async fn lock_shards(db: &mut PgConnection, shards: &[i64]) -> Result
 pub(super) async fn give_back(
     db: &mut PgConnection,
     shards: &[i64],
-    end: LeaseEnd,
-    detail: Value,
+    end: Ending<'_>,
     delay: Duration,
     now: Timestamp,
 ) -> Result<u64> {
@@ -132,14 +151,16 @@ pub(super) async fn give_back(
          RETURNING job, shard, attempt, session), \
          freed AS (UPDATE shards AS s SET state = 'ready', not_before = $4 FROM ended AS e \
          WHERE s.key = e.shard AND s.state = 'leased') \
-         INSERT INTO events (at, kind, job, shard, attempt, session, detail) \
-         SELECT $3, 'lease_' || $2, job, shard, attempt, session, $5 FROM ended ORDER BY shard",
+         INSERT INTO events (at, kind, job, shard, attempt, session, detail, actor, reason) \
+         SELECT $3, 'lease_' || $2, job, shard, attempt, session, $5, $6, $7 FROM ended ORDER BY shard",
     )
     .bind(shards)
-    .bind(end.word())
+    .bind(end.end.word())
     .bind(Time(now))
     .bind(Time(not_before))
-    .bind(Json(detail))
+    .bind(Json(end.detail.unwrap_or_else(|| json!({}))))
+    .bind(end.by.map(|by| clean(by.named())))
+    .bind(Some(clean(end.by.map_or(end.reason, |by| &by.reason))).filter(|reason| !reason.is_empty()))
     .execute(db)
     .await?;
     Ok(told.rows_affected())
@@ -154,7 +175,7 @@ pub(super) async fn settle(db: &mut PgConnection, shard: i64, now: Timestamp) ->
         .await?
         .is_some();
     if done {
-        give_back(db, &[shard], LeaseEnd::Finished, json!({}), Duration::ZERO, now).await?;
+        give_back(db, &[shard], Ending::new(LeaseEnd::Finished), Duration::ZERO, now).await?;
     }
     Ok(())
 }
@@ -171,6 +192,8 @@ pub(super) struct Failure<'a> {
     pub class: ErrorClass,
     pub error: &'a str,
     pub render_seconds: Option<f64>,
+    /// Who gives it up; none for the worker that reports it.
+    pub by: Option<&'a By>,
 }
 
 /// Commits the failure as the result of an image that `shard` has now. The transaction has locked the job and the shard,
@@ -203,14 +226,14 @@ pub(super) async fn fail_image(
     .execute(&mut *db)
     .await?;
     let event = Event {
-        kind: "image_failed",
         job: Some(shard.job),
         shard: Some(failure.shard),
         index: Some(failure.index),
         attempt: Some(failure.attempt),
         session: failure.session,
         detail: Some(json!({ "error_class": failure.class.word(), "error": error })),
-        by: None,
+        by: failure.by,
+        ..Event::new(EventKind::ImageFailed)
     };
     record(db, event, now).await
 }

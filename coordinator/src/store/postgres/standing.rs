@@ -8,9 +8,10 @@ use sqlx::{PgConnection, Row};
 use super::codec::{Time, optional_time, small, small_signed};
 use super::event::{Event, record};
 use super::shard_state::Shard;
-use crate::domain::blame::Standing;
+use crate::domain::blame::{Standing, Turned};
+use crate::domain::event::EventKind;
 use crate::store::Result;
-use crate::store::records::{Outcome, Report};
+use crate::store::records::{By, Outcome, Report};
 
 /// A worker whose standing the transaction has locked.
 pub(super) struct Judged {
@@ -55,12 +56,23 @@ pub(super) async fn judge(
     now: Timestamp,
 ) -> Result<()> {
     let Judged { session, worker, standing: before } = before;
-    let after = report.results.iter().fold(before.clone(), |standing, result| match &result.outcome {
-        Outcome::Done { .. } => Standing::after_done(),
-        Outcome::Failed { class, .. } => {
-            standing.after_error(*class, &format!("{}/{}", shard.job, result.index), now)
+    let mut after = before.clone();
+    // The first that is forgiven is forgiven, and told so, by the statement that commits pictures.
+    let mut told = before.exclusions == 0;
+    for result in &report.results {
+        let next = match &result.outcome {
+            Outcome::Done { .. } => Standing::after_done(),
+            Outcome::Failed { class, .. } => {
+                after.clone().after_error(*class, &format!("{}/{}", shard.job, result.index), now)
+            }
+        };
+        match after.turned(&next) {
+            Some(Turned::Forgiven { .. }) if !told => told = true,
+            Some(turned) => tell(db, session, turned, now).await?,
+            None => {}
         }
-    });
+        after = next;
+    }
     if after == before {
         return Ok(());
     }
@@ -78,15 +90,18 @@ pub(super) async fn judge(
         .execute(&mut *db)
         .await?;
     }
-    if let (true, Some(until)) = (after.exclusions > before.exclusions, after.excluded_until) {
-        let detail = json!({ "until": format!("{until:.3}"), "times": after.exclusions });
-        let event = Event {
-            kind: "worker_excluded",
-            session: Some(session),
-            detail: Some(detail),
-            ..Event::default()
-        };
-        record(db, event, now).await?;
-    }
     Ok(())
+}
+
+/// Writes down that a worker was taken out or forgiven.
+async fn tell(db: &mut PgConnection, session: i64, turned: Turned, now: Timestamp) -> Result<()> {
+    let (kind, detail) = match turned {
+        Turned::Excluded { until, times } => {
+            (EventKind::WorkerExcluded, json!({ "until": format!("{until:.3}"), "times": times }))
+        }
+        Turned::Forgiven { times } => (EventKind::WorkerForgiven, json!({ "times": times })),
+    };
+    let farm = By::farm("");
+    let event = Event { session: Some(session), detail: Some(detail), by: Some(&farm), ..Event::new(kind) };
+    record(db, event, now).await
 }

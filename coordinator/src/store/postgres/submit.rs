@@ -17,6 +17,7 @@ use super::event::{Event, record};
 use super::trouble::broken_constraint;
 use super::waiting;
 use crate::domain::Invalid;
+use crate::domain::event::EventKind;
 use crate::domain::id::JobId;
 use crate::domain::spec::JobSpec;
 use crate::domain::state::JobState;
@@ -176,12 +177,16 @@ pub(super) async fn seal_job(
     .await?;
     let job = read_job(&row)?;
     let by = By { actor: job.owner.clone(), reason: String::new() };
+    // None of them was leased yet.
+    let shards: i64 = sqlx::query_scalar("SELECT count(*) FROM shards WHERE job = $1 AND state = 'ready'")
+        .bind(unsealed.key)
+        .fetch_one(&mut *tx)
+        .await?;
     let event = Event {
         by: Some(&by),
-        kind: "job_submitted",
         job: Some(unsealed.key),
-        detail: Some(submitted(&job)),
-        ..Event::default()
+        detail: Some(submitted(&job, shards)),
+        ..Event::new(EventKind::JobSubmitted)
     };
     record(&mut tx, event, now).await?;
     tx.commit().await?;

@@ -10,14 +10,16 @@ use super::PostgresStore;
 use super::codec::{Time, expiry, small};
 use super::life::lives;
 use super::session::close;
-use super::shard_state::{Failure, SHARD_COLUMNS, Shard, fail_image, give_back, lock_shards};
+use super::shard_state::{Ending, Failure, SHARD_COLUMNS, Shard, fail_image, give_back, lock_shards};
 use crate::domain::blame::{Caps, ErrorClass, Verdict, after_loss};
 use crate::domain::state::LeaseEnd;
 use crate::store::Result;
-use crate::store::records::Recovered;
+use crate::store::records::{By, Recovered};
 
 /// Leases that one transaction takes back.
 const EXPIRED_AT_ONCE: i64 = 100;
+/// Why sessions end that lived in a process that ended.
+const ENDED: &str = "process ended";
 
 pub(super) async fn recover(
     store: &PostgresStore,
@@ -48,7 +50,7 @@ pub(super) async fn recover(
     .fetch_all(&mut *tx)
     .await?;
     for session in orphans {
-        recovered.released += close(&mut tx, session, "process ended", now).await?;
+        recovered.released += close(&mut tx, session, ENDED, Some(&By::farm(ENDED)), now).await?;
     }
     recovered.abandoned = sqlx::query(concat!(
         "UPDATE jobs SET client_token = NULL WHERE sealed_at IS NULL AND client_token IS NOT NULL \
@@ -127,7 +129,9 @@ pub(super) async fn expire_leases(store: &PostgresStore, caps: Caps, now: Timest
         for lease in &expired {
             charge_losses(&mut tx, lease, caps, now).await?;
             let detail = json!({ "rendering": lease.rendering });
-            give_back(&mut tx, &[lease.shard.key], LeaseEnd::Lost, detail, Duration::ZERO, now).await?;
+            let farm = By::farm("");
+            let end = Ending { detail: Some(detail), by: Some(&farm), ..Ending::new(LeaseEnd::Lost) };
+            give_back(&mut tx, &[lease.shard.key], end, Duration::ZERO, now).await?;
         }
         tx.commit().await?;
         // None, when others were quicker or they were all renewed: there may be more.
@@ -193,6 +197,7 @@ async fn charge_losses(db: &mut PgConnection, lease: &Expired, caps: Caps, now: 
                     class: ErrorClass::WorkerLost,
                     error: &error,
                     render_seconds: None,
+                    by: Some(&By::farm("")),
                 };
                 fail_image(db, shard, &failure, now).await?;
             }

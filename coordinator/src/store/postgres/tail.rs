@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::json;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
@@ -14,13 +13,14 @@ use super::codec::{Time, expiry, id, optional_time, settings, small, time, unsig
 use super::event::{Event, record};
 use super::lease::{Given, read_given, read_images};
 use super::session::{attempt, find, not_found};
-use super::shard_state::{Shard, give_back, lock_shards};
+use super::shard_state::{Ending, Shard, give_back, lock_shards};
 use super::trouble::retried;
+use crate::domain::event::EventKind;
 use crate::domain::id::SessionId;
 use crate::domain::schedule::OpenJob;
 use crate::domain::state::LeaseEnd;
-use crate::domain::tail::{Held, Part, Share};
-use crate::store::records::{Lease, Tail};
+use crate::domain::tail::{Held, Part, Share, TAKEN_OVER};
+use crate::store::records::{By, Lease, Tail};
 use crate::store::{Error, Result};
 
 /// A row for each lease of a job that has nothing to give. What its images took is told by the last hundred of them.
@@ -202,12 +202,12 @@ async fn cut(
             remaining = s.remaining - $6, cut_from = coalesce(s.cut_from, s.key) FROM size AS z WHERE s.key = $1), \
          lightened AS (UPDATE leases AS l SET images = l.images - z.images FROM size AS z \
             WHERE l.shard = $1 AND l.ended_at IS NULL), \
-         told AS (INSERT INTO events (at, kind, job, shard, attempt, session, detail) \
-            SELECT $8, 'shard_cut', $2, $1, $9, $10, jsonb_build_object('first_index', $4::bigint, \
+         told AS (INSERT INTO events (at, kind, job, shard, attempt, session, actor, detail) \
+            SELECT $8, $12, $2, $1, $9, $10, $13, jsonb_build_object('first_index', $4::bigint, \
                 'images', z.images, 'shard', $7::uuid) FROM size AS z) \
          INSERT INTO shards (id, job, group_no, first_index, last_index, images, remaining, attempt, not_before, \
-            cut_from) \
-         SELECT $7, $2, $3, $4, $5, z.images, $6, $9, $8, coalesce($11, $1) FROM size AS z RETURNING key",
+            cut_from, cut_off) \
+         SELECT $7, $2, $3, $4, $5, z.images, $6, $9, $8, coalesce($11, $1), $1 FROM size AS z RETURNING key",
     )
     .bind(shard.key)
     .bind(shard.job)
@@ -220,6 +220,8 @@ async fn cut(
     .bind(shard.attempt)
     .bind(session)
     .bind(shard.cut_from)
+    .bind(EventKind::ShardCut.word())
+    .bind(By::FARM)
     .fetch_one(db)
     .await?;
     Ok(Some(key))
@@ -228,8 +230,9 @@ async fn cut(
 /// Takes all that is left from who has it. What that worker has in hand it may finish: its results count if they come
 /// first.
 async fn pass_on(db: &mut PgConnection, shard: &Shard, now: Timestamp) -> Result<i64> {
-    let detail = json!({ "reason": "taken_over" });
-    give_back(db, &[shard.key], LeaseEnd::Revoked, detail, Duration::ZERO, now).await?;
+    let by = By::farm(TAKEN_OVER);
+    let end = Ending { by: Some(&by), ..Ending::new(LeaseEnd::Revoked) };
+    give_back(db, &[shard.key], end, Duration::ZERO, now).await?;
     Ok(shard.key)
 }
 
@@ -260,12 +263,11 @@ async fn grant(
     .fetch_one(&mut *db)
     .await?;
     let event = Event {
-        kind: "lease_granted",
         job: Some(row.try_get("job_key")?),
         shard: Some(shard),
         attempt: Some(row.try_get("attempt")?),
         session: Some(session),
-        ..Event::default()
+        ..Event::new(EventKind::LeaseGranted)
     };
     record(db, event, now).await?;
     read_given(&row, 0)

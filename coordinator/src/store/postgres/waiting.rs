@@ -74,7 +74,7 @@ async fn call_off_one(store: &PostgresStore, job: &JobId, now: Timestamp) -> Res
     let mut tx = store.begin(now).await?;
     let (key, job) = lock(&mut tx, job).await?;
     let Some(why) = job.call_off(now) else { return Ok(None) };
-    let by = By { actor: String::new(), reason: why.to_string() };
+    let by = By::farm(&why.to_string());
     cancel(&mut tx, key, &job, &by, now).await?;
     tx.commit().await?;
     Ok(Some(CalledOff { job: job.id, why }))

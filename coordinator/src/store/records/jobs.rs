@@ -87,8 +87,9 @@ pub(in crate::store) fn awaited(job: &Job, any_end: bool) -> Awaited {
 }
 
 /// What the history tells of a submission besides who made it.
-pub(in crate::store) fn submitted(job: &Job) -> Value {
-    let mut detail = json!({ "images": job.images, "model": job.model, "output": job.output });
+pub(in crate::store) fn submitted(job: &Job, shards: i64) -> Value {
+    let mut detail =
+        json!({ "images": job.images, "shards": shards, "model": job.model, "output": job.output });
     for (name, any_end) in [("after", false), ("after_any", true)] {
         let jobs = job.after.iter().filter(|awaited| awaited.any_end == any_end);
         let jobs: Vec<_> = jobs.map(|awaited| awaited.job.as_str()).collect();
@@ -196,13 +197,30 @@ pub enum Change {
     Retry(Option<ErrorClass>),
 }
 
-/// Who wants something, and why: both go into the history.
+/// Who wants something, and why: both go into the history. Somebody who tells no name is unknown there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct By {
     /// A person or a program.
     pub actor: String,
     /// For people; may be empty.
     pub reason: String,
+}
+
+impl By {
+    /// In the history, the actor of what the farm does by itself.
+    pub const FARM: &'static str = "coordinator";
+    /// In the history, somebody who does not tell a name.
+    pub const NOBODY: &'static str = "unknown";
+
+    /// What the farm does by itself; `reason` may be empty.
+    pub fn farm(reason: &str) -> Self {
+        Self { actor: Self::FARM.to_owned(), reason: reason.to_owned() }
+    }
+
+    /// The name in the history.
+    pub(in crate::store) fn named(&self) -> &str {
+        if self.actor.is_empty() { Self::NOBODY } else { &self.actor }
+    }
 }
 
 /// What became of a wish.

@@ -3,9 +3,11 @@
 use crate::domain::id::JobId;
 
 mod jobs;
+mod stories;
 mod workers;
 
 pub use jobs::*;
+pub use stories::*;
 pub use workers::*;
 
 /// What a restart found.

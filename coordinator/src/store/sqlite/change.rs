@@ -10,9 +10,10 @@ use super::SqliteStore;
 use super::codec::{JOB_COLUMNS, job as read_job, time_text};
 use super::event::{Event, record};
 use super::finish::{end, find};
-use super::shard_state::{HeldBy, SHARD_COLUMNS, Shard};
+use super::shard_state::{Ending, HeldBy, SHARD_COLUMNS, Shard};
 use crate::domain::Invalid;
 use crate::domain::blame::ErrorClass;
+use crate::domain::event::EventKind;
 use crate::domain::id::JobId;
 use crate::domain::spec::check_priority;
 use crate::domain::state::{JobState, LeaseEnd, ShardState};
@@ -31,11 +32,13 @@ pub(super) async fn change_job(
     let mut retried = 0;
     let job = match change {
         Change::Pause if found.state == JobState::Paused => found,
-        Change::Pause => become_state(&mut tx, key, &found, JobState::Paused, "job_paused", by, now).await?,
+        Change::Pause => {
+            become_state(&mut tx, key, &found, JobState::Paused, EventKind::JobPaused, by, now).await?
+        }
         Change::Resume if found.state != JobState::Paused => found,
         Change::Resume => {
             let to = if found.started_at.is_some() { JobState::Running } else { JobState::Pending };
-            become_state(&mut tx, key, &found, to, "job_resumed", by, now).await?
+            become_state(&mut tx, key, &found, to, EventKind::JobResumed, by, now).await?
         }
         Change::Priority(priority) => prioritise(&mut tx, key, &found, *priority, by, now).await?,
         Change::Cancel if found.state.has_ended() => found,
@@ -55,7 +58,7 @@ async fn become_state(
     key: i64,
     job: &Job,
     to: JobState,
-    kind: &'static str,
+    kind: EventKind,
     by: &By,
     now: Timestamp,
 ) -> Result<Job> {
@@ -67,7 +70,7 @@ async fn become_state(
     .bind(key)
     .fetch_one(&mut *db)
     .await?;
-    record(db, Event { kind, job: Some(key), by: Some(by), ..Event::default() }, now).await?;
+    record(db, Event { job: Some(key), by: Some(by), ..Event::new(kind) }, now).await?;
     read_job(&row)
 }
 
@@ -88,13 +91,8 @@ async fn prioritise(
     .fetch_one(&mut *db)
     .await?;
     let detail = json!({ "from": job.priority, "to": priority });
-    let event = Event {
-        kind: "job_prioritised",
-        job: Some(key),
-        detail: Some(detail),
-        by: Some(by),
-        ..Event::default()
-    };
+    let event =
+        Event { job: Some(key), detail: Some(detail), by: Some(by), ..Event::new(EventKind::JobPrioritised) };
     record(db, event, now).await?;
     read_job(&row)
 }
@@ -107,11 +105,11 @@ pub(super) async fn cancel(
     by: &By,
     now: Timestamp,
 ) -> Result<Job> {
-    revoke_leases(db, key, now).await?;
-    end(db, key, job, JobState::Cancelled, "job_cancelled", Some(by), now).await
+    revoke_leases(db, key, by, now).await?;
+    end(db, key, job, JobState::Cancelled, EventKind::JobCancelled, Some(by), now).await
 }
 
-async fn revoke_leases(db: &mut SqliteConnection, job: i64, now: Timestamp) -> Result<()> {
+async fn revoke_leases(db: &mut SqliteConnection, job: i64, by: &By, now: Timestamp) -> Result<()> {
     let leased = sqlx::query(sqlx::AssertSqlSafe(format!(
         "SELECT {SHARD_COLUMNS} FROM leases AS l JOIN shards AS s ON s.key = l.shard \
          WHERE l.job = ? AND l.ended_at IS NULL ORDER BY s.key"
@@ -122,7 +120,8 @@ async fn revoke_leases(db: &mut SqliteConnection, job: i64, now: Timestamp) -> R
     for row in &leased {
         let mut shard = Shard::read(row)?;
         if let Some(held) = HeldBy::find(db, shard.key).await? {
-            shard.give_back(db, &held, LeaseEnd::Revoked, None, Duration::ZERO, now).await?;
+            let end = Ending { by: Some(by), ..Ending::new(LeaseEnd::Revoked) };
+            shard.give_back(db, &held, end, Duration::ZERO, now).await?;
         }
     }
     Ok(())
@@ -209,7 +208,7 @@ async fn run_again(
     .await?;
     let detail = json!({ "images": retried, "error_class": class.map(ErrorClass::word) });
     let event =
-        Event { kind: "job_retried", job: Some(key), detail: Some(detail), by: Some(by), ..Event::default() };
+        Event { job: Some(key), detail: Some(detail), by: Some(by), ..Event::new(EventKind::JobRetried) };
     record(db, event, now).await?;
     read_job(&row)
 }
@@ -229,9 +228,9 @@ pub(super) async fn hold_owner(
     .bind(held)
     .execute(&mut *tx)
     .await?;
-    let kind = if held { "owner_held" } else { "owner_let_go" };
+    let kind = if held { EventKind::OwnerHeld } else { EventKind::OwnerLetGo };
     let detail = json!({ "owner": owner });
-    record(&mut tx, Event { kind, detail: Some(detail), by: Some(by), ..Event::default() }, now).await?;
+    record(&mut tx, Event { detail: Some(detail), by: Some(by), ..Event::new(kind) }, now).await?;
     Ok(tx.commit().await?)
 }
 
@@ -254,7 +253,7 @@ pub(super) async fn weigh_owner(
     .execute(&mut *tx)
     .await?;
     let detail = json!({ "owner": owner, "weight": weight });
-    let event = Event { kind: "owner_weighed", detail: Some(detail), by: Some(by), ..Event::default() };
+    let event = Event { detail: Some(detail), by: Some(by), ..Event::new(EventKind::OwnerWeighed) };
     record(&mut tx, event, now).await?;
     Ok(tx.commit().await?)
 }

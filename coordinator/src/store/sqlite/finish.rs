@@ -8,6 +8,7 @@ use super::SqliteStore;
 use super::codec::{JOB_COLUMNS, job as read_job, time_text};
 use super::event::{Event, record};
 use super::report::job_complete;
+use crate::domain::event::EventKind;
 use crate::domain::id::JobId;
 use crate::domain::state::{JobState, outcome};
 use crate::store::records::{By, Job};
@@ -33,7 +34,7 @@ pub(super) async fn end(
     key: i64,
     job: &Job,
     to: JobState,
-    kind: &'static str,
+    kind: EventKind,
     by: Option<&By>,
     now: Timestamp,
 ) -> Result<Job> {
@@ -50,7 +51,7 @@ pub(super) async fn end(
     .await?;
     let job = read_job(&row)?;
     let detail = json!({ "state": state.word(), "done": job.done, "failed": job.failed });
-    record(db, Event { kind, job: Some(key), detail: Some(detail), by, ..Event::default() }, now).await?;
+    record(db, Event { job: Some(key), detail: Some(detail), by, ..Event::new(kind) }, now).await?;
     Ok(job)
 }
 
@@ -74,7 +75,7 @@ pub(super) async fn finish_job(store: &SqliteStore, job: &JobId, now: Timestamp)
     if !job_complete(&mut tx, key).await? {
         return Err(Error::Corrupt(format!("job {job} is to be finished but has images without a result")));
     }
-    let ended = end(&mut tx, key, &found, outcome(found.failed), "job_finished", None, now).await?;
+    let ended = end(&mut tx, key, &found, outcome(found.failed), EventKind::JobFinished, None, now).await?;
     tx.commit().await?;
     Ok(ended)
 }
@@ -98,7 +99,7 @@ pub(super) async fn record_output_error(
     let detail = json!({ "error": error });
     record(
         &mut tx,
-        Event { kind: "output_error", job: Some(key), detail: Some(detail), ..Event::default() },
+        Event { job: Some(key), detail: Some(detail), ..Event::new(EventKind::OutputError) },
         now,
     )
     .await?;

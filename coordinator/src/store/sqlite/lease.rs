@@ -12,6 +12,7 @@ use super::event::{Event, record};
 use super::session::open_key;
 use super::shard_state::{SHARD_COLUMNS, Shard};
 use super::standing;
+use crate::domain::event::EventKind;
 use crate::domain::id::{JobId, ShardId};
 use crate::domain::schedule::{Choice, OpenGroup, OpenJob};
 use crate::domain::state::{JobState, ShardState};
@@ -212,12 +213,11 @@ async fn grant(
         .execute(&mut *db)
         .await?;
     let event = Event {
-        kind: "lease_granted",
         job: Some(shard.job),
         shard: Some(shard.key),
         attempt: Some(i64::from(attempt)),
         session: Some(session),
-        ..Event::default()
+        ..Event::new(EventKind::LeaseGranted)
     };
     record(db, event, now).await?;
     Ok(attempt)
@@ -231,7 +231,7 @@ async fn start_job(db: &mut SqliteConnection, job: i64, from: JobState, now: Tim
         .bind(job)
         .execute(&mut *db)
         .await?;
-    record(db, Event { kind: "job_started", job: Some(job), ..Event::default() }, now).await
+    record(db, Event { job: Some(job), ..Event::new(EventKind::JobStarted) }, now).await
 }
 
 async fn open_images(db: &mut SqliteConnection, shard: &Shard) -> Result<Vec<LeasedImage>> {

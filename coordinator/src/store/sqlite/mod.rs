@@ -4,12 +4,13 @@
 //! transaction can find at its first write that another one was faster. Reading has connections of its own.
 //!
 //! - `open`: options, migrations, read-only opening
-//! - `submit`, `change`, `session`, `lease`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`: one file per
+//! - `submit`, `change`, `session`, `lease`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`, `stories`: one file per
 //!   duty
 //! - `query`: the analyst's SQL
 //! - `shard_state`, `standing`, `event`: what several duties share
 //! - `codec`: between columns and the words of the domain
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ mod report;
 mod session;
 mod shard_state;
 mod standing;
+mod stories;
 mod submit;
 mod sweep;
 mod tail;
@@ -244,6 +246,30 @@ impl Store for SqliteStore {
 
     async fn manifest_rows(&self, job: &JobId, from: u64, limit: u32) -> Result<Vec<ManifestRow>> {
         read::manifest_rows(self, job, from, limit).await
+    }
+
+    async fn worker(&self, name: &str) -> Result<Option<OfWorker>> {
+        stories::worker(self, name).await
+    }
+
+    async fn events(&self, of: &Subject, after: u64, limit: u32) -> Result<Vec<EventRecord>> {
+        stories::events(self, of, after, limit).await
+    }
+
+    async fn newest(&self, of: &Subject, count: u64) -> Result<Newest> {
+        stories::newest(self, of, count).await
+    }
+
+    async fn counts(&self, of: &Subject) -> Result<BTreeMap<String, u64>> {
+        stories::counts(self, of).await
+    }
+
+    async fn yielded(&self, of: &Subject) -> Result<Yield> {
+        stories::yielded(self, of).await
+    }
+
+    async fn image_story(&self, job: &JobId, index: u64) -> Result<Option<ImageStory>> {
+        stories::image_story(self, job, index).await
     }
 
     async fn query(&self, sql: &str, limit: Duration) -> Result<BoxStream<'static, Result<Answer>>> {

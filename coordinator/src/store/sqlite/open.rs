@@ -15,7 +15,7 @@ use crate::store::parts::ANALYSTS;
 use crate::store::{Error, Result};
 
 /// The tables, in the order in which they came to be.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "tables", include_str!("../../../../migrations/sqlite/0001_tables.sql")),
     (2, "audit views", include_str!("../../../../migrations/sqlite/0002_audit_views.sql")),
     (3, "scheduling", include_str!("../../../../migrations/sqlite/0003_scheduling.sql")),
@@ -26,6 +26,7 @@ const MIGRATIONS: [(i64, &str, &str); 6] = [
     ),
     (5, "after and deadline", include_str!("../../../../migrations/sqlite/0005_after_and_deadline.sql")),
     (6, "cut shards", include_str!("../../../../migrations/sqlite/0006_cut_shards.sql")),
+    (7, "stories", include_str!("../../../../migrations/sqlite/0007_stories.sql")),
 ];
 const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 

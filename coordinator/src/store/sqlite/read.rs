@@ -90,7 +90,7 @@ pub(super) async fn jobs(store: &SqliteStore, states: &[JobState], limit: u32) -
 }
 
 /// The key of a sealed job.
-async fn key(store: &SqliteStore, job: &JobId) -> Result<i64> {
+pub(super) async fn key(store: &SqliteStore, job: &JobId) -> Result<i64> {
     let row = sqlx::query("SELECT key FROM jobs WHERE id = ? AND sealed_at IS NOT NULL")
         .bind(job.as_str())
         .fetch_optional(&store.reader)

@@ -212,6 +212,7 @@ async fn commit(
                         class: *class,
                         error: message,
                         render_seconds: Some(result.render_seconds),
+                        by: None,
                     };
                     fail_image(db, shard, &failure, reporter.now).await?;
                 }

@@ -11,11 +11,12 @@ use uuid::Uuid;
 use super::SqliteStore;
 use super::codec::{expiry, json as read_json, json_text, time_text};
 use super::event::{Event, record};
-use super::shard_state::{HeldBy, SHARD_COLUMNS, Shard};
+use super::shard_state::{Ending, HeldBy, SHARD_COLUMNS, Shard};
 use crate::domain::blame::retry_delay;
+use crate::domain::event::EventKind;
 use crate::domain::id::SessionId;
 use crate::domain::state::LeaseEnd;
-use crate::store::records::{HeldLease, Kept, LeaseRef, NewSession, Release, ReleaseReason, Renewal};
+use crate::store::records::{By, HeldLease, Kept, LeaseRef, NewSession, Release, ReleaseReason, Renewal};
 use crate::store::{Error, Result};
 
 pub(super) async fn open_session(
@@ -40,8 +41,7 @@ pub(super) async fn open_session(
     .await?;
     let key: i64 = row.try_get("key")?;
     let detail = json!({ "worker": session.worker, "version": session.version });
-    let event =
-        Event { kind: "session_opened", session: Some(key), detail: Some(detail), ..Event::default() };
+    let event = Event { session: Some(key), detail: Some(detail), ..Event::new(EventKind::SessionOpened) };
     record(&mut tx, event, now).await?;
     tx.commit().await?;
     Ok(SessionId::from(id))
@@ -171,7 +171,9 @@ pub(super) async fn release_lease(
             ReleaseReason::Drain | ReleaseReason::Unknown => Duration::ZERO,
         };
         let detail = json!({ "reason": release.reason.word(), "message": release.message });
-        shard.give_back(&mut tx, &held, LeaseEnd::Released, Some(detail), delay, now).await?;
+        let end =
+            Ending { detail: Some(detail), reason: &release.message, ..Ending::new(LeaseEnd::Released) };
+        shard.give_back(&mut tx, &held, end, delay, now).await?;
     }
     Ok(tx.commit().await?)
 }
@@ -185,7 +187,7 @@ pub(super) async fn close_session(
     let mut tx = store.write().await?;
     match find(&mut tx, session).await? {
         Some((key, true)) => {
-            close(&mut tx, key, reason, now).await?;
+            close(&mut tx, key, reason, None, now).await?;
         }
         Some((_, false)) => {}
         None => return Err(Error::NotFound { what: "session", id: session.to_string() }),
@@ -193,11 +195,12 @@ pub(super) async fn close_session(
     Ok(tx.commit().await?)
 }
 
-/// Closes a session and releases what it holds; the number of leases released.
+/// Closes a session and releases what it holds; the number of leases released. `by` is none when its worker wants it.
 pub(super) async fn close(
     db: &mut SqliteConnection,
     session: i64,
     reason: &str,
+    by: Option<&By>,
     now: Timestamp,
 ) -> Result<u64> {
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
@@ -211,7 +214,8 @@ pub(super) async fn close(
         let mut shard = Shard::read(row)?;
         if let Some(held) = HeldBy::find(db, shard.key).await? {
             let detail = json!({ "reason": "session_closed", "message": reason });
-            shard.give_back(db, &held, LeaseEnd::Released, Some(detail), Duration::ZERO, now).await?;
+            let end = Ending { detail: Some(detail), by, reason, ..Ending::new(LeaseEnd::Released) };
+            shard.give_back(db, &held, end, Duration::ZERO, now).await?;
         }
     }
     sqlx::query("UPDATE sessions SET closed_at = ?, close_reason = ? WHERE key = ?")
@@ -221,8 +225,13 @@ pub(super) async fn close(
         .execute(&mut *db)
         .await?;
     let detail: Value = json!({ "reason": reason });
-    let event =
-        Event { kind: "session_closed", session: Some(session), detail: Some(detail), ..Event::default() };
+    let event = Event {
+        session: Some(session),
+        detail: Some(detail),
+        by,
+        reason,
+        ..Event::new(EventKind::SessionClosed)
+    };
     record(db, event, now).await?;
     Ok(rows.len() as u64)
 }
@@ -241,7 +250,7 @@ pub(super) async fn close_silent_sessions(
     let mut tx = store.write().await?;
     let rows = sqlx::query(SILENT).bind(&before).fetch_all(&mut *tx).await?;
     for row in &rows {
-        close(&mut tx, row.try_get("key")?, "silent", now).await?;
+        close(&mut tx, row.try_get("key")?, "silent", Some(&By::farm("silent")), now).await?;
     }
     tx.commit().await?;
     Ok(rows.len() as u64)

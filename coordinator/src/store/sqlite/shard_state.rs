@@ -8,9 +8,29 @@ use sqlx::{Row, SqliteConnection};
 use super::codec::{small, time_text, word};
 use super::event::{Event, record};
 use crate::domain::blame::{self, ErrorClass};
+use crate::domain::event::EventKind;
 use crate::domain::id::ShardId;
 use crate::domain::state::{LeaseEnd, ShardState};
+use crate::store::records::By;
 use crate::store::{Error, Result};
+
+/// How and why a lease ends.
+#[derive(Clone, Debug)]
+pub(super) struct Ending<'a> {
+    pub end: LeaseEnd,
+    pub detail: Option<Value>,
+    /// Who wanted it; none for what the worker did.
+    pub by: Option<&'a By>,
+    /// Why, as the worker said.
+    pub reason: &'a str,
+}
+
+impl Ending<'_> {
+    /// With nothing else told.
+    pub fn new(end: LeaseEnd) -> Self {
+        Self { end, detail: None, by: None, reason: "" }
+    }
+}
 
 /// A shard as the transaction sees it.
 #[derive(Clone, Debug)]
@@ -116,7 +136,7 @@ impl Shard {
             return Ok(false);
         }
         if let Some(held) = HeldBy::find(db, self.key).await? {
-            held.end(db, self, LeaseEnd::Finished, None, now).await?;
+            held.end(db, self, Ending::new(LeaseEnd::Finished), now).await?;
         }
         self.become_state(db, ShardState::Done, now).await?;
         Ok(true)
@@ -128,12 +148,11 @@ impl Shard {
         &mut self,
         db: &mut SqliteConnection,
         held: &HeldBy,
-        end: LeaseEnd,
-        detail: Option<Value>,
+        end: Ending<'_>,
         delay: std::time::Duration,
         now: Timestamp,
     ) -> Result<()> {
-        held.end(db, self, end, detail, now).await?;
+        held.end(db, self, end, now).await?;
         let to = if self.has_work(db).await? { ShardState::Ready } else { ShardState::Done };
         let not_before = now.saturating_add(delay).map_err(|error| Error::Corrupt(error.to_string()))?;
         self.become_state(db, to, not_before).await
@@ -190,32 +209,25 @@ impl HeldBy {
         &self,
         db: &mut SqliteConnection,
         shard: &Shard,
-        end: LeaseEnd,
-        detail: Option<Value>,
+        end: Ending<'_>,
         now: Timestamp,
     ) -> Result<()> {
         sqlx::query("UPDATE leases SET ended_at = ?, outcome = ? WHERE shard = ? AND attempt = ?")
             .bind(time_text(now))
-            .bind(end.word())
+            .bind(end.end.word())
             .bind(shard.key)
             .bind(self.attempt)
             .execute(&mut *db)
             .await?;
-        let kind = match end {
-            LeaseEnd::Finished => "lease_finished",
-            LeaseEnd::Released => "lease_released",
-            LeaseEnd::Lost => "lease_lost",
-            LeaseEnd::Revoked => "lease_revoked",
-        };
         let event = Event {
-            kind,
             job: Some(shard.job),
             shard: Some(shard.key),
-            index: None,
             attempt: Some(i64::from(self.attempt)),
             session: Some(self.session),
-            detail,
-            by: None,
+            detail: end.detail,
+            by: end.by,
+            reason: end.reason,
+            ..Event::new(end.end.into())
         };
         record(db, event, now).await
     }
@@ -231,6 +243,8 @@ pub(super) struct Failure<'a> {
     pub class: ErrorClass,
     pub error: &'a str,
     pub render_seconds: Option<f64>,
+    /// Who gives it up; none for the worker that reports it.
+    pub by: Option<&'a By>,
 }
 
 /// Commits the failure as the image's result.
@@ -261,14 +275,14 @@ pub(super) async fn fail_image(
         .execute(&mut *db)
         .await?;
     let event = Event {
-        kind: "image_failed",
         job: Some(shard.job),
         shard: Some(shard.key),
         index: Some(failure.index),
         attempt: Some(i64::from(failure.attempt)),
         session: failure.session,
         detail: Some(serde_json::json!({ "error_class": failure.class.word(), "error": failure.error })),
-        by: None,
+        by: failure.by,
+        ..Event::new(EventKind::ImageFailed)
     };
     record(db, event, now).await
 }

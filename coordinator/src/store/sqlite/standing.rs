@@ -7,9 +7,10 @@ use sqlx::{Row, SqliteConnection};
 use super::codec::{small, time, time_text};
 use super::event::{Event, record};
 use super::shard_state::Shard;
-use crate::domain::blame::Standing;
+use crate::domain::blame::{Standing, Turned};
+use crate::domain::event::EventKind;
 use crate::store::Result;
-use crate::store::records::{Outcome, Report};
+use crate::store::records::{By, Outcome, Report};
 
 /// The standing of a worker.
 pub(super) async fn standing(db: &mut SqliteConnection, worker: &str) -> Result<Standing> {
@@ -52,12 +53,19 @@ pub(super) async fn judge(
     }
     let worker: String = row.try_get("worker")?;
     let before = standing(db, &worker).await?;
-    let after = report.results.iter().fold(before.clone(), |standing, result| match &result.outcome {
-        Outcome::Done { .. } => Standing::after_done(),
-        Outcome::Failed { class, .. } => {
-            standing.after_error(*class, &format!("{}/{}", shard.job, result.index), now)
+    let mut after = before.clone();
+    for result in &report.results {
+        let next = match &result.outcome {
+            Outcome::Done { .. } => Standing::after_done(),
+            Outcome::Failed { class, .. } => {
+                after.clone().after_error(*class, &format!("{}/{}", shard.job, result.index), now)
+            }
+        };
+        if let Some(turned) = after.turned(&next) {
+            tell(db, session, turned, now).await?;
         }
-    });
+        after = next;
+    }
     if after == before {
         return Ok(());
     }
@@ -73,15 +81,18 @@ pub(super) async fn judge(
     .bind(after.excluded_until.map(time_text))
     .execute(&mut *db)
     .await?;
-    if let (true, Some(until)) = (after.exclusions > before.exclusions, after.excluded_until) {
-        let detail = json!({ "until": time_text(until), "times": after.exclusions });
-        let event = Event {
-            kind: "worker_excluded",
-            session: Some(session),
-            detail: Some(detail),
-            ..Event::default()
-        };
-        record(db, event, now).await?;
-    }
     Ok(())
+}
+
+/// Writes down that a worker was taken out or forgiven.
+async fn tell(db: &mut SqliteConnection, session: i64, turned: Turned, now: Timestamp) -> Result<()> {
+    let (kind, detail) = match turned {
+        Turned::Excluded { until, times } => {
+            (EventKind::WorkerExcluded, json!({ "until": time_text(until), "times": times }))
+        }
+        Turned::Forgiven { times } => (EventKind::WorkerForgiven, json!({ "times": times })),
+    };
+    let farm = By::farm("");
+    let event = Event { session: Some(session), detail: Some(detail), by: Some(&farm), ..Event::new(kind) };
+    record(db, event, now).await
 }

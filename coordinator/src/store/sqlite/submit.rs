@@ -12,6 +12,7 @@ use super::codec::{JOB_COLUMNS, job as read_job, json_text, signed, time_text};
 use super::event::{Event, record};
 use super::waiting;
 use crate::domain::Invalid;
+use crate::domain::event::EventKind;
 use crate::domain::id::JobId;
 use crate::domain::spec::JobSpec;
 use crate::domain::state::JobState;
@@ -118,13 +119,14 @@ pub(super) async fn seal_job(store: &SqliteStore, job: &JobId, batch: &Batch, no
     .await?;
     let job = read_job(&row)?;
     let by = By { actor: job.owner.clone(), reason: String::new() };
-    let event = Event {
-        by: Some(&by),
-        kind: "job_submitted",
-        job: Some(key),
-        detail: Some(submitted(&job)),
-        ..Event::default()
-    };
+    // None of them was leased yet.
+    let shards: i64 = sqlx::query_scalar("SELECT count(*) FROM shards WHERE job = ? AND state = 'ready'")
+        .bind(key)
+        .fetch_one(&mut *tx)
+        .await?;
+    let detail = submitted(&job, shards);
+    let event =
+        Event { by: Some(&by), job: Some(key), detail: Some(detail), ..Event::new(EventKind::JobSubmitted) };
     record(&mut tx, event, now).await?;
     tx.commit().await?;
     Ok(job)

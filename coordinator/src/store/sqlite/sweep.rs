@@ -8,14 +8,16 @@ use sqlx::{Row, SqliteConnection};
 use super::SqliteStore;
 use super::codec::{expiry, small, time_text};
 use super::session::close;
-use super::shard_state::{Failure, HeldBy, SHARD_COLUMNS, Shard, fail_image};
+use super::shard_state::{Ending, Failure, HeldBy, SHARD_COLUMNS, Shard, fail_image};
 use crate::domain::blame::{Caps, ErrorClass, Verdict, after_loss};
 use crate::domain::state::LeaseEnd;
 use crate::store::Result;
-use crate::store::records::Recovered;
+use crate::store::records::{By, Recovered};
 
 /// Leases that one transaction takes back.
 const EXPIRED_AT_ONCE: i64 = 100;
+/// Why sessions end that lived in a process that ended.
+const ENDED: &str = "process ended";
 
 pub(super) async fn recover(
     store: &SqliteStore,
@@ -31,7 +33,7 @@ pub(super) async fn recover(
         .fetch_all(&mut *tx)
         .await?;
     for row in rows {
-        recovered.released += close(&mut tx, row.try_get("key")?, "process ended", now).await?;
+        recovered.released += close(&mut tx, row.try_get("key")?, ENDED, Some(&By::farm(ENDED)), now).await?;
     }
     // Workers elsewhere could not renew while there was no coordinator: they get the full time to come back.
     sqlx::query("UPDATE leases SET expires_at = ?1 WHERE ended_at IS NULL AND expires_at < ?1")
@@ -79,7 +81,9 @@ pub(super) async fn expire_leases(store: &SqliteStore, caps: Caps, now: Timestam
         if let Some(held) = HeldBy::find(&mut tx, shard.key).await? {
             charge_losses(&mut tx, &shard, &held, caps, now).await?;
             let detail = serde_json::json!({ "rendering": held.rendering });
-            shard.give_back(&mut tx, &held, LeaseEnd::Lost, Some(detail), Duration::ZERO, now).await?;
+            let farm = By::farm("");
+            let end = Ending { detail: Some(detail), by: Some(&farm), ..Ending::new(LeaseEnd::Lost) };
+            shard.give_back(&mut tx, &held, end, Duration::ZERO, now).await?;
         }
     }
     tx.commit().await?;
@@ -122,6 +126,7 @@ async fn charge_losses(
                     class: ErrorClass::WorkerLost,
                     error: &error,
                     render_seconds: None,
+                    by: Some(&By::farm("")),
                 };
                 fail_image(db, shard, &failure, now).await?;
             }

@@ -13,14 +13,15 @@ use super::codec::{json as read_json, settings, small, time, time_text, unsigned
 use super::event::{Event, record};
 use super::lease::{OPEN, READY, take};
 use super::session::{open_key, seen};
-use super::shard_state::{HeldBy, Shard};
+use super::shard_state::{Ending, HeldBy, Shard};
 use super::standing;
+use crate::domain::event::EventKind;
 use crate::domain::id::{JobId, SessionId, ShardId};
 use crate::domain::schedule::OpenJob;
 use crate::domain::state::{LeaseEnd, ShardState};
-use crate::domain::tail::{Held, Part, Share};
+use crate::domain::tail::{Held, Part, Share, TAKEN_OVER};
 use crate::store::Result;
-use crate::store::records::{Lease, Tail};
+use crate::store::records::{By, Lease, Tail};
 
 /// An image `i` of a shard `s` that has no result.
 const OPEN_IMAGE: &str = "i.job = s.job AND i.group_no = s.group_no AND i.idx >= s.first_index \
@@ -126,8 +127,9 @@ pub(super) async fn take_over(
         Part::Last(images) => cut(&mut tx, &shard, &held, images, now).await?,
         Part::Whole => {
             // What that worker has in hand it may finish: its results count if they come first.
-            let detail = Some(json!({ "reason": "taken_over" }));
-            shard.give_back(&mut tx, &held, LeaseEnd::Revoked, detail, Duration::ZERO, now).await?;
+            let by = By::farm(TAKEN_OVER);
+            let end = Ending { by: Some(&by), ..Ending::new(LeaseEnd::Revoked) };
+            shard.give_back(&mut tx, &held, end, Duration::ZERO, now).await?;
             (shard.state == ShardState::Ready).then_some(shard.key)
         }
     };
@@ -179,8 +181,8 @@ async fn cut(
         .await?;
     let part = Uuid::now_v7().to_string();
     let key: i64 = sqlx::query_scalar(
-        "INSERT INTO shards (id, job, group_no, first_index, last_index, images, attempt, not_before, cut_from) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING key",
+        "INSERT INTO shards (id, job, group_no, first_index, last_index, images, attempt, not_before, cut_from, cut_off) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING key",
     )
     .bind(&part)
     .bind(shard.job)
@@ -191,16 +193,17 @@ async fn cut(
     .bind(shard.attempt)
     .bind(time_text(now))
     .bind(root)
+    .bind(shard.key)
     .fetch_one(&mut *db)
     .await?;
     let event = Event {
-        kind: "shard_cut",
         job: Some(shard.job),
         shard: Some(shard.key),
         attempt: Some(i64::from(held.attempt)),
         session: Some(held.session),
         detail: Some(json!({ "first_index": first, "images": size, "shard": part })),
-        ..Event::default()
+        by: Some(&By::farm("")),
+        ..Event::new(EventKind::ShardCut)
     };
     record(db, event, now).await?;
     Ok(Some(key))

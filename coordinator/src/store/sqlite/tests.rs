@@ -9,9 +9,11 @@ use tempfile::TempDir;
 
 use super::SqliteStore;
 use super::read::images_sql;
+use super::stories::{events_sql, yield_sql};
+use crate::domain::id::{JobId, SessionId};
 use crate::domain::state::ImageState;
 use crate::store::conformance::{Bench, CAPS, LEASE, conformance_suite, spec};
-use crate::store::records::{Answer, By, Cell, Change};
+use crate::store::records::{Answer, By, Cell, Change, OfWorker, Subject};
 use crate::store::{Error, Store};
 
 async fn fresh_store() -> (SqliteStore, TempDir) {
@@ -139,6 +141,23 @@ async fn failed_images_are_found_from_their_results() {
     assert!(plan[first(" r ")].contains("USING INDEX results_failed (job=? AND idx>?)"), "{plan:#?}");
     assert!(first(" r ") < first(" i ") && first(" i ") < first(" p "), "{plan:#?}");
     assert!(!plan.iter().any(|line| line.contains("TEMP B-TREE") || line.contains("SCAN")), "{plan:#?}");
+}
+
+#[tokio::test]
+async fn stories_are_read_by_index() {
+    let (store, _folder) = fresh().await;
+    let bench = Bench::new(store);
+    let of_worker = |session: Option<&str>| {
+        let session = session.map(|id| SessionId::from(id.to_owned()));
+        Subject::Worker(OfWorker { worker: "w".to_owned(), session })
+    };
+    for of in [Subject::Job(JobId::from("0199".to_owned())), of_worker(None), of_worker(Some("0199"))] {
+        for sql in [events_sql(&of), yield_sql(&of)] {
+            let sql = sql.replace("?1", "'0199'").replace("?2", "0").replace("?3", "500");
+            let plan = plan(&bench, &sql).await;
+            assert!(!plan.iter().any(|line| line.contains("SCAN")), "{of:?}: {plan:#?}");
+        }
+    }
 }
 
 #[tokio::test]

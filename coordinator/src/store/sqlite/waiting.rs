@@ -61,7 +61,7 @@ pub(super) async fn call_off(store: &SqliteStore, now: Timestamp) -> Result<Vec<
     for row in &found {
         let (key, job) = finish::find(&mut tx, &JobId::from(row.try_get::<String, _>("id")?)).await?;
         let Some(why) = job.call_off(now) else { continue };
-        let by = By { actor: String::new(), reason: why.to_string() };
+        let by = By::farm(&why.to_string());
         cancel(&mut tx, key, &job, &by, now).await?;
         called_off.push(CalledOff { job: job.id, why });
     }

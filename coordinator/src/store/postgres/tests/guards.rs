@@ -70,10 +70,8 @@ async fn coordinators_that_start_together_bring_the_tables_up_to_date_once() {
     let opened = futures::future::join_all((0..4).map(|_| PostgresStore::open(&url))).await;
     let stores: Vec<_> = opened.into_iter().map(|store| store.unwrap()).collect();
     let all = MIGRATIONS.len();
-    assert_eq!(
-        server.sql("farm", "SELECT count(*), count(DISTINCT version) FROM _sqlx_migrations"),
-        format!("{all}|{all}")
-    );
+    let applied = server.sql("farm", "SELECT count(*), count(DISTINCT version) FROM _sqlx_migrations");
+    assert_eq!(applied, format!("{all}|{all}"));
     assert_eq!(server.sql("farm", "SELECT count(*) FROM coordinators"), "4");
     for store in stores {
         store.close().await;

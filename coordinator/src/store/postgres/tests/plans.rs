@@ -9,7 +9,7 @@ use crate::domain::spec::Row;
 use crate::domain::state::ImageState;
 use crate::store::conformance::{Bench, CAPS, LEASE, done, row, spec};
 use crate::store::postgres::{PostgresStore, lease, read, waiting};
-use crate::store::records::{Change, HeldLease, Release, ReleaseReason, Renewal, Report};
+use crate::store::records::{Change, HeldLease, Release, ReleaseReason, Renewal, Report, Subject};
 use sanafarm_test_servers::Postgres;
 
 const TABLES: [&str; 7] = ["images", "shards", "results", "leases", "image_faults", "image_errors", "events"];
@@ -61,7 +61,7 @@ async fn nothing_reads_a_large_table_whole() {
     bench.change(&small.id, Change::Cancel).await;
     let sizes = [64, 96, 128];
     let rows = (1..=100_000u64).map(|line| Row { width: Some(sizes[line as usize % 3]), ..row(line) });
-    bench.submit_rows(spec("mixed"), rows, 32).await;
+    let mixed = bench.submit_rows(spec("mixed"), rows, 32).await;
     let plain = bench.submit("plain", 100_000, 32).await;
     bench.store.close().await;
     let before = readings(&server);
@@ -71,6 +71,17 @@ async fn nothing_reads_a_large_table_whole() {
         bench.store.images(&plain, &[], page * 20_000, 100).await.unwrap();
         bench.store.images(&plain, &[ImageState::Failed], page, 100).await.unwrap();
         bench.store.manifest_rows(&plain, page * 20_000, 100).await.unwrap();
+    }
+    let worker = bench.store.worker("w").await.unwrap().unwrap();
+    for of in [Subject::Job(plain.clone()), Subject::Job(mixed.clone()), Subject::Worker(worker)] {
+        assert!(!bench.store.events(&of, 0, 500).await.unwrap().is_empty());
+        bench.store.newest(&of, 10).await.unwrap();
+        bench.store.counts(&of).await.unwrap();
+        bench.store.yielded(&of).await.unwrap();
+    }
+    for job in [&plain, &mixed] {
+        bench.store.image_story(job, 0).await.unwrap().unwrap();
+        bench.store.image_story(job, 50_000).await.unwrap().unwrap();
     }
     bench.store.speeds("sana-tiny").await.unwrap();
     bench.store.jobs(&[], 10).await.unwrap();
