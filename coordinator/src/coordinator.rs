@@ -4,7 +4,6 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -60,7 +59,7 @@ impl Coordinator {
         let (store, wire) = connect(&options).await?;
         empty_folder(options.scratch.clone()).await?;
         let farm = Arc::new(Farm::new(store, options));
-        let recovered = farm.store.recover(farm.options.lease_duration, Timestamp::now()).await?;
+        let recovered = farm.store.recover(farm.options.lease_duration, farm.store.clock()).await?;
         if recovered != store::records::Recovered::default() {
             tracing::info!(
                 released = recovered.released,

@@ -8,7 +8,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -181,7 +180,7 @@ impl Desk {
     /// Shards that are ready, for those who wait.
     async fn claim(&mut self) -> Result<()> {
         for claims in self.claims(&self.open).chunks(MOST_CLAIMS) {
-            let answers = self.store.lease_shards(claims, self.lease_duration, Timestamp::now()).await?;
+            let answers = self.store.lease_shards(claims, self.lease_duration, self.store.clock()).await?;
             for (claim, answer) in claims.iter().zip(answers) {
                 self.answer(&claim.session, answer).await;
             }
@@ -191,7 +190,7 @@ impl Desk {
 
     /// Parts of what others hold, for those who wait and hold nothing: at the end of a job.
     async fn share_out(&mut self) -> Result<()> {
-        let mut tails = self.store.tails(Timestamp::now()).await?;
+        let mut tails = self.store.tails(self.store.clock()).await?;
         if tails.is_empty() {
             return Ok(());
         }
@@ -211,7 +210,7 @@ impl Desk {
             });
             left -= 1;
             let Some(share) = taken else { continue };
-            let lease = self.store.take_over(&session, &share, self.lease_duration, Timestamp::now()).await;
+            let lease = self.store.take_over(&session, &share, self.lease_duration, self.store.clock()).await;
             self.answer(&session, lease).await;
         }
         Ok(())
@@ -240,7 +239,7 @@ impl Desk {
     async fn look(&mut self) -> Result<()> {
         let fresh = if self.open.is_empty() { LOOK } else { FRESH };
         if self.looked_at.is_none_or(|at| at.elapsed() >= fresh) {
-            self.open = self.store.open_jobs(Timestamp::now()).await?;
+            self.open = self.store.open_jobs(self.store.clock()).await?;
             self.looked_at = Some(Instant::now());
         }
         Ok(())
@@ -269,7 +268,7 @@ impl Desk {
 
     /// The claims of those for whom one of these jobs may have something.
     fn claims(&self, jobs: &[OpenJob]) -> Vec<Claim> {
-        let mut plan = Plan::new(jobs, Timestamp::now());
+        let mut plan = Plan::new(jobs, self.store.clock());
         let claims = self.waiting.iter().filter_map(|waiting| {
             let known = self.known.get(&waiting.session)?;
             let last = known.last.as_ref().map(|(model, size)| (model.as_str(), *size));
@@ -294,7 +293,7 @@ impl Desk {
             message: "the call ended before its answer".to_owned(),
         };
         let released =
-            self.store.release_lease(&waiting.session, &lease.lease, &release, Timestamp::now()).await;
+            self.store.release_lease(&waiting.session, &lease.lease, &release, self.store.clock()).await;
         if let Err(error) = released {
             tracing::warn!(shard = %lease.lease.shard, session = %waiting.session, %error, "release a lease that nobody took");
         }
@@ -303,6 +302,8 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
     use crate::domain::blame::ErrorClass;
     use crate::live::Live;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,13 +44,13 @@ impl Farm {
         let to = Arc::clone(&store);
         let reports = Batcher::start(&tasks, stop.clone(), MOST_REPORTS, move |reports: Arc<[Report]>| {
             let store = Arc::clone(&to);
-            async move { store.report_results(&reports, caps, Timestamp::now()).await }.boxed()
+            async move { store.report_results(&reports, caps, store.clock()).await }.boxed()
         });
         let to = Arc::clone(&store);
         let renewals =
             Batcher::start(&tasks, stop.clone(), MOST_RENEWALS, move |renewals: Arc<[Renewal]>| {
                 let store = Arc::clone(&to);
-                async move { store.renew_leases(&renewals, lease_duration, Timestamp::now()).await }.boxed()
+                async move { store.renew_leases(&renewals, lease_duration, store.clock()).await }.boxed()
             });
         Self { store, live, dispatcher, reports, renewals, options, tasks, stop }
     }

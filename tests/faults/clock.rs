@@ -1,4 +1,4 @@
-//! Workers whose clocks are wrong. No message of theirs holds a time: the coordinators' clock is the only one.
+//! Machines whose clocks are wrong. No message of a worker holds a time, and coordinators go by the database's.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -55,6 +55,30 @@ fn workers_whose_clocks_are_an_hour_off_lose_nothing() {
         .collect();
     off.sort_by(f64::total_cmp);
     assert_eq!(off, [-1.0, 1.0], "{log}");
+    let wrong = "select count(*) from (select at from audit_events union all select finished_at from audit_images \
+        union all select expires_at from audit_attempts) as t where abs(extract(epoch from now() - at)) > 600";
+    assert_eq!(cluster.number(wrong), 0);
+}
+
+#[test]
+fn a_coordinator_whose_clock_is_an_hour_off_takes_nothing_from_the_others() {
+    const IMAGES: usize = 24;
+    let cluster = Cluster::new();
+    let library = wrong_clock(&cluster.sandbox);
+    let right = cluster.coordinator(&[]);
+    let wrong = cluster.coordinator_with(&[], |command| {
+        command.env("LD_PRELOAD", &library).env("WRONG_CLOCK", "3600");
+    });
+    let log = || cluster.sandbox.running_log();
+    assert!(log().contains("going by the database's"), "{}", log());
+    let _here = cluster.worker(&right.address, "here");
+    let _there = cluster.worker(&wrong.address, "there");
+    cluster.wait_for_workers(2);
+    // Each takes part: there are two shards at least.
+    let job = cluster.submit(&wrong.address, IMAGES, "128x128", "20");
+    cluster.watch(&right.address, &job);
+    assert_whole(&cluster, &job, IMAGES);
+    assert_eq!(cluster.number("select count(*) from audit_attempts where outcome = 'lost'"), 0, "{}", log());
     let wrong = "select count(*) from (select at from audit_events union all select finished_at from audit_images \
         union all select expires_at from audit_attempts) as t where abs(extract(epoch from now() - at)) > 600";
     assert_eq!(cluster.number(wrong), 0);

@@ -41,9 +41,29 @@ impl Cluster {
 
     /// A coordinator at this address, such as that of one which was killed.
     pub fn coordinator_at(&self, address: &str, more: &[&str]) -> Coordinator {
+        self.start(address, more, |_| ())
+    }
+
+    /// A coordinator on a free port with something else about its process.
+    pub fn coordinator_with(
+        &self,
+        more: &[&str],
+        set: impl FnOnce(&mut std::process::Command),
+    ) -> Coordinator {
+        self.start("127.0.0.1:0", more, set)
+    }
+
+    fn start(
+        &self,
+        address: &str,
+        more: &[&str],
+        set: impl FnOnce(&mut std::process::Command),
+    ) -> Coordinator {
         let args = ["coordinator", "--listen", address, "--database", self.url.as_str()];
         let leases = if more.contains(&"--lease-seconds") { &[][..] } else { &["--lease-seconds", "5"] };
-        let mut process = self.sandbox.start(&[&args, leases, more].concat());
+        let mut command = self.sandbox.command(&[&args, leases, more].concat());
+        set(&mut command);
+        let mut process = self.sandbox.start_command(command);
         let line = process.first_line();
         let address = line.strip_prefix("listening on ");
         let address = address.unwrap_or_else(|| panic!("`{line}`\n{}", self.sandbox.running_log()));

@@ -1,6 +1,5 @@
 //! Why a job waits: gathers what the rule wants to know.
 
-use jiff::Timestamp;
 use sanafarm_proto::v1;
 
 use super::convert;
@@ -12,7 +11,7 @@ use crate::store::Result;
 use crate::store::records::Presence;
 
 pub(super) async fn explain(farm: &Farm, job: &str) -> Result<v1::ExplainJobResponse> {
-    let now = Timestamp::now();
+    let now = farm.store.clock();
     let job = farm.store.job(job).await?;
     let backlog = farm.store.backlog(&job.id, now).await?;
     let sessions = farm.store.sessions().await?;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use futures::stream::{self, Stream};
 use futures::{StreamExt, TryStreamExt};
-use jiff::Timestamp;
 use sanafarm_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -126,8 +125,12 @@ impl v1::job_service_server::JobService for Jobs {
         let change = convert::change(request.change)?;
         let by = convert::by(request.by);
         let job = self.farm.store.job(&request.job_id).await.map_err(status)?;
-        let changed =
-            self.farm.store.change_job(&job.id, &change, &by, Timestamp::now()).await.map_err(status)?;
+        let changed = self
+            .farm
+            .store
+            .change_job(&job.id, &change, &by, self.farm.store.clock())
+            .await
+            .map_err(status)?;
         tracing::info!(job = %job.id, ?change, state = %changed.job.state, actor = by.actor, reason = by.reason, "job changed");
         if changed.job.state == JobState::Cancelled {
             self.farm.live.job_ended(job.id.as_str());
@@ -149,10 +152,10 @@ impl v1::job_service_server::JobService for Jobs {
         let by = convert::by(request.by);
         let store = &self.farm.store;
         if let Some(weight) = request.weight {
-            store.weigh_owner(&request.owner, weight, &by, Timestamp::now()).await.map_err(status)?;
+            store.weigh_owner(&request.owner, weight, &by, store.clock()).await.map_err(status)?;
         }
         if let Some(held) = request.held {
-            store.hold_owner(&request.owner, held, &by, Timestamp::now()).await.map_err(status)?;
+            store.hold_owner(&request.owner, held, &by, store.clock()).await.map_err(status)?;
         }
         tracing::info!(
             owner = request.owner,

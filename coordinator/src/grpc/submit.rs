@@ -1,7 +1,6 @@
 //! One submission from its first message to its last.
 
 use futures::{Stream, StreamExt};
-use jiff::Timestamp;
 use sanafarm_proto::v1;
 use sanafarm_proto::v1::submit_job_request::Part;
 use sanafarm_storage::{Found, Output};
@@ -30,7 +29,7 @@ pub(super) async fn submit(
     let speeds = farm.store.speeds(&spec.model).await.map_err(status)?;
     let submission = Submission::new(spec.clone(), farm.options.target_shard_duration, speeds)
         .map_err(|invalid| status(invalid.into()))?;
-    let job = match farm.store.begin_job(&spec, Timestamp::now()).await.map_err(status)? {
+    let job = match farm.store.begin_job(&spec, farm.store.clock()).await.map_err(status)? {
         Begun::Existing(job) => return Ok((*job, true)),
         Begun::New(job) => job,
     };
@@ -83,13 +82,13 @@ async fn fill(
                     submission.push(convert::row(row)).map_err(|invalid| status(invalid.into()))?;
                     if submission.is_full() {
                         let batch = submission.take_batch();
-                        farm.store.add_batch(job, &batch, Timestamp::now()).await.map_err(status)?;
+                        farm.store.add_batch(job, &batch, farm.store.clock()).await.map_err(status)?;
                     }
                 }
             }
             Some(Part::Seal(seal)) => {
                 let last = submission.seal(seal.rows).map_err(|invalid| status(invalid.into()))?;
-                return farm.store.seal_job(job, &last, Timestamp::now()).await.map_err(status);
+                return farm.store.seal_job(job, &last, farm.store.clock()).await.map_err(status);
             }
             None => {
                 return Err(Status::invalid_argument("the submission ended without its seal; submit again"));

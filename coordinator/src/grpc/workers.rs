@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use jiff::Timestamp;
 use sanafarm_proto::v1;
 use tokio::time::Instant;
 use tokio_stream::wrappers::BroadcastStream;
@@ -65,7 +64,7 @@ impl v1::worker_service_server::WorkerService for Workers {
         request: Request<v1::OpenSessionRequest>,
     ) -> Result<Response<v1::OpenSessionResponse>, Status> {
         let session = convert::session(request.into_inner(), self.embedded)?;
-        let id = self.farm.store.open_session(&session, Timestamp::now()).await.map_err(status)?;
+        let id = self.farm.store.open_session(&session, self.farm.store.clock()).await.map_err(status)?;
         tracing::info!(session = %id, worker = session.worker, version = session.version, "session opened");
         let lease_duration = self.farm.options.lease_duration;
         Ok(Response::new(v1::OpenSessionResponse {
@@ -161,7 +160,11 @@ impl v1::worker_service_server::WorkerService for Workers {
         let release = convert::release(request.reason(), request.message);
         let session = SessionId::from(request.session_id);
         let lease = convert::lease_ref(request.lease)?;
-        self.farm.store.release_lease(&session, &lease, &release, Timestamp::now()).await.map_err(status)?;
+        self.farm
+            .store
+            .release_lease(&session, &lease, &release, self.farm.store.clock())
+            .await
+            .map_err(status)?;
         tracing::debug!(shard = %lease.shard, attempt = lease.attempt, reason = release.reason.word(), "lease released");
         self.farm.live.shards_ready();
         Ok(Response::new(v1::ReleaseLeaseResponse {}))
@@ -173,7 +176,11 @@ impl v1::worker_service_server::WorkerService for Workers {
     ) -> Result<Response<v1::CloseSessionResponse>, Status> {
         let request = request.into_inner();
         let session = SessionId::from(request.session_id);
-        self.farm.store.close_session(&session, &request.reason, Timestamp::now()).await.map_err(status)?;
+        self.farm
+            .store
+            .close_session(&session, &request.reason, self.farm.store.clock())
+            .await
+            .map_err(status)?;
         tracing::info!(%session, reason = request.reason, "session closed");
         self.farm.live.shards_ready();
         Ok(Response::new(v1::CloseSessionResponse {}))

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use crate::farm::Farm;
 use crate::store;
 use crate::store::records::{CalledOff, Duty};
@@ -33,7 +31,7 @@ async fn call_off(farm: &Farm) -> store::Result<Option<Duration>> {
     let Some(_turn) = farm.store.turn(&Duty::CallOff).await? else { return Ok(None) };
     // Round by round: jobs may wait for those that were called off.
     loop {
-        let now = Timestamp::now();
+        let now = farm.store.clock();
         let called_off = farm.store.call_off(now).await?;
         if called_off.is_empty() {
             let next = farm.store.next_deadline(now).await?;

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
@@ -119,7 +118,7 @@ impl Finisher {
             // Once per trouble, not once per attempt.
             return;
         }
-        match self.farm.store.record_output_error(&job.id, &text, Timestamp::now()).await {
+        match self.farm.store.record_output_error(&job.id, &text, self.farm.store.clock()).await {
             Ok(()) => self.farm.live.job_changed(),
             Err(error) => tracing::warn!(job = %job.id, %error, "record output error"),
         }
@@ -134,7 +133,7 @@ async fn finish(farm: Arc<Farm>, job: Job) -> Result<Option<Job>, manifest::Erro
         return Ok(None);
     }
     manifest::write(farm.store.as_ref(), &job, &farm.options.scratch).await?;
-    Ok(Some(farm.store.finish_job(&job.id, Timestamp::now()).await?))
+    Ok(Some(farm.store.finish_job(&job.id, farm.store.clock()).await?))
 }
 
 #[cfg(test)]

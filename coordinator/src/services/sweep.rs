@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use tokio::time::MissedTickBehavior;
 
 use crate::farm::Farm;
@@ -28,10 +27,11 @@ pub(super) async fn run(farm: Arc<Farm>) {
 }
 
 async fn sweep(farm: &Farm) -> store::Result<()> {
+    farm.store.set_clock().await?;
     let Some(_turn) = farm.store.turn(&Duty::Sweep).await? else { return Ok(()) };
     let caps = farm.options.caps();
     loop {
-        let expired = farm.store.expire_leases(caps, Timestamp::now()).await?;
+        let expired = farm.store.expire_leases(caps, farm.store.clock()).await?;
         if expired == 0 {
             break;
         }
@@ -40,7 +40,7 @@ async fn sweep(farm: &Farm) -> store::Result<()> {
         farm.live.job_changed();
         farm.live.job_complete();
     }
-    let now = Timestamp::now();
+    let now = farm.store.clock();
     let silence = farm.options.lease_duration * SILENT_LEASES;
     if let Ok(before) = now.checked_sub(silence) {
         let closed = farm.store.close_silent_sessions(before, now).await?;

@@ -175,6 +175,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// event in the same transaction.
 #[async_trait]
 pub trait Store: std::fmt::Debug + Send + Sync {
+    /// The time that everybody who uses this database goes by.
+    fn clock(&self) -> Timestamp;
+    /// Sets that clock.
+    async fn set_clock(&self) -> Result<()>;
     /// Makes room for a job, or finds the sealed one with this client token. What is left of an unsealed one with
     /// this token is given up. A new job is refused when its deadline has passed, and when it would wait for a job that
     /// is not there or has ended without success.

@@ -6,7 +6,8 @@
 //! are tried again.
 //!
 //! - `open`: connecting and migrations
-//! - `life`: that this coordinator lives, as the others see it; `turn`: duties that one of them does
+//! - `life`: that this coordinator lives, as the others see it; `turn`: duties that one of them does;
+//!   `clock`: their common time
 //! - `submit`, `purge`, `change`, `session`, `lease`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`, `stories`: one file
 //!   per duty
 //! - `faults`: reports with errors, by the rules of the domain
@@ -39,6 +40,7 @@ use crate::domain::submission::{Batch, Speed};
 use crate::domain::tail::Share;
 
 mod change;
+mod clock;
 mod codec;
 mod copy;
 mod event;
@@ -65,6 +67,7 @@ pub(super) mod trouble;
 mod turn;
 mod waiting;
 
+use clock::Clock;
 use codec::Time;
 use life::Life;
 use trouble::{Trouble, retried};
@@ -83,6 +86,7 @@ pub struct PostgresStore {
     /// Where it is, for people.
     place: String,
     life: Arc<Life>,
+    clock: Arc<Clock>,
     trouble: Arc<Trouble>,
     /// The month that the history was last seen to have room for.
     month: Arc<AtomicI64>,
@@ -135,6 +139,14 @@ impl PostgresStore {
 
 #[async_trait]
 impl Store for PostgresStore {
+    fn clock(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn set_clock(&self) -> Result<()> {
+        self.heard(self.clock.compare(&self.pool).await)
+    }
+
     async fn begin_job(&self, spec: &JobSpec, now: Timestamp) -> Result<Begun> {
         self.heard(retried!(submit::begin_job(self, spec, now)))
     }

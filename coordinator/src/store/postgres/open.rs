@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, SqlSafeStr};
@@ -72,7 +71,8 @@ impl PostgresStore {
         close(connection).await;
         let life = Life::begin(options.clone()).await.map_err(|error| open_error(&place, &error))?;
         let store = Self::with_pools(options, place, connections, life);
-        store.months(Timestamp::now()).await?;
+        store.clock.compare(&store.pool).await?;
+        store.months(store.clock.now()).await?;
         Ok(store)
     }
 
@@ -84,6 +84,7 @@ impl PostgresStore {
             options,
             place,
             life: Arc::new(life),
+            clock: Arc::default(),
             trouble,
             month: Arc::new(AtomicI64::new(NO_MONTH)),
             analysts: Arc::new(Semaphore::new(ANALYSTS)),

@@ -25,24 +25,30 @@ use crate::store::{Error, Result};
 
 /// A row for each lease of a job that has nothing to give. What its images took is told by the last hundred of them.
 pub(super) const TAILS: &str = "\
-    SELECT j.id, j.owner, coalesce(o.weight, 1.0) AS weight, j.model, j.priority, j.needs, j.sealed_at, j.deadline, \
-        j.width, j.height, j.steps, j.guidance, j.bin, j.decode, \
+    WITH tails AS MATERIALIZED (SELECT j.*, coalesce(o.weight, 1.0) AS weight, \
         (SELECT avg(r.render_seconds) FROM (SELECT r.render_seconds FROM results AS r \
-            WHERE r.job = j.key AND r.state = 'done' ORDER BY r.idx DESC LIMIT 100) AS r) AS pace, \
-        s.id AS shard, s.remaining::bigint AS remaining, l.attempt, l.granted_at, l.done::bigint AS done, l.images::bigint AS leased_images, \
+            WHERE r.job = j.key AND r.state = 'done' ORDER BY r.idx DESC LIMIT 100) AS r) AS pace \
+        FROM jobs AS j LEFT JOIN owners AS o ON o.owner = j.owner \
+        WHERE j.state = 'running' AND j.sealed_at IS NOT NULL AND (j.deadline IS NULL OR j.deadline > $1) \
+            AND NOT coalesce(o.held, false) \
+            AND NOT EXISTS (SELECT FROM shards AS w \
+                WHERE w.job = j.key AND w.state = 'ready' AND w.not_before <= $1 OFFSET 0)), \
+    held AS MATERIALIZED (SELECT l.* FROM tails AS j JOIN leases AS l ON l.job = j.key AND l.ended_at IS NULL) \
+    SELECT j.id, j.owner, j.weight, j.model, j.priority, j.needs, j.sealed_at, j.deadline, \
+        j.width, j.height, j.steps, j.guidance, j.bin, j.decode, j.pace, \
+        s.id AS shard, s.remaining, l.attempt, l.granted_at, l.done::bigint AS done, l.images::bigint AS leased_images, \
         (SELECT count(*) FROM unnest(l.rendering) AS i (idx) WHERE NOT EXISTS \
             (SELECT FROM results AS r WHERE r.job = l.job AND r.idx = i.idx OFFSET 0)) AS rendering, \
         EXISTS (SELECT FROM leases AS p WHERE p.shard = l.shard AND p.attempt = l.attempt - 1 \
-            AND p.outcome = 'revoked') AS is_second \
-    FROM jobs AS j LEFT JOIN owners AS o ON o.owner = j.owner \
-    JOIN leases AS l ON l.job = j.key AND l.ended_at IS NULL JOIN shards AS s ON s.key = l.shard \
-    WHERE j.state = 'running' AND j.sealed_at IS NOT NULL AND (j.deadline IS NULL OR j.deadline > $1) \
-        AND NOT coalesce(o.held, false) AND NOT EXISTS (SELECT FROM shards AS w \
-            WHERE w.job = j.key AND w.state = 'ready' AND w.not_before <= $1 OFFSET 0) \
+            AND p.outcome = 'revoked' OFFSET 0) AS is_second \
+    FROM tails AS j JOIN held AS l ON l.job = j.key \
+    CROSS JOIN LATERAL (SELECT s.key, s.id, s.remaining::bigint AS remaining FROM shards AS s \
+        WHERE s.key = l.shard OFFSET 0) AS s \
     ORDER BY j.key, s.key";
 
 pub(super) async fn tails(store: &PostgresStore, now: Timestamp) -> Result<Vec<Tail>> {
-    let rows = sqlx::query(TAILS).bind(Time(now)).fetch_all(&store.pool).await?;
+    // Planned anew each time: a plan that was made when there were no results reads all of them for every lease.
+    let rows = sqlx::query(TAILS).bind(Time(now)).persistent(false).fetch_all(&store.pool).await?;
     let mut tails: Vec<Tail> = Vec::new();
     for row in &rows {
         let job = id(row, "id")?;

@@ -77,6 +77,15 @@ impl SqliteStore {
 
 #[async_trait]
 impl Store for SqliteStore {
+    fn clock(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    /// The machine does.
+    async fn set_clock(&self) -> Result<()> {
+        Ok(())
+    }
+
     async fn begin_job(&self, spec: &JobSpec, now: Timestamp) -> Result<Begun> {
         self.written(submit::begin_job(self, spec, now).await)
     }
