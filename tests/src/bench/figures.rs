@@ -52,8 +52,10 @@ pub struct Figures {
     pub commit_seconds: f64,
     /// Results over that time.
     pub committed_images_per_s: f64,
-    /// Calls for a shard that were answered with one.
+    /// Calls for a shard that were answered with one that was ready.
     pub claims: usize,
+    /// Those that waited at the end of the job for what another worker had, or for a lease that was lost.
+    pub taken_over: u64,
     /// How long they took, half of them at most.
     pub claim_ms_p50: f64,
     /// How long they took, all but one of a hundred at most.

@@ -245,6 +245,7 @@ impl Bench<'_> {
             commit_seconds,
             committed_images_per_s: images / commit_seconds,
             claims: tally.claims.len(),
+            taken_over: tally.taken_over,
             claim_ms_p50: claim_ms(0.5),
             claim_ms_p99: claim_ms(0.99),
             claim_ms_max: claim_ms(1.0),

@@ -22,8 +22,11 @@ pub use session::Session;
 /// What simulated workers did.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Tally {
-    /// How long each call for a shard took that was answered with one, in microseconds, tries again included.
+    /// How long each call for a shard took that was answered with one that was ready, in microseconds, tries again
+    /// included.
     pub claims: Vec<u64>,
+    /// Calls for a shard that waited until they were answered with what another worker had, or that was lost.
+    pub taken_over: u64,
     /// Calls that reported results.
     pub reports: u64,
     /// Results that were committed.
@@ -44,6 +47,7 @@ impl Tally {
     /// Adds what others did.
     pub fn add(&mut self, other: Self) {
         self.claims.extend(other.claims);
+        self.taken_over += other.taken_over;
         self.reports += other.reports;
         self.accepted += other.accepted;
         self.known += other.known;

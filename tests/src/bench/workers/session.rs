@@ -5,7 +5,7 @@ use std::time::Duration;
 use sanafarm_proto::v1::worker_service_client::WorkerServiceClient;
 use sanafarm_proto::v1::{
     CloseSessionRequest, Device, HeldLease, ImageResult, Lease, LeaseRef, LeaseShardRequest,
-    OpenSessionRequest, RenewLeasesRequest, ReportResultsRequest, ReportResultsResponse,
+    OpenSessionRequest, RenewLeasesRequest, RenewLeasesResponse, ReportResultsRequest, ReportResultsResponse,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
@@ -79,7 +79,13 @@ impl Session {
                 async move { client.lease_shard(request).await }
             });
             if let Some(lease) = answer.await?.lease {
-                self.tally.lock().claims.push(micros(asked.elapsed()));
+                let mut tally = self.tally.lock();
+                // Attempts go on with those of the shard that was cut: only then is the first one not 1.
+                match lease.r#ref.as_ref().is_some_and(|lease| lease.attempt > 1) {
+                    true => tally.taken_over += 1,
+                    false => tally.claims.push(micros(asked.elapsed())),
+                }
+                drop(tally);
                 return Ok(lease);
             }
             sleep(NO_WORK_PAUSE.saturating_sub(asked.elapsed())).await;
@@ -99,13 +105,13 @@ impl Session {
         .await
     }
 
-    /// Prolongs leases; those that are still held.
-    pub async fn renew(&self, held: Vec<HeldLease>) -> Result<Vec<LeaseRef>, Error> {
-        let answer = self.call("renew leases", CALL_LIMIT, |mut client, session_id| {
+    /// Prolongs leases.
+    pub async fn renew(&self, held: Vec<HeldLease>) -> Result<RenewLeasesResponse, Error> {
+        self.call("renew leases", CALL_LIMIT, |mut client, session_id| {
             let held = held.clone();
             async move { client.renew_leases(RenewLeasesRequest { session_id, held }).await }
-        });
-        Ok(answer.await?.held)
+        })
+        .await
     }
 
     /// Ends the session.

@@ -84,10 +84,10 @@ async fn render(
             if left <= LOW_WATER && ahead.is_none() {
                 ahead = Some(ask(session, leases));
             }
-            if !leases.holds(&key) {
+            let index = image.index;
+            if !leases.covers(&key, index) {
                 continue;
             }
-            let index = image.index;
             leases.started(&key, index);
             engine.render(&image).await;
             let result = engine.result(&lease.model, &settings, image);
