@@ -1,16 +1,15 @@
 //! `HistoryService`.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt};
 use sanafarm_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::status::status;
-use super::{convert, story};
+use super::{MessageStream, convert, story};
 use crate::farm::Farm;
 
 /// Longest time that a statement may run.
@@ -26,7 +25,7 @@ pub(super) struct History {
 
 #[tonic::async_trait]
 impl v1::history_service_server::HistoryService for History {
-    type QueryStream = Pin<Box<dyn Stream<Item = Result<v1::QueryResponse, Status>> + Send>>;
+    type QueryStream = MessageStream<v1::QueryResponse>;
 
     async fn query(&self, request: Request<v1::QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
         let answers = self.farm.store.query(&request.into_inner().sql, QUERY_LIMIT).await.map_err(status)?;
@@ -37,7 +36,7 @@ impl v1::history_service_server::HistoryService for History {
         Ok(Response::new(messages.boxed()))
     }
 
-    type StoryStream = Pin<Box<dyn Stream<Item = Result<v1::StoryResponse, Status>> + Send>>;
+    type StoryStream = MessageStream<v1::StoryResponse>;
 
     async fn story(&self, request: Request<v1::StoryRequest>) -> Result<Response<Self::StoryStream>, Status> {
         let request = request.into_inner();

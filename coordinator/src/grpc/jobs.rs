@@ -1,16 +1,15 @@
 //! `JobService`.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::stream::{self, Stream};
+use futures::stream;
 use futures::{StreamExt, TryStreamExt};
 use sanafarm_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::status;
-use super::{convert, explain, submit, watch};
+use super::{MessageStream, convert, explain, submit, watch};
 use crate::domain::id::JobId;
 use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::{MAX_GROUPS, Speed};
@@ -29,8 +28,6 @@ pub(super) struct Jobs {
     /// Ends calls that wait.
     pub stop: CancellationToken,
 }
-
-pub(super) type MessageStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl v1::job_service_server::JobService for Jobs {

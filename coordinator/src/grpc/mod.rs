@@ -6,6 +6,11 @@
 //! - `status`: what each error is on the wire
 //! - `server`: over TCP and inside the process
 
+use std::pin::Pin;
+
+use futures::Stream;
+use tonic::Status;
+
 mod convert;
 mod explain;
 mod history;
@@ -20,3 +25,6 @@ mod workers;
 
 pub use rehearsal::{Rehearsal, RehearsedGroup};
 pub(crate) use server::{local_channel, serve};
+
+/// The answer to a call that answers more than once.
+type MessageStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

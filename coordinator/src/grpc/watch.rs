@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::MessageStream;
 use super::convert;
-use super::jobs::MessageStream;
 use super::status::{status, stopping};
 use crate::farm::Farm;
 

@@ -10,8 +10,8 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::MessageStream;
 use super::convert;
-use super::jobs::MessageStream;
 use super::status::{status, stopping};
 use crate::domain::id::{JobId, SessionId};
 use crate::farm::Farm;

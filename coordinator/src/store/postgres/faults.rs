@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row};
 
 use super::PostgresStore;
 use super::codec::{Time, clean, signed, small};
-use super::report::{Picture, commit_pictures, given_to_another, never_given_out, not_in_this_shard};
+use super::pictures::{Picture, commit_pictures, given_to_another, never_given_out, not_in_this_shard};
 use super::session::{attempt, find, not_found};
 use super::shard_state::{Failure, Shard, fail_image, settle};
 use super::standing;

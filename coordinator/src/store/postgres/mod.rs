@@ -1,8 +1,8 @@
 //! The store of many coordinators: a PostgreSQL database, version 15 or later.
 //!
 //! What is done most often is one guarded statement each, in functions of the database
-//! (`migrations/postgres/0003_claims_and_commits.sql` tells in which order rows are locked; its `claim_shards` was replaced
-//! by that of 0005). Everything else is a transaction that locks first and reads then. Two that get in each other's way
+//! (`migrations/postgres/0003_claims_and_commits.sql` tells in which order rows are locked; claims were replaced by those of
+//! 0005, commits and renewals by those of 0006). Everything else is a transaction that locks first and reads then. Two that get in each other's way
 //! are tried again.
 //!
 //! - `open`: connecting and migrations
@@ -10,7 +10,7 @@
 //!   `clock`: their common time
 //! - `submit`, `purge`, `change`, `session`, `lease`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`, `stories`: one file
 //!   per duty
-//! - `faults`: reports with errors, by the rules of the domain
+//! - `pictures`: what reports hold; `faults`: reports with errors, by the rules of the domain
 //! - `query`: the analyst's SQL
 //! - `shard_state`, `standing`, `event`: what several duties share
 //! - `codec`, `copy`: between columns and the words of the domain; `trouble`: its errors
@@ -49,6 +49,7 @@ mod finish;
 mod lease;
 mod life;
 mod open;
+mod pictures;
 mod presence;
 mod purge;
 mod query;
