@@ -16,7 +16,7 @@ use crate::store::parts::ANALYSTS;
 use crate::store::{Error, Result};
 
 /// The tables, in the order in which they came to be.
-pub(super) const MIGRATIONS: [(i64, &str, &str); 7] = [
+pub(super) const MIGRATIONS: [(i64, &str, &str); 8] = [
     (1, "tables", include_str!("../../../../migrations/postgres/0001_tables.sql")),
     (2, "audit views", include_str!("../../../../migrations/postgres/0002_audit_views.sql")),
     (3, "claims and commits", include_str!("../../../../migrations/postgres/0003_claims_and_commits.sql")),
@@ -24,6 +24,7 @@ pub(super) const MIGRATIONS: [(i64, &str, &str); 7] = [
     (5, "after and deadline", include_str!("../../../../migrations/postgres/0005_after_and_deadline.sql")),
     (6, "cut shards", include_str!("../../../../migrations/postgres/0006_cut_shards.sql")),
     (7, "stories", include_str!("../../../../migrations/postgres/0007_stories.sql")),
+    (8, "images by state", include_str!("../../../../migrations/postgres/0008_images_by_state.sql")),
 ];
 const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
