@@ -23,11 +23,10 @@ use crate::domain::tail::{Held, Part, Share, TAKEN_OVER};
 use crate::store::records::{By, Lease, Tail};
 use crate::store::{Error, Result};
 
-/// A row for each lease of a job that has nothing to give. What its images took is told by the last hundred of them.
+/// A row for each lease of a job that has nothing to give. What its images took is told by some of its shard and of those
+/// before it: a range of indices is found by its key, whatever the planner believes of a job that came in lately.
 pub(super) const TAILS: &str = "\
-    WITH tails AS MATERIALIZED (SELECT j.*, coalesce(o.weight, 1.0) AS weight, \
-        (SELECT avg(r.render_seconds) FROM (SELECT r.render_seconds FROM results AS r \
-            WHERE r.job = j.key AND r.state = 'done' ORDER BY r.idx DESC LIMIT 100) AS r) AS pace \
+    WITH tails AS MATERIALIZED (SELECT j.*, coalesce(o.weight, 1.0) AS weight \
         FROM jobs AS j LEFT JOIN owners AS o ON o.owner = j.owner \
         WHERE j.state = 'running' AND j.sealed_at IS NOT NULL AND (j.deadline IS NULL OR j.deadline > $1) \
             AND NOT coalesce(o.held, false) \
@@ -35,28 +34,37 @@ pub(super) const TAILS: &str = "\
                 WHERE w.job = j.key AND w.state = 'ready' AND w.not_before <= $1 OFFSET 0)), \
     held AS MATERIALIZED (SELECT l.* FROM tails AS j JOIN leases AS l ON l.job = j.key AND l.ended_at IS NULL) \
     SELECT j.id, j.owner, j.weight, j.model, j.priority, j.needs, j.sealed_at, j.deadline, \
-        j.width, j.height, j.steps, j.guidance, j.bin, j.decode, j.pace, \
+        j.width, j.height, j.steps, j.guidance, j.bin, j.decode, \
         s.id AS shard, s.remaining, l.attempt, l.granted_at, l.done::bigint AS done, l.images::bigint AS leased_images, \
+        (SELECT avg(r.render_seconds) FROM (SELECT r.render_seconds FROM results AS r \
+            WHERE r.job = l.job AND r.idx BETWEEN s.first_index - 64 AND s.last_index AND r.state = 'done' \
+            LIMIT 8) AS r) AS pace, \
         (SELECT count(*) FROM unnest(l.rendering) AS i (idx) WHERE NOT EXISTS \
             (SELECT FROM results AS r WHERE r.job = l.job AND r.idx = i.idx OFFSET 0)) AS rendering, \
         EXISTS (SELECT FROM leases AS p WHERE p.shard = l.shard AND p.attempt = l.attempt - 1 \
             AND p.outcome = 'revoked' OFFSET 0) AS is_second \
     FROM tails AS j JOIN held AS l ON l.job = j.key \
-    CROSS JOIN LATERAL (SELECT s.key, s.id, s.remaining::bigint AS remaining FROM shards AS s \
-        WHERE s.key = l.shard OFFSET 0) AS s \
+    CROSS JOIN LATERAL (SELECT s.key, s.id, s.first_index, s.last_index, s.remaining::bigint AS remaining \
+        FROM shards AS s WHERE s.key = l.shard OFFSET 0) AS s \
     ORDER BY j.key, s.key";
 
 pub(super) async fn tails(store: &PostgresStore, now: Timestamp) -> Result<Vec<Tail>> {
-    // Planned anew each time: a plan that was made when there were no results reads all of them for every lease.
+    // Planned anew each time, by the size that the tables have now.
     let rows = sqlx::query(TAILS).bind(Time(now)).persistent(false).fetch_all(&store.pool).await?;
+    let mut paces: Vec<f64> = Vec::new();
     let mut tails: Vec<Tail> = Vec::new();
     for row in &rows {
         let job = id(row, "id")?;
         if tails.last().is_none_or(|tail| tail.job.id != job) {
-            tails.push(Tail { job: open_job(row)?, pace: row.try_get("pace")?, held: Vec::new() });
+            tails.push(Tail { job: open_job(row)?, pace: None, held: Vec::new() });
+            paces.clear();
         }
         if let Some(tail) = tails.last_mut() {
             let held = held(row, now)?;
+            paces.extend(row.try_get::<Option<f64>, _>("pace")?);
+            if !paces.is_empty() {
+                tail.pace = Some(paces.iter().sum::<f64>() / paces.len() as f64);
+            }
             tail.job.leased_at = tail.job.leased_at.max(Some(time(row, "granted_at")?));
             tail.job.leased_images += unsigned(row, "leased_images")?;
             tail.held.push(held);
