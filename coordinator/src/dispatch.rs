@@ -27,6 +27,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const FRESH: Duration = Duration::from_millis(200);
 /// Sessions served by one call of the store.
 const MOST_CLAIMS: usize = 256;
+/// Takings over of one look: each is a transaction, and whoever waits for a shard that is ready waits for them too.
+const MOST_SHARES: usize = 64;
 /// Sessions that may wait to be looked at.
 const QUEUE: usize = 4096;
 /// What is known of a session that asked for nothing in this time is forgotten, and read again when needed.
@@ -201,7 +203,7 @@ impl Desk {
         let mut claims = self.claims(&jobs);
         claims.retain(|claim| idle.contains(&claim.session));
         let mut left = claims.len();
-        for Claim { session, choices } in claims {
+        for Claim { session, choices } in claims.into_iter().take(MOST_SHARES) {
             let taken = choices.iter().find_map(|choice| {
                 let tail = tails.iter_mut().find(|tail| tail.job.id == choice.job)?;
                 let share = tail::share(&tail.held, tail.pace, left)?;

@@ -14,7 +14,9 @@ const WORTH: f64 = 5.0;
 pub const TAKEN_OVER: &str = "another worker takes over what is left";
 /// An image in hand is late when it takes this many times as long as the others of its job.
 const LATE: f64 = 3.0;
-/// .. and at least this long.
+/// A lease may have been granted so many images before its worker came to it: these are no delay.
+const AHEAD: f64 = 2.0;
+/// .. and late is this long at least.
 const PATIENCE: f64 = 10.0;
 
 /// A lease that is held on a shard of a job that has none to give.
@@ -79,7 +81,7 @@ impl Held {
     /// Its image in hand takes far longer than the job's others.
     fn is_late(&self, of_job: Option<f64>) -> bool {
         let Some(pace) = of_job else { return false };
-        let late = self.held_for.as_secs_f64() - self.done as f64 * pace;
+        let late = self.held_for.as_secs_f64() - (self.done as f64 + AHEAD) * pace;
         self.rendering > 0 && late >= (LATE * pace * self.rendering as f64).max(PATIENCE)
     }
 }
@@ -182,6 +184,11 @@ mod tests {
         let late = held("a", 160, 10, 1, 1);
         assert_eq!(share(std::slice::from_ref(&late), Some(10.0), 1), take("a", Part::Whole));
         assert_eq!(share(&[held("a", 125, 10, 1, 1)], Some(10.0), 1), None, "not yet");
+        assert_eq!(
+            share(&[held("a", 145, 10, 1, 1)], Some(10.0), 1),
+            None,
+            "it may have waited for two others"
+        );
         assert_eq!(share(&[held("a", 15, 10, 1, 1)], Some(1.0), 1), None, "not long enough to matter");
         assert_eq!(share(&[held("a", 1000, 0, 1, 1)], None, 1), None, "nobody knows how long they take");
         assert_eq!(share(&[Held { is_second: true, ..late }], Some(10.0), 1), None, "two are enough");
