@@ -48,10 +48,19 @@ pub(super) const OPEN_JOBS: &str = "\
 
 pub(super) async fn open_jobs(store: &PostgresStore, now: Timestamp) -> Result<Vec<OpenJob>> {
     let rows = sqlx::query(OPEN_JOBS).bind(Time(now)).bind(OPEN_GROUPS as i32).fetch_all(&store.pool).await?;
-    rows.iter().map(open_job).collect()
+    rows.iter()
+        .map(|row| {
+            Ok(OpenJob {
+                leased_at: optional_time(row, "leased_at")?,
+                leased_images: unsigned(row, "leased_images")?,
+                groups: open_groups(row)?,
+                ..open_job(row)?
+            })
+        })
+        .collect()
 }
 
-fn open_job(row: &PgRow) -> Result<OpenJob> {
+fn open_groups(row: &PgRow) -> Result<Vec<OpenGroup>> {
     let column = |name: &str| -> Result<Vec<u32>> {
         let values: Vec<i32> = row.try_get(name)?;
         values
@@ -63,6 +72,11 @@ fn open_job(row: &PgRow) -> Result<OpenJob> {
     };
     let sizes = column("widths")?.into_iter().zip(column("heights")?);
     let groups = column("numbers")?.into_iter().zip(sizes);
+    Ok(groups.map(|(number, size)| OpenGroup { number, size }).collect())
+}
+
+/// What a job says of itself: nothing of its leases and groups.
+pub(super) fn open_job(row: &PgRow) -> Result<OpenJob> {
     Ok(OpenJob {
         id: id(row, "id")?,
         owner: row.try_get("owner")?,
@@ -73,9 +87,9 @@ fn open_job(row: &PgRow) -> Result<OpenJob> {
         settings: settings(row)?,
         submitted_at: time(row, "sealed_at")?,
         deadline: optional_time(row, "deadline")?,
-        leased_at: optional_time(row, "leased_at")?,
-        leased_images: unsigned(row, "leased_images")?,
-        groups: groups.map(|(number, size)| OpenGroup { number, size }).collect(),
+        leased_at: None,
+        leased_images: 0,
+        groups: Vec::new(),
     })
 }
 

@@ -4,20 +4,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::postgres::PgRow;
-use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::codec::{Time, expiry, id, optional_time, settings, small, time, unsigned, uuid};
+use super::codec::{Time, expiry, id, small, time, unsigned, uuid};
 use super::event::{Event, record};
-use super::lease::{Given, read_given, read_images};
+use super::lease::{Given, open_job, read_given, read_images};
 use super::session::{attempt, find, not_found};
 use super::shard_state::{Ending, Shard, give_back, lock_shards};
 use super::trouble::retried;
 use crate::domain::event::EventKind;
 use crate::domain::id::SessionId;
-use crate::domain::schedule::OpenJob;
 use crate::domain::state::LeaseEnd;
 use crate::domain::tail::{Held, Part, Share, TAKEN_OVER};
 use crate::store::records::{By, Lease, Tail};
@@ -71,23 +69,6 @@ pub(super) async fn tails(store: &PostgresStore, now: Timestamp) -> Result<Vec<T
         }
     }
     Ok(tails)
-}
-
-fn open_job(row: &PgRow) -> Result<OpenJob> {
-    Ok(OpenJob {
-        id: id(row, "id")?,
-        owner: row.try_get("owner")?,
-        owner_weight: row.try_get("weight")?,
-        model: row.try_get("model")?,
-        priority: row.try_get("priority")?,
-        needs: row.try_get::<Json<_>, _>("needs")?.0,
-        settings: settings(row)?,
-        submitted_at: time(row, "sealed_at")?,
-        deadline: optional_time(row, "deadline")?,
-        leased_at: None,
-        leased_images: 0,
-        groups: Vec::new(),
-    })
 }
 
 fn held(row: &PgRow, now: Timestamp) -> Result<Held> {

@@ -43,13 +43,18 @@ pub(super) async fn open_jobs(store: &SqliteStore, now: Timestamp) -> Result<Vec
     .await?;
     let mut open = Vec::with_capacity(jobs.len());
     for row in &jobs {
-        let groups = open_groups(store, row.try_get("key")?, now).await?;
-        open.push(open_job(row, groups)?);
+        open.push(OpenJob {
+            leased_at: row.try_get::<Option<&str>, _>("leased_at")?.map(time).transpose()?,
+            leased_images: unsigned(row, "leased_images")?,
+            groups: open_groups(store, row.try_get("key")?, now).await?,
+            ..open_job(row)?
+        });
     }
     Ok(open)
 }
 
-fn open_job(row: &SqliteRow, groups: Vec<OpenGroup>) -> Result<OpenJob> {
+/// What a job says of itself: nothing of its leases and groups.
+pub(super) fn open_job(row: &SqliteRow) -> Result<OpenJob> {
     Ok(OpenJob {
         id: JobId::from(row.try_get::<String, _>("id")?),
         owner: row.try_get("owner")?,
@@ -60,9 +65,9 @@ fn open_job(row: &SqliteRow, groups: Vec<OpenGroup>) -> Result<OpenJob> {
         settings: settings(row)?,
         submitted_at: time(row.try_get("sealed_at")?)?,
         deadline: row.try_get::<Option<&str>, _>("deadline")?.map(time).transpose()?,
-        leased_at: row.try_get::<Option<&str>, _>("leased_at")?.map(time).transpose()?,
-        leased_images: unsigned(row, "leased_images")?,
-        groups,
+        leased_at: None,
+        leased_images: 0,
+        groups: Vec::new(),
     })
 }
 

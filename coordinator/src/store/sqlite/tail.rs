@@ -4,20 +4,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
-use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::SqliteStore;
-use super::codec::{json as read_json, settings, small, time, time_text, unsigned};
+use super::codec::{small, time, time_text, unsigned};
 use super::event::{Event, record};
-use super::lease::{OPEN, READY, take};
+use super::lease::{OPEN, READY, open_job, take};
 use super::session::{open_key, seen};
 use super::shard_state::{Ending, HeldBy, Shard};
 use super::standing;
 use crate::domain::event::EventKind;
-use crate::domain::id::{JobId, SessionId, ShardId};
-use crate::domain::schedule::OpenJob;
+use crate::domain::id::{SessionId, ShardId};
 use crate::domain::state::{LeaseEnd, ShardState};
 use crate::domain::tail::{Held, Part, Share, TAKEN_OVER};
 use crate::store::Result;
@@ -74,23 +72,6 @@ pub(super) async fn tails(store: &SqliteStore, now: Timestamp) -> Result<Vec<Tai
         }
     }
     Ok(tails)
-}
-
-fn open_job(row: &SqliteRow) -> Result<OpenJob> {
-    Ok(OpenJob {
-        id: JobId::from(row.try_get::<String, _>("id")?),
-        owner: row.try_get("owner")?,
-        owner_weight: row.try_get("weight")?,
-        model: row.try_get("model")?,
-        priority: row.try_get("priority")?,
-        needs: read_json(row, "needs")?,
-        settings: settings(row)?,
-        submitted_at: time(row.try_get("sealed_at")?)?,
-        deadline: row.try_get::<Option<&str>, _>("deadline")?.map(time).transpose()?,
-        leased_at: None,
-        leased_images: 0,
-        groups: Vec::new(),
-    })
 }
 
 pub(super) async fn idle(store: &SqliteStore, sessions: &[SessionId]) -> Result<Vec<SessionId>> {
