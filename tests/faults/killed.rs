@@ -139,5 +139,7 @@ fn a_worker_and_then_all_coordinators_are_killed() {
     cluster.watch(&addresses[1], &job);
     assert_whole(&cluster, &job, IMAGES);
     let of_victim = "select outcome from audit_attempts where worker = 'victim' order by granted_at limit 1";
-    assert_eq!(cluster.sql(of_victim), "lost");
+    // Or what was left of it was taken over before its time was over.
+    let outcome = cluster.sql(of_victim);
+    assert!(["lost", "revoked"].contains(&outcome.as_str()), "{outcome}");
 }
