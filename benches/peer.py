@@ -3,7 +3,7 @@
 
     python benches/peer.py decode --part /tmp/full/vae --size 1024x1024 --threads 2 --json
 
-f32 on the CPU, `torch.inference_mode`. Of a decoder the faster layout is timed, found by a run of at most 512 px with
+f32 on the CPU, `torch.inference_mode`; `--device cuda --dtype bf16` for a GPU, timed until it has done all its work. Of a decoder the faster layout is timed, found by a run of at most 512 px with
 its tensors as they are and one with channels last. The text encoder uses the library's own choice of attention ("eager":
 no other knows the soft cap) and keeps no cache. `--dtype f64` computes in double precision; parts that the library itself
 pins to f32 (sums of the linear attention, Gemma's norms and softmax) stay so.
@@ -44,7 +44,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--turns", action="store_true", help="time a run for each line of standard input")
     parser.add_argument("--input", type=Path)
     parser.add_argument("--output", type=Path, help="write the result and time nothing (--part)")
-    parser.add_argument("--dtype", choices=("f32", "f64"), default="f32")
+    parser.add_argument("--dtype", choices=("f32", "f64", "bf16"), default="f32")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (--part)")
     parser.add_argument("--variant", help="file name variant, such as bf16 (computed in f32)")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
@@ -91,14 +92,14 @@ def alone(args: argparse.Namespace):
     """One part: the work as a function that returns its result, the name of that, and all parameters."""
     import torch
 
-    dtype = torch.float64 if args.dtype == "f64" else torch.float32
+    dtype = {"f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
     if args.part == "text":
         from transformers import Gemma2Model
 
         # Weights stay as they are stored until a layer runs in f64: all of them would not fit in memory.
         stored = torch.bfloat16 if args.dtype == "f64" else dtype
-        model = Gemma2Model.from_pretrained(args.alone, dtype=stored).eval()
-        ids = inputs_of(args, model.config)["ids"].long()[None]
+        model = Gemma2Model.from_pretrained(args.alone, dtype=stored).eval().to(args.device)
+        ids = inputs_of(args, model.config)["ids"].long()[None].to(args.device)
         if args.dtype == "f64":
             for module in (*model.layers, model.norm):
                 module.register_forward_pre_hook(lambda module, _: module.double() and None)
@@ -113,8 +114,8 @@ def alone(args: argparse.Namespace):
     if args.part == "dit":
         from diffusers import SanaTransformer2DModel
 
-        model = SanaTransformer2DModel.from_pretrained(args.alone, dtype=dtype).eval()
-        given = inputs_of(args, model.config)
+        model = SanaTransformer2DModel.from_pretrained(args.alone, dtype=dtype).eval().to(args.device)
+        given = {name: tensor.to(args.device) for name, tensor in inputs_of(args, model.config).items()}
 
         def dit():
             return model(
@@ -129,10 +130,10 @@ def alone(args: argparse.Namespace):
     if args.part == "decode":
         from diffusers import AutoencoderDC
 
-        model = AutoencoderDC.from_pretrained(args.alone, dtype=dtype).eval()
+        model = AutoencoderDC.from_pretrained(args.alone, dtype=dtype).eval().to(args.device)
         # Only what decodes counts.
         del model.encoder
-        latent = inputs_of(args, model.config)["latent"].to(dtype)
+        latent = inputs_of(args, model.config)["latent"].to(args.device, dtype)
         blend(model, args)
         return faster_layout(model, latent, args), "picture", model
     sys.exit("error: a picture needs --model")
@@ -155,6 +156,8 @@ def faster_layout(vae, latent, args: argparse.Namespace):
         for given in (latent[:, :, :4, :4], latent[:, :, :16, :16]):
             start = time.perf_counter()
             vae.decode(given.to(memory_format=layout), return_dict=False)
+            if args.device != "cpu":
+                torch.cuda.synchronize()
             seconds[name] = time.perf_counter() - start
     best = min(seconds, key=seconds.get) if seconds else "contiguous"
     print(f"decoder layout: {best} of {seconds}", file=sys.stderr)
@@ -236,6 +239,8 @@ def main() -> None:
         def once() -> dict:
             start, cpu = time.perf_counter(), time.process_time()
             run()
+            if args.device != "cpu":
+                torch.cuda.synchronize()
             return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
 
         before = memory("VmRSS")

@@ -85,6 +85,60 @@ DEVICE float warp_max(float x) {
     return x;
 }
 
+// Consecutive values that a thread of an elementwise kernel works on, `EACH` in sana/src/cuda/mod.rs: enough loads under way
+// to keep the memory busy.
+#define EACH 8
+
+// What one instruction loads or stores.
+struct alignas(16) Words {
+    unsigned a, b, c, d;
+};
+
+// A thread's values as they are stored.
+union Pack {
+    Words words[EACH * sizeof(scalar) / sizeof(Words)];
+    scalar values[EACH];
+};
+
+// Whether all of a thread's values are there and lie where whole words can be taken.
+DEVICE bool whole(const scalar *at, int count) { return count == EACH && (Index)at % sizeof(Words) == 0; }
+
+// The `count` values from `from` on.
+DEVICE void load(const scalar *from, int count, float *values) {
+    Pack pack;
+    if (whole(from, count)) {
+        const Words *words = (const Words *)from;
+#pragma unroll
+        for (int i = 0; i < (int)(sizeof(Pack) / sizeof(Words)); i++)
+            pack.words[i] = words[i];
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            values[i] = widen(pack.values[i]);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        values[i] = i < count ? widen(from[i]) : 0.0f;
+}
+
+DEVICE void store(scalar *to, int count, const float *values) {
+    Pack pack;
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        pack.values[i] = narrow(values[i]);
+    if (whole(to, count)) {
+        Words *words = (Words *)to;
+#pragma unroll
+        for (int i = 0; i < (int)(sizeof(Pack) / sizeof(Words)); i++)
+            words[i] = pack.words[i];
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        if (i < count)
+            to[i] = pack.values[i];
+}
+
 DEVICE int least(int a, int b) { return a < b ? a : b; }
 
 // Rows of `line` values in two pieces, those kept from the band before and the new ones below them. The row at `y`, or

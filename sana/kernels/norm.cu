@@ -51,15 +51,27 @@ KERNEL layer_norm_modulated(const scalar *x, const float *modulation, scalar *ou
     }
 }
 
-// x += gate * y, with the sequence's gate as above; without modulation a plain sum.
-// Block (32, rows of a block), grid (blocks of rows).
+// x += gate * y for rows of n values, with the sequence's gate as above; without modulation a plain sum. Block (256), grid
+// (blocks of 256 * EACH values).
 KERNEL add_gated(scalar *x, const scalar *y, const float *modulation, int rows, int tokens, int n, int stride, int gate) {
-    int row = blockIdx.x * blockDim.y + threadIdx.y;
-    if (row >= rows)
+    Index all = (Index)rows * n;
+    Index first = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * EACH;
+    if (first >= all)
         return;
-    Index first = (Index)row * n;
-    for (int c = threadIdx.x; c < n; c += 32) {
-        float factor = modulation ? modulation[(Index)(row / tokens) * stride + gate + c] : 1.0f;
-        x[first + c] = narrow(widen(x[first + c]) + factor * widen(y[first + c]));
+    int count = all - first < EACH ? (int)(all - first) : EACH;
+    int row = (int)(first / n), c = (int)(first % n);
+    float values[EACH], added[EACH];
+    load(x + first, count, values);
+    load(y + first, count, added);
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        // A block's last values may lie beyond the last row.
+        float factor = modulation && i < count ? modulation[(Index)(row / tokens) * stride + gate + c] : 1.0f;
+        values[i] += factor * added[i];
+        if (++c == n) {
+            c = 0;
+            row++;
+        }
     }
+    store(x + first, count, values);
 }

@@ -38,6 +38,7 @@
 pub mod autoencoder;
 pub mod bench;
 pub mod check;
+mod checksum;
 pub mod config;
 mod cpu;
 mod cuda;
@@ -65,7 +66,7 @@ pub mod weights;
 pub use config::Family;
 pub use error::Error;
 pub use memory::{Memory, keep_freed_memory};
-pub use model::{ModelInfo, inspect};
+pub use model::{ModelInfo, Outline, inspect, outline};
 pub use pipeline::{Latent, Pipeline, TextEmbedding};
 pub use placement::{Placement, Precision};
 pub use progress::{Cancel, Progress, Sink};

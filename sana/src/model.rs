@@ -1,12 +1,10 @@
 //! A model folder in the diffusers layout.
 
 use std::collections::HashSet;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use crate::autoencoder::decoder_tensors;
+use crate::checksum::checksum;
 use crate::config::{
     AutoencoderConfig, Family, ModelIndex, SchedulerConfig, TextEncoderConfig, TransformerConfig,
 };
@@ -32,8 +30,43 @@ pub struct ModelInfo {
     pub family: Family,
 }
 
+/// What the configurations of a model tell without its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outline {
+    /// Folder name.
+    pub name: String,
+    /// Side in pixels of the square that it was trained for.
+    pub native_size: u32,
+    /// Which tells the settings that its pictures are made with by default.
+    pub family: Family,
+}
+
+impl ModelInfo {
+    /// The part of it that the configurations tell.
+    pub fn outline(&self) -> Outline {
+        Outline { name: self.name.clone(), native_size: self.native_size, family: self.family }
+    }
+}
+
+/// Reads `model_index.json` and `transformer/config.json`; nothing else needs to be there.
+pub fn outline(dir: &Path) -> Result<Outline, Error> {
+    let family = ModelIndex::open(dir)?.family;
+    let transformer = TransformerConfig::open(&dir.join("transformer/config.json"))?;
+    Ok(Outline { name: name(dir), native_size: native_size(&transformer), family })
+}
+
+fn name(dir: &Path) -> String {
+    let canonical = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+    canonical.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}
+
+fn native_size(transformer: &TransformerConfig) -> u32 {
+    transformer.sample_size as u32 * LATENT_SCALE
+}
+
 /// Reads configurations and headers of a model folder and checks that all parts are there and whole,
-/// without reading the weights into memory. The checksum reads every file once.
+/// without reading the weights into memory. The checksum reads every file once; that of a large model is remembered in its
+/// folder.
 pub fn inspect(dir: &Path) -> Result<ModelInfo, Error> {
     Folder::open(dir)?.info()
 }
@@ -188,41 +221,15 @@ impl Folder {
         ] {
             files.push(self.dir.join(name));
         }
-        let canonical = self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone());
-        let name =
-            canonical.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
         Ok(ModelInfo {
-            name,
+            name: name(&self.dir),
             weights_sha256: checksum(&self.dir, files)?,
-            native_size: self.transformer.0.sample_size as u32 * LATENT_SCALE,
+            native_size: native_size(&self.transformer.0),
             weights_bytes: weights.iter().map(|weights| weights.bytes()).sum(),
             scheduler: self.scheduler.name(),
             family: self.family,
         })
     }
-}
-
-/// Over the sorted names (below `dir`), lengths and contents of the files.
-fn checksum(dir: &Path, mut files: Vec<PathBuf>) -> Result<String, Error> {
-    files.sort();
-    files.dedup();
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    for path in files {
-        let failed = |e: std::io::Error| Error::Model(format!("read {}: {e}", path.display()));
-        let mut file = std::fs::File::open(&path).map_err(failed)?;
-        let name = path.strip_prefix(dir).unwrap_or(&path).to_string_lossy().into_owned();
-        let length = file.metadata().map_err(failed)?.len();
-        hasher.update(format!("{name}\0{length}\0"));
-        loop {
-            let count = file.read(&mut buffer).map_err(failed)?;
-            if count == 0 {
-                break;
-            }
-            hasher.update(&buffer[..count]);
-        }
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]
@@ -246,7 +253,8 @@ pub(crate) mod tests {
     #[test]
     fn weights_of_another_configuration_are_told_without_loading() {
         let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/sana-tiny");
-        assert_eq!(inspect(&tiny).unwrap().native_size, 512);
+        let info = inspect(&tiny).unwrap();
+        assert_eq!((info.native_size, info.outline()), (512, outline(&tiny).unwrap()));
         for (part, from, to, told) in [
             ("transformer", "\"num_layers\": 6", "\"num_layers\": 7", "transformer_blocks.6"),
             ("transformer", "\"qk_norm\": null", "\"qk_norm\": \"rms_norm_across_heads\"", "attn1.norm_q"),

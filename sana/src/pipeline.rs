@@ -7,7 +7,7 @@ use candle_core::Tensor;
 
 use crate::autoencoder::{Decoder, Tiling};
 use crate::config::SchedulerConfig;
-use crate::denoise::{Denoiser, Noise, OnStep, takes_negative};
+use crate::denoise::{Denoiser, Noise, OnStep, Start, takes_negative};
 use crate::memory::Held;
 use crate::model::{Folder, ModelInfo};
 use crate::postprocess::Rows;
@@ -140,7 +140,7 @@ impl Pipeline {
             tokenizer.plain(prompt, rows)?
         };
         let negative = negative.map(|negative| tokenizer.plain(negative, rows)).transpose()?;
-        on_pool(|| {
+        self.work(|| {
             let negative = negative.map(|tokens| encoder.embed(&tokens)).transpose()?;
             Ok(TextEmbedding { positive: encoder.embed(&tokens)?, negative })
         })
@@ -153,24 +153,50 @@ impl Pipeline {
         text: &TextEmbedding,
         on_step: &mut (dyn FnMut(u32) -> ControlFlow<()> + Send),
     ) -> Result<Latent, Error> {
-        let mut observe = |done: u32, _: &[Tensor]| on_step(done);
-        self.denoise_by(&*self.transformer()?, recipe, text, &mut observe)
+        let mut on_step = |_: usize, done: u32| on_step(done);
+        let latents = self.denoise_batch(&[(recipe, text)], &mut on_step)?;
+        latents.into_iter().next().unwrap_or_else(|| Err(no_latent()))
+    }
+
+    /// Runs all denoising steps of several pictures together: each step is one call of the transformer.
+    ///
+    /// They must agree in what they are computed with: size, number of steps and guidance. `on_step(picture, done)` is called
+    /// after each step of each picture and stops this one with `Break`; it is left out of the next step. One that fails
+    /// leaves the others alone, too; the call itself fails with what concerns all of them. On the CPU a latent is the same to
+    /// the bit in any batch; on a device it may round differently.
+    pub fn denoise_batch(
+        &self,
+        batch: &[(&Recipe, &TextEmbedding)],
+        on_step: &mut (dyn FnMut(usize, u32) -> ControlFlow<()> + Send),
+    ) -> Result<Vec<Result<Latent, Error>>, Error> {
+        let mut observe = |picture: usize, done: u32, _: &Tensor| on_step(picture, done);
+        self.denoise_by(&*self.transformer()?, batch, &mut observe)
     }
 
     pub(crate) fn denoise_by(
         &self,
         transformer: &Transformer,
-        recipe: &Recipe,
-        text: &TextEmbedding,
+        batch: &[(&Recipe, &TextEmbedding)],
         on_step: OnStep<'_>,
-    ) -> Result<Latent, Error> {
-        let noise = self.noise(&self.plan(recipe)?, recipe.seed, 1);
-        let denoiser = Denoiser { transformer, scheduler: &self.folder.scheduler };
-        let latents = on_pool(|| denoiser.run(noise, text, recipe.steps, recipe.guidance, on_step))?;
-        let Some(values) = latents.into_iter().next() else {
-            return Err(Error::Setting("no latent came out of the denoising".to_owned()));
-        };
-        Ok(Latent { values })
+    ) -> Result<Vec<Result<Latent, Error>>, Error> {
+        let [(first, _), others @ ..] = batch else { return Ok(Vec::new()) };
+        let plan = self.plan(first)?;
+        for (other, _) in others {
+            let theirs = self.plan(other)?;
+            let same_size =
+                (theirs.compute_width, theirs.compute_height) == (plan.compute_width, plan.compute_height);
+            if !same_size || (other.steps, other.guidance) != (first.steps, first.guidance) {
+                return Err(Error::Setting(
+                    "pictures of different size, steps or guidance cannot be denoised together".to_owned(),
+                ));
+            }
+        }
+        let starts = batch
+            .iter()
+            .map(|&(recipe, text)| Start { noise: self.noise(&plan, recipe.seed, 1), text })
+            .collect();
+        let latents = self.denoise_from(transformer, starts, first.steps, first.guidance, on_step)?;
+        Ok(latents.into_iter().map(|latent| latent.map(|values| Latent { values })).collect())
     }
 
     /// Noise of `count` pictures from one generator.
@@ -178,18 +204,16 @@ impl Pipeline {
         Noise::new(&self.folder.transformer.0, plan, seed, count)
     }
 
-    /// Denoises pictures that share a text.
     pub(crate) fn denoise_from(
         &self,
-        noise: Noise,
-        text: &TextEmbedding,
+        transformer: &Transformer,
+        starts: Vec<Start<'_>>,
         steps: u32,
         guidance: f64,
         on_step: OnStep<'_>,
-    ) -> Result<Vec<Tensor>, Error> {
-        let transformer = self.transformer()?;
-        let denoiser = Denoiser { transformer: &transformer, scheduler: &self.folder.scheduler };
-        on_pool(|| denoiser.run(noise, text, steps, guidance, on_step))
+    ) -> Result<Vec<Result<Tensor, Error>>, Error> {
+        let denoiser = Denoiser { transformer, scheduler: &self.folder.scheduler };
+        self.work(|| denoiser.run(starts, steps, guidance, on_step))
     }
 
     /// Decodes into `recipe.height` rows of `recipe.width * 3` bytes RGB, handed out in order as soon as they
@@ -225,13 +249,19 @@ impl Pipeline {
     ) -> Result<(), Error> {
         let latent = (&latent.values / decoder.scaling_factor())?;
         let mut picture = Rows::new(plan);
-        on_pool(|| {
+        self.work(|| {
             decoder.decode(&latent, tiling, &mut |band: &Tensor| -> Result<(), Error> {
                 cancel.check()?;
                 picture.push_band(band, rows)
             })
         })?;
         picture.finish()
+    }
+
+    /// Runs a part of the work where it is quickest. On a device it stays on this thread: those of the pool would wait for
+    /// the device, and there may be more devices than threads.
+    fn work<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        if self.folder.transformer.1.placement().by_kernels() { work() } else { on_pool(work) }
     }
 
     /// The decoder alone, if it is resident.
@@ -250,6 +280,10 @@ impl Pipeline {
             |parts: &Parts| parts.text_encoder.bytes() + parts.transformer.bytes() + parts.decoder.bytes();
         self.resident.as_ref().map_or(0, bytes)
     }
+}
+
+fn no_latent() -> Error {
+    Error::Setting("no latent came out of the denoising".to_owned())
 }
 
 /// Runs `work` on a thread of the pool. From outside, each of its hundreds of parallel loops would wake the pool and

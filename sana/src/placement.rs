@@ -35,7 +35,7 @@ impl Placement {
         Self { device: Device::Cpu, dtype: DType::F32, name: "cpu".to_owned() }
     }
 
-    /// A CUDA device by its number. **No GPU has run this yet**; see `cuda` in the source.
+    /// A CUDA device by its number. See `cuda` in the source.
     ///
     /// An error without the feature `cuda` or the device. All work of a device is on one stream.
     pub fn cuda(ordinal: usize, precision: Precision) -> std::result::Result<Self, Error> {
@@ -73,6 +73,32 @@ impl Placement {
     /// The type of weights and of what is computed from them.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// Bytes that are free on a device, and all that it has; of the CPU the system knows. Waits for work under way, whose
+    /// memory is given back.
+    pub fn device_memory(&self) -> std::result::Result<Option<(u64, u64)>, Error> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = &self.device {
+            use candle_core::cuda_backend::WrapErr;
+            self.device.synchronize()?;
+            let (free, all) = device.cuda_stream().context().mem_get_info().w()?;
+            return Ok(Some((free as u64, all as u64)));
+        }
+        Ok(None)
+    }
+
+    /// Takes a little memory on the device and computes there. The error says that it is not to be used any more.
+    pub fn probe(&self) -> std::result::Result<(), Error> {
+        const SIDE: usize = 64;
+        let ones = Tensor::ones((SIDE, SIDE), DType::F32, &self.device)?;
+        let sum = ones.matmul(&ones)?.sum_all()?.to_scalar::<f32>()?;
+        let wanted = (SIDE * SIDE * SIDE) as f32;
+        if sum == wanted {
+            Ok(())
+        } else {
+            Err(Error::Device(format!("{} computes {sum} where it should be {wanted}", self.name)))
+        }
     }
 
     /// Whether layers run the kernels of a device instead of those of the CPU.
@@ -121,6 +147,13 @@ pub(crate) mod emulation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_well_device_is_found_well() {
+        let cpu = Placement::cpu();
+        cpu.probe().unwrap();
+        assert_eq!(cpu.device_memory().unwrap(), None);
+    }
 
     #[test]
     fn devices_are_named_and_refused_clearly() {

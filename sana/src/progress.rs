@@ -57,6 +57,15 @@ pub trait Sink: Send {
 
     /// How far a picture is. Takes no note of it by default.
     fn progress(&mut self, _picture: usize, _progress: Progress) {}
+
+    /// Whether the picture is still wanted: asked before each part of the work, after each step and before rows are handed
+    /// out. One that is not ends with [`Error::Cancelled`] and the others go on.
+    fn wants(&mut self, _picture: usize) -> bool {
+        true
+    }
+
+    /// Nothing more comes of the picture: it is whole, or there will be none.
+    fn ended(&mut self, _picture: usize, _outcome: Result<(), &Error>) {}
 }
 
 impl<F: FnMut(&[u8]) -> io::Result<()> + Send> Sink for F {

@@ -4,7 +4,7 @@ use crate::ModelInfo;
 use crate::autoencoder::Tiling;
 
 /// Whether a wanted size is rendered as asked or at the nearest trained size, then resized and cropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BinMode {
     /// A multiple of 32 as asked, any other size at the nearest bin.
@@ -16,7 +16,7 @@ pub enum BinMode {
 }
 
 /// How a latent becomes a picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DecodeMode {
     /// In row bands, equal to the whole decode.

@@ -1,11 +1,16 @@
 //! From recipes to rows in one call, in both memory modes.
 
+use std::io;
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
 
-use crate::autoencoder::Tiling;
-use crate::{Cancel, Error, Pipeline, Progress, Recipe, Sink};
+use crate::autoencoder::{Decoder, Tiling};
+use crate::plan::Fit;
+use crate::{Cancel, DecodeMode, Error, Latent, Pipeline, Progress, Recipe, Sink, TextEmbedding};
+
+/// What there is of each picture so far, or why there is nothing.
+type Pictures<T> = Vec<Result<T, Error>>;
 
 impl Pipeline {
     /// Renders one picture; its rows go to `sink`.
@@ -13,8 +18,8 @@ impl Pipeline {
         self.render_all(std::slice::from_ref(recipe), cancel, sink)?.into_iter().collect()
     }
 
-    /// Renders pictures and tells how each ended, in the order of the recipes. One that fails holds no other up; the
-    /// call itself fails when it is cancelled or a part of the model cannot be loaded.
+    /// Renders pictures one by one and tells how each ended, in the order of the recipes. One that fails holds no other up;
+    /// the call itself fails when it is cancelled or a part of the model cannot be loaded.
     ///
     /// A resident model renders one picture after the other. With [`crate::Memory::Sequential`] all prompts are encoded
     /// first, then all pictures are denoised, then all are decoded, so that each part is loaded once and only one is in
@@ -26,77 +31,189 @@ impl Pipeline {
         cancel: &Cancel,
         sink: &mut dyn Sink,
     ) -> Result<Vec<Result<(), Error>>, Error> {
-        let together = if self.is_resident() { 1 } else { recipes.len().max(1) };
+        self.render_fitted(recipes, &Fit::default(), cancel, sink)
+    }
+
+    /// The same with as many pictures in a batch, and decoded as the fit says; which parts are in memory was decided when the
+    /// model was loaded. Pictures that follow each other are denoised together when they have one size, number of steps and
+    /// guidance. On the CPU the bytes of a picture do not depend on the fit.
+    pub fn render_fitted(
+        &self,
+        recipes: &[Recipe],
+        fit: &Fit,
+        cancel: &Cancel,
+        sink: &mut dyn Sink,
+    ) -> Result<Vec<Result<(), Error>>, Error> {
+        let together = if self.is_resident() { fit.batch } else { recipes.len() };
         let mut outcomes = Vec::with_capacity(recipes.len());
-        for group in recipes.chunks(together) {
-            outcomes.extend(self.render_group(outcomes.len(), group, cancel, sink)?);
+        for recipes in recipes.chunks(together.max(1)) {
+            let group = Group { pipeline: self, first: outcomes.len(), recipes, fit, cancel };
+            outcomes.extend(group.render(sink)?);
+        }
+        Ok(outcomes)
+    }
+}
+
+/// Pictures that go through the pipeline part by part.
+struct Group<'a> {
+    pipeline: &'a Pipeline,
+    /// Number of the first recipe.
+    first: usize,
+    recipes: &'a [Recipe],
+    fit: &'a Fit,
+    cancel: &'a Cancel,
+}
+
+impl Group<'_> {
+    fn render(&self, sink: &mut dyn Sink) -> Result<Pictures<()>, Error> {
+        let texts = self.encode(sink)?;
+        let latents = self.denoise(texts, sink)?;
+        self.decode(latents, sink)
+    }
+
+    /// Whether the picture is to go on; the error ends all.
+    fn wanted(&self, index: usize, sink: &mut dyn Sink) -> Result<Result<(), Error>, Error> {
+        self.cancel.check()?;
+        Ok(if sink.wants(self.first + index) { Ok(()) } else { Err(Error::Cancelled) })
+    }
+
+    fn encode(&self, sink: &mut dyn Sink) -> Result<Pictures<TextEmbedding>, Error> {
+        let encoder = self.pipeline.text_encoder()?;
+        let mut texts = Vec::with_capacity(self.recipes.len());
+        for (index, recipe) in self.recipes.iter().enumerate() {
+            let text = self.wanted(index, sink)?.and_then(|()| {
+                sink.progress(self.first + index, Progress::Encoding);
+                self.pipeline.plan(recipe)?;
+                self.pipeline.encode_by(&encoder, recipe)
+            });
+            texts.push(self.told(index, text, sink));
+        }
+        Ok(texts)
+    }
+
+    fn denoise(
+        &self,
+        texts: Pictures<TextEmbedding>,
+        sink: &mut dyn Sink,
+    ) -> Result<Pictures<Latent>, Error> {
+        let transformer = self.pipeline.transformer()?;
+        let mut latents: Vec<Option<Result<Latent, Error>>> = Vec::with_capacity(texts.len());
+        let mut ready = Vec::with_capacity(texts.len());
+        for (index, text) in texts.into_iter().enumerate() {
+            latents.push(match text {
+                Ok(text) => {
+                    ready.push((index, text));
+                    None
+                }
+                Err(error) => Some(Err(error)),
+            });
+        }
+        let together = |(one, _): &(usize, _), (other, _): &(usize, _)| {
+            let of = |index: usize| {
+                let recipe: &Recipe = &self.recipes[index];
+                (recipe.width, recipe.height, recipe.bin, recipe.steps, recipe.guidance)
+            };
+            of(*one) == of(*other)
+        };
+        let batches = ready.chunk_by(together).flat_map(|alike| alike.chunks(self.fit.batch.max(1)));
+        for batch in batches {
+            let mut started = Vec::with_capacity(batch.len());
+            for (index, text) in batch {
+                let steps = self.recipes[*index].steps;
+                let mut wanted = self.wanted(*index, sink)?;
+                if wanted.is_ok() {
+                    sink.progress(self.first + index, Progress::Denoising { step: 0, steps });
+                    // Whoever heard that may want it no more.
+                    wanted = self.wanted(*index, sink)?;
+                }
+                match wanted {
+                    Ok(()) => started.push((*index, text)),
+                    Err(error) => latents[*index] = Some(self.told(*index, Err(error), sink)),
+                }
+            }
+            let recipes: Vec<_> = started.iter().map(|&(index, text)| (&self.recipes[index], text)).collect();
+            let mut on_step = |picture: usize, step: u32, _: &Tensor| {
+                let index = started[picture].0;
+                let steps = self.recipes[index].steps;
+                sink.progress(self.first + index, Progress::Denoising { step, steps });
+                match self.wanted(index, sink) {
+                    Ok(Ok(())) => ControlFlow::Continue(()),
+                    Ok(Err(_)) | Err(_) => ControlFlow::Break(()),
+                }
+            };
+            let denoised = self.pipeline.denoise_by(&transformer, &recipes, &mut on_step);
+            self.cancel.check()?;
+            let denoised = match denoised {
+                Ok(denoised) => denoised,
+                Err(error) => started.iter().map(|_| Err(error.repeat())).collect(),
+            };
+            for ((index, _), latent) in started.into_iter().zip(denoised) {
+                latents[index] = Some(self.told(index, latent, sink));
+            }
+        }
+        Ok(latents.into_iter().flatten().collect())
+    }
+
+    fn decode(&self, latents: Pictures<Latent>, sink: &mut dyn Sink) -> Result<Pictures<()>, Error> {
+        let decoder = self.pipeline.held_decoder()?;
+        let mut outcomes = Vec::with_capacity(latents.len());
+        for (index, latent) in latents.into_iter().enumerate() {
+            let latent = match latent {
+                Ok(latent) => latent,
+                // Told already.
+                Err(error) => {
+                    outcomes.push(Err(error));
+                    continue;
+                }
+            };
+            let wanted = self.wanted(index, sink)?;
+            let decoded = wanted.and_then(|()| self.decode_one(&decoder, index, &latent, sink));
+            match &decoded {
+                Ok(()) => sink.ended(self.first + index, Ok(())),
+                Err(_) => self.cancel.check()?,
+            }
+            outcomes.push(self.told(index, decoded, sink));
         }
         Ok(outcomes)
     }
 
-    /// Part by part; `first` is the number of the first recipe.
-    fn render_group(
+    fn decode_one(
         &self,
-        first: usize,
-        recipes: &[Recipe],
-        cancel: &Cancel,
+        decoder: &Decoder,
+        index: usize,
+        latent: &Latent,
         sink: &mut dyn Sink,
-    ) -> Result<Vec<Result<(), Error>>, Error> {
-        let begun = vec![(); recipes.len()].into_iter().map(Ok).collect();
-        let texts = {
-            let encoder = self.text_encoder()?;
-            phase(begun, cancel, |index, ()| {
-                sink.progress(first + index, Progress::Encoding);
-                self.plan(&recipes[index])?;
-                self.encode_by(&encoder, &recipes[index])
-            })?
+    ) -> Result<(), Error> {
+        let recipe = &self.recipes[index];
+        let (picture, height) = (self.first + index, recipe.height);
+        sink.progress(picture, Progress::Decoding { rows: 0, height });
+        let (mut done, mut unwanted) = (0, false);
+        let mut rows = |bytes: &[u8]| {
+            if !sink.wants(picture) {
+                unwanted = true;
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            sink.rows(picture, bytes)?;
+            done += (bytes.len() / (recipe.width as usize * 3)) as u32;
+            sink.progress(picture, Progress::Decoding { rows: done, height });
+            Ok(())
         };
-        let latents = {
-            let transformer = self.transformer()?;
-            phase(texts, cancel, |index, text| {
-                let recipe = &recipes[index];
-                let mut told = |step| {
-                    sink.progress(first + index, Progress::Denoising { step, steps: recipe.steps });
-                    if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-                };
-                if told(0).is_break() {
-                    return Err(Error::Cancelled);
-                }
-                self.denoise_by(&transformer, recipe, &text, &mut |step, _: &[Tensor]| told(step))
-            })?
+        let plan = self.pipeline.plan(recipe)?;
+        let tiling = match recipe.decode {
+            DecodeMode::Exact => self.fit.tiling,
+            other @ (DecodeMode::Blend | DecodeMode::Whole) => Tiling::from(other),
         };
-        let decoder = self.held_decoder()?;
-        phase(latents, cancel, |index, latent| {
-            let recipe = &recipes[index];
-            let (picture, height) = (first + index, recipe.height);
-            sink.progress(picture, Progress::Decoding { rows: 0, height });
-            let mut done = 0;
-            let mut rows = |bytes: &[u8]| {
-                sink.rows(picture, bytes)?;
-                done += (bytes.len() / (recipe.width as usize * 3)) as u32;
-                sink.progress(picture, Progress::Decoding { rows: done, height });
-                Ok(())
-            };
-            let plan = self.plan(recipe)?;
-            self.decode_by(&decoder, &plan, &latent, Tiling::from(recipe.decode), cancel, &mut rows)
-        })
+        let decoded = self.pipeline.decode_by(decoder, &plan, latent, tiling, self.cancel, &mut rows);
+        if unwanted { Err(Error::Cancelled) } else { decoded }
     }
-}
 
-/// Does one part of the work on each picture that has not failed. Being cancelled ends all.
-fn phase<A, B>(
-    pictures: Vec<Result<A, Error>>,
-    cancel: &Cancel,
-    mut work: impl FnMut(usize, A) -> Result<B, Error>,
-) -> Result<Vec<Result<B, Error>>, Error> {
-    let work = |(index, picture): (usize, Result<A, Error>)| {
-        cancel.check()?;
-        match picture.and_then(|picture| work(index, picture)) {
-            Err(Error::Cancelled) => Err(Error::Cancelled),
-            done => Ok(done),
+    /// Tells the sink of a picture that will not be.
+    fn told<T>(&self, index: usize, picture: Result<T, Error>, sink: &mut dyn Sink) -> Result<T, Error> {
+        if let Err(error) = &picture {
+            sink.ended(self.first + index, Err(error));
         }
-    };
-    pictures.into_iter().enumerate().map(work).collect()
+        picture
+    }
 }
 
 #[cfg(test)]

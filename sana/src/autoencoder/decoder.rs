@@ -3,7 +3,7 @@ use candle_core::{Result, Tensor};
 use super::chain::Chain;
 use super::layout;
 use super::stream::{Bands, Observer, Rows};
-use super::{Tiling, blend, device_band, tiles};
+use super::{Tiling, blend, tiles};
 use crate::config::AutoencoderConfig;
 use crate::weights::Weights;
 use crate::{Error, Placement};
@@ -91,10 +91,7 @@ impl Decoder {
         }
         let band = |level: usize, channels: usize| {
             let width = width << (self.deepest - level);
-            match tiling {
-                Tiling::Bands(None) if self.placement.by_kernels() => Some(device_band(width)),
-                _ => tiling.band(level, width, channels),
-            }
+            tiling.band(self.placement.by_kernels(), level, width, channels)
         };
         let modules = self.chain.modules();
         let tiled = match tiling {

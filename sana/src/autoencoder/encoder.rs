@@ -95,7 +95,7 @@ impl Encoder {
         };
         let mut rows: Rows<'_> = Box::new(given);
         for (index, module) in self.chain.modules().iter().enumerate() {
-            let band = tiling.band(module.level, width >> module.level, module.channels().1);
+            let band = tiling.band(false, module.level, width >> module.level, module.channels().1);
             rows = self.chain.layer(index, rows, band, observer);
         }
         let mut bands = Vec::new();
@@ -114,7 +114,7 @@ impl Encoder {
     ) -> Result<Tensor> {
         let (height, width, _) = picture.dims3()?;
         let channels = self.chain.modules()[0].channels().1;
-        let band = tiling.band(0, width.max(1), channels).unwrap_or(height);
+        let band = tiling.band(false, 0, width.max(1), channels).unwrap_or(height);
         let mut bands = Bands::new(picture.contiguous()?, band.max(1));
         self.encode(width, tiling, observer, &mut || bands.next())
     }

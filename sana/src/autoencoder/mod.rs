@@ -55,10 +55,11 @@ impl Tiling {
     pub const BLEND: Self = Self::Blend { tile: 512, stride: 448 };
 
     /// Rows in a band of the stage `level`, whose rows have `width` pixels of `channels` values; `None` for all at once.
-    fn band(self, level: usize, width: usize, channels: usize) -> Option<usize> {
+    fn band(self, on_device: bool, level: usize, width: usize, channels: usize) -> Option<usize> {
         match self {
             Self::Whole | Self::Blend { .. } => None,
             Self::Bands(Some(rows)) => Some((rows >> level).max(1)),
+            Self::Bands(None) if on_device => Some(device_band(width)),
             // The same in each stage's own rows: deep stages are narrow and take more picture rows at a time.
             Self::Bands(None) => Some(few(width * channels)),
             Self::Tiles(side) => Some((tiles::side(side) >> level).clamp(1, few(width * channels))),

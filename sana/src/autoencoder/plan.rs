@@ -41,10 +41,24 @@ impl Plan {
     /// The caller's own copy of the picture and the weights are not in it.
     ///
     /// Errors: sides that are 0 or no multiples of the latent pixel, or a blend whose stride does not fit its tile.
-    pub fn of(
+    pub fn of(config: &AutoencoderConfig, size: (usize, usize), tiling: Tiling) -> Result<Self, Error> {
+        Self::placed(config, size, tiling, false)
+    }
+
+    /// The same on a device, whose bands are larger where their height is free.
+    pub fn on_device(
+        config: &AutoencoderConfig,
+        size: (usize, usize),
+        tiling: Tiling,
+    ) -> Result<Self, Error> {
+        Self::placed(config, size, tiling, true)
+    }
+
+    fn placed(
         config: &AutoencoderConfig,
         (width, height): (usize, usize),
         tiling: Tiling,
+        on_device: bool,
     ) -> Result<Self, Error> {
         let scale = config.scale();
         // Far beyond what fits into memory, and far from where sums of sizes would overflow.
@@ -62,7 +76,7 @@ impl Plan {
         let deepest = config.decoder.len() - 1;
         let activations = match tiling {
             Tiling::Whole | Tiling::Bands(_) | Tiling::Tiles(_) => {
-                let shapes = shapes(&modules, (width, height), tiling);
+                let shapes = shapes(&modules, (width, height), tiling, on_device);
                 for (module, shape) in modules.iter().zip(&shapes) {
                     let stage = &mut stages[deepest - module.level];
                     stage.multiply_adds += shape.computed * (height >> module.level) as u128 * each(module);
@@ -115,20 +129,25 @@ struct Shape {
     band: u128,
 }
 
-fn shapes(modules: &[Module], (width, height): (usize, usize), tiling: Tiling) -> Vec<Shape> {
+fn shapes(
+    modules: &[Module],
+    (width, height): (usize, usize),
+    tiling: Tiling,
+    on_device: bool,
+) -> Vec<Shape> {
     let local = match tiling {
         Tiling::Tiles(_) => tiles::first(modules),
         Tiling::Whole | Tiling::Bands(_) | Tiling::Blend { .. } => modules.len(),
     };
     // A band begins at the latent; a layer's bands follow from there.
     let deepest = modules[0].level;
-    let first = tiling.band(deepest, width >> deepest, modules[0].channels().1);
+    let first = tiling.band(on_device, deepest, width >> deepest, modules[0].channels().1);
     let first = first.unwrap_or(height >> deepest).min(height >> deepest);
     let mut band = first;
     let rows_of = |index: usize, level: usize, channels: usize| match tiling {
         Tiling::Tiles(side) if index >= local => Some((tiles::side(side) >> level).max(1)),
         Tiling::Whole | Tiling::Bands(_) | Tiling::Tiles(_) | Tiling::Blend { .. } => {
-            tiling.band(level, width >> level, channels)
+            tiling.band(on_device, level, width >> level, channels)
         }
     };
     let mut shapes = Vec::with_capacity(modules.len());
@@ -246,7 +265,7 @@ fn blend(
         stages[deepest - module.level].multiply_adds += pixels * larger * each(module);
     }
     let tile = (columns.min(side) << deepest, rows.min(side) << deepest);
-    let at_work = values(modules, &shapes(modules, tile, Tiling::Whole), tile);
+    let at_work = values(modules, &shapes(modules, tile, Tiling::Whole, false), tile);
     let row = (sum(&across) << deepest) * tile.1 as u128 * 3;
     Ok(at_work + if whole { 0 } else { 2 * row })
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 
 use crate::autoencoder::Tiling;
-use crate::denoise::Noise;
+use crate::denoise::{Noise, Start};
 use crate::pipeline::{Latent, Pipeline, TextEmbedding};
 use crate::size::Plan;
 use crate::{BinMode, DecodeMode, Error, Memory, Placement, Recipe};
@@ -180,9 +180,10 @@ impl Whole {
             WholeInput::Text => pipeline.encode(recipe).map(drop),
             WholeInput::Dit(inputs) => {
                 let (text, noise) = &**inputs;
-                let go_on = &mut |_: u32, _: &[Tensor]| ControlFlow::Continue(());
+                let go_on = &mut |_: usize, _: u32, _: &Tensor| ControlFlow::Continue(());
                 let (steps, guidance) = (recipe.steps, recipe.guidance);
-                pipeline.denoise_from(noise.clone(), text, steps, guidance, go_on).map(drop)
+                let starts = vec![Start { noise: noise.clone(), text }];
+                pipeline.denoise_from(&*pipeline.transformer()?, starts, steps, guidance, go_on).map(drop)
             }
             WholeInput::Decode(latent) => pipeline.decode_tiled(plan, latent, *tiling, &mut |_| Ok(())),
             WholeInput::Picture => {

@@ -24,8 +24,7 @@ signal-to-noise ratio of each result, in decibels.
 
   --round-trip      measure the autoencoder
   --device DEVICE   cpu, cuda or cuda:N (cpu). A device may differ by 0.0001 of a tensor's largest
-                    value besides what the fixture allows, in bf16 by 0.25 of it. No GPU has
-                    run this yet
+                    value besides what the fixture allows, in bf16 by 0.25 of it
   --precision P     f32 or bf16 on a CUDA device (f32)
   --model DIR       model folder, or its vae folder
   -h, --help        print this

@@ -10,6 +10,7 @@ use super::case::{Case, values};
 use super::report::Report;
 use crate::autoencoder::Tiling;
 use crate::config::SchedulerConfig;
+use crate::denoise::Start;
 use crate::scheduler::scheduler;
 use crate::size::plan;
 use crate::{BinMode, Error, Family, Latent, Memory, Pipeline};
@@ -94,14 +95,14 @@ fn check_call(
     // Vectorised logarithms and sines differ by this much (reference section 6).
     report.compare(&initial, &first, case.tensor(&initial)?, 2.4e-7)?;
     let scheduler = scheduler(pipeline.scheduler(), call.num_inference_steps)?;
-    let steps = format!("mid.{name}.timesteps");
+    let timesteps = format!("mid.{name}.timesteps");
     // Those of Sprint are quotients of sines and cosines.
     let exact = if sprint { f64::from(f32::EPSILON) } else { 0.0 };
-    report.compare(&steps, scheduler.timesteps(), case.tensor(&steps)?, exact)?;
+    report.compare(&timesteps, scheduler.timesteps(), case.tensor(&timesteps)?, exact)?;
 
     let mut trace = Vec::new();
     let mut failed = None;
-    let mut observe = |_: u32, latents: &[Tensor]| match channels_first(latents) {
+    let mut observe = |_: usize, _: u32, latent: &Tensor| match channels_first(std::slice::from_ref(latent)) {
         Ok(values) => {
             trace.extend(values);
             ControlFlow::Continue(())
@@ -111,12 +112,13 @@ fn check_call(
             ControlFlow::Break(())
         }
     };
-    let latents =
-        pipeline.denoise_from(noise, &text, call.num_inference_steps, call.guidance_scale, &mut observe);
+    let starts = vec![Start { noise, text: &text }];
+    let (steps, guidance) = (call.num_inference_steps, call.guidance_scale);
+    let latents = pipeline.denoise_from(&*pipeline.transformer()?, starts, steps, guidance, &mut observe);
     if let Some(error) = failed {
         return Err(error);
     }
-    let latents = latents?;
+    let latents = latents?.into_iter().collect::<Result<Vec<_>, _>>()?;
     let each = format!("mid.{name}.latents");
     report.compare(&each, &trace, case.tensor(&each)?, tolerance)?;
     let last = format!("out.{name}.latents");

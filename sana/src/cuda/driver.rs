@@ -1,4 +1,4 @@
-//! Launches on a CUDA device. Not run by anybody yet.
+//! Launches on a CUDA device.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};

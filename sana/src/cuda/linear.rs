@@ -71,7 +71,7 @@ pub(super) fn product(
         {
             bail!("linear: a bias of {:?} does not fit {n} outputs", bias.dims());
         }
-        Launch::over_rows(&BIAS_ACTIVATION, result.dtype(), count)
+        Launch::over_values(&BIAS_ACTIVATION, result.dtype(), count * n)
             .target()
             .optional(bias)
             .ints([count, n, code(activation)])

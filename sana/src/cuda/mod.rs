@@ -1,9 +1,8 @@
 //! The layers on a CUDA device: candle's matrix products (cuBLAS) and the kernels of `sana/kernels` around them.
 //!
-//! **No GPU has run this yet.** It was written and tested without one: the kernels' sources compile for the host behind a
-//! small header (`sana/kernels/host`), where the tests run this whole module, launches included, and compare it with
-//! the CPU layers and the fixtures of the reference. What a GPU has yet to show: NVRTC and the driver
-//! (`driver.rs`), cuBLAS, and speed.
+//! It was written and is tested without a GPU: the kernels' sources compile for the host behind a small header
+//! (`sana/kernels/host`), where the tests run this whole module, launches included, and compare it with the CPU
+//! layers and the fixtures of the reference. What a GPU has shown stands in docs/performance.md.
 //!
 //! A [`Launch`] is one kernel with its arguments. It is the only way from here to a device, and checks every argument
 //! against the kernel's row in [`table`]. Tensors are contiguous, channels last, in f32, bf16 or f16; biases, norms,
@@ -43,6 +42,9 @@ pub(crate) use text::{CausalSoftmax, gelu_product, rope};
 use crate::ops::Activation;
 use table::Kernel;
 
+/// Threads of a block of an elementwise kernel, and the values of each: `EACH` in `common.cuh`.
+const THREADS: usize = 256;
+const EACH: usize = 8;
 /// Rows in a block of a kernel that gives each row a warp.
 const ROWS: usize = 8;
 /// Threads of a warp.
@@ -84,6 +86,11 @@ impl<'a> Launch<'a> {
     /// A warp for each of `rows` rows.
     fn over_rows(kernel: &'static Kernel, scalar: DType, rows: usize) -> Self {
         Self::new(kernel, scalar, [rows.div_ceil(ROWS), 1, 1], [WARP, ROWS])
+    }
+
+    /// A thread for each few of `count` values.
+    fn over_values(kernel: &'static Kernel, scalar: DType, count: usize) -> Self {
+        Self::new(kernel, scalar, [count.div_ceil(THREADS * EACH), 1, 1], [THREADS, 1])
     }
 
     fn tensor(mut self, tensor: &'a Tensor) -> Self {

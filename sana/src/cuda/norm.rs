@@ -85,7 +85,7 @@ fn add_rows(x: &Tensor, y: &Tensor, modulation: Option<&Tensor>, numbers: [usize
     if x.dims() != y.dims() {
         bail!("add: {:?} does not fit {:?}", y.dims(), x.dims());
     }
-    Launch::over_rows(&ADD_GATED, x.dtype(), numbers[0])
+    Launch::over_values(&ADD_GATED, x.dtype(), x.elem_count())
         .target()
         .tensor(y)
         .optional(modulation)

@@ -26,7 +26,7 @@ kernels! {
     LAYER_NORM_MODULATED "layer_norm_modulated" "sfSiiiiiir";
     ADD_GATED "add_gated" "Ssfiiiii";
     BIAS_ACTIVATION "bias_activation" "Sfiii";
-    GELU_PRODUCT "gelu_product" "ssSii";
+    GELU_PRODUCT "gelu_product" "ssSi";
     DEPTHWISE_3 "depthwise3" "ssffSiiiiii";
     DEPTHWISE_5 "depthwise5" "ssffSiiiiii";
     GATED_DEPTHWISE_3 "gated_depthwise3" "ssffSiiiiii";

@@ -52,14 +52,13 @@ impl CausalSoftmax {
 
 /// `gelu(gate) * up`, tanh form, both `[rows, n]`.
 pub(crate) fn gelu_product(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    let (rows, n) = gate.dims2()?;
     if up.dims() != gate.dims() {
         bail!("gelu product: {:?} does not fit {:?}", up.dims(), gate.dims());
     }
-    Launch::over_rows(&GELU_PRODUCT, gate.dtype(), rows)
+    Launch::over_values(&GELU_PRODUCT, gate.dtype(), gate.elem_count())
         .tensor(gate)
         .tensor(up)
         .target()
-        .ints([rows, n])
+        .int(gate.elem_count())
         .make(gate.shape(), gate.dtype())
 }

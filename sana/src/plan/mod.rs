@@ -3,6 +3,7 @@
 //! Only what the code does is counted: the tensors that are alive together in its widest layer, at their full length. A
 //! plan is arithmetic and no measurement; `sana-bench` prints both, and docs/performance.md compares them.
 
+mod fit;
 mod models;
 
 use crate::Error;
@@ -13,6 +14,7 @@ use crate::prompt::MAX_SEQUENCE_LENGTH;
 use crate::size::{LATENT_SCALE, plan as plan_size};
 use crate::{BinMode, Memory, Precision, cuda, text_encoder, transformer};
 
+pub use fit::Fit;
 pub use models::{Model, names};
 
 /// Bytes of a value in f32, which scores, latents and solvers always have.
@@ -106,7 +108,9 @@ pub struct Plan {
     pub phases: [Phase; 3],
     /// Sequences in a call of the transformer for one picture: 2 with guidance by a negative prompt.
     pub sequences: usize,
-    /// Pictures that fit into one call of the transformer. The pipeline takes one.
+    /// Tokens of a sequence: pixels of the latent.
+    pub latent: u64,
+    /// Pictures that fit into one call of the transformer.
     pub pictures_a_call: u64,
     /// Exact ways to decode.
     pub decodes: Vec<Decode>,
@@ -158,11 +162,13 @@ impl Plan {
         let mut decodes = Vec::with_capacity(DECODES.len());
         let (width, height) = (size.compute_width as usize, size.compute_height as usize);
         for tiling in DECODES {
-            let cost = DecodePlan::of(&model.autoencoder, (width, height), tiling)?;
-            // A device makes windows of pixels for its convolutions.
-            let windows = match request.precision {
-                Precision::F32 => 0,
-                Precision::Bf16 => cuda::WINDOW_BYTES as u128,
+            // A device makes windows of pixels for its convolutions, and takes larger bands.
+            let (cost, windows) = match request.precision {
+                Precision::F32 => (DecodePlan::of(&model.autoencoder, (width, height), tiling)?, 0),
+                Precision::Bf16 => (
+                    DecodePlan::on_device(&model.autoencoder, (width, height), tiling)?,
+                    cuda::WINDOW_BYTES as u128,
+                ),
             };
             // The cost is in f32.
             let activations = u64::try_from(cost.activations * u128::from(bytes) / u128::from(F32) + windows)
@@ -184,6 +190,7 @@ impl Plan {
             fits: phases.iter().all(|phase| phase.peak() <= request.memory),
             phases,
             sequences,
+            latent,
             pictures_a_call: left / denoise_values(1).max(1),
             decodes,
             decode: chosen.tiling,

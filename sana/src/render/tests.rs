@@ -29,6 +29,10 @@ struct Album {
     pictures: Vec<Vec<u8>>,
     told: Vec<(usize, Progress)>,
     stop: Option<(Progress, Cancel)>,
+    /// From there on this picture is not wanted.
+    leave: Option<(usize, Progress)>,
+    left: Option<usize>,
+    ended: Vec<(usize, bool)>,
 }
 
 impl Sink for Album {
@@ -46,6 +50,17 @@ impl Sink for Album {
             let cancel = cancel.clone();
             std::thread::spawn(move || cancel.cancel()).join().unwrap();
         }
+        if self.leave == Some((picture, progress)) {
+            self.left = Some(picture);
+        }
+    }
+
+    fn wants(&mut self, picture: usize) -> bool {
+        self.left != Some(picture)
+    }
+
+    fn ended(&mut self, picture: usize, outcome: Result<(), &Error>) {
+        self.ended.push((picture, outcome.is_ok()));
     }
 }
 
@@ -86,6 +101,97 @@ fn both_memory_modes_give_the_same_bytes_and_outcomes() {
     resident.told.sort_by_key(|told| told.0);
     sequential.told.sort_by_key(|told| told.0);
     assert_eq!(resident.told, sequential.told);
+}
+
+fn batch_of(batch: usize) -> Fit {
+    Fit { batch, ..Fit::default() }
+}
+
+/// Pictures of one size whose texts have different lengths, one of them with a negative text of its own.
+fn different() -> Vec<Recipe> {
+    let negative = "blurry, dark and of no colour at all".to_owned();
+    let second =
+        Recipe { negative_prompt: negative, ..recipe("two blue stripes beside a very large green dot", 2) };
+    vec![recipe("a red circle", 1), second, recipe("", 3), recipe("a moon", 1)]
+}
+
+#[test]
+fn a_picture_has_the_same_bytes_in_any_batch() {
+    let sprint = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/pipeline_sprint/model");
+    for (model, memory) in
+        [(tiny(), Memory::Resident), (tiny(), Memory::Sequential), (sprint, Memory::Resident)]
+    {
+        let pipeline = Pipeline::load_with(&model, memory).unwrap();
+        let alone: Vec<_> = different()
+            .iter()
+            .map(|recipe| {
+                let mut album = Album::default();
+                pipeline.render(recipe, &Cancel::default(), &mut album).unwrap();
+                album.pictures.swap_remove(0)
+            })
+            .collect();
+        for (batch, threads) in [(3, 1), (3, 2), (4, 5)] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut album = Album::default();
+            let outcomes = pool.install(|| {
+                pipeline.render_fitted(&different(), &batch_of(batch), &Cancel::default(), &mut album)
+            });
+            assert!(outcomes.unwrap().iter().all(Result::is_ok));
+            assert!(album.pictures == alone, "{model:?} {memory:?} {batch} {threads}");
+            assert_eq!(album.ended, [(0, true), (1, true), (2, true), (3, true)]);
+        }
+    }
+}
+
+#[test]
+fn a_picture_that_nobody_wants_any_more_leaves_its_batch() {
+    let pipeline = Pipeline::load(&tiny()).unwrap();
+    let mut all = Album::default();
+    pipeline.render_all(&different(), &Cancel::default(), &mut all).unwrap();
+    for leave in [
+        Progress::Encoding,
+        Progress::Denoising { step: 0, steps: 3 },
+        Progress::Denoising { step: 1, steps: 3 },
+        Progress::Decoding { rows: 8, height: 96 },
+    ] {
+        let mut album = Album { leave: Some((1, leave)), ..Album::default() };
+        let outcomes =
+            pipeline.render_fitted(&different(), &batch_of(4), &Cancel::default(), &mut album).unwrap();
+        assert!(matches!(outcomes[1], Err(Error::Cancelled)), "{leave:?}: {outcomes:?}");
+        for index in [0, 2, 3] {
+            assert!(outcomes[index].is_ok() && album.pictures[index] == all.pictures[index], "{leave:?}");
+        }
+        let last = album.told.iter().rfind(|(picture, _)| *picture == 1).unwrap().1;
+        let after = match (leave, last) {
+            (Progress::Decoding { rows: left, .. }, Progress::Decoding { rows, .. }) => rows - left,
+            // It is given up before the next part or step.
+            _ => u32::from(last != leave && leave != Progress::Encoding),
+        };
+        assert_eq!(after, 0, "{leave:?}: {last:?}");
+        album.ended.sort_unstable();
+        assert_eq!(album.ended, [(0, true), (1, false), (2, true), (3, true)]);
+    }
+}
+
+#[test]
+fn only_what_agrees_is_denoised_together() {
+    let pipeline = Pipeline::load(&tiny()).unwrap();
+    let steps = Recipe { steps: 2, ..recipe("a moon", 4) };
+    let bad = Recipe { guidance: f64::NAN, ..recipe("a moon", 4) };
+    let recipes = [recipe("a red circle", 1), steps, bad, recipe("two blue stripes", 2)];
+    let alone = {
+        let mut album = Album::default();
+        pipeline.render_all(&recipes, &Cancel::default(), &mut album).unwrap();
+        album.pictures
+    };
+    let mut album = Album::default();
+    let outcomes = pipeline.render_fitted(&recipes, &batch_of(4), &Cancel::default(), &mut album).unwrap();
+    assert!(matches!(outcomes[2], Err(Error::Setting(_))), "{outcomes:?}");
+    assert!(outcomes.iter().filter(|outcome| outcome.is_ok()).count() == 3 && album.pictures == alone);
+    let text = pipeline.encode(&recipes[0]).unwrap();
+    let unlike = pipeline
+        .denoise_batch(&[(&recipes[0], &text), (&recipes[1], &text)], &mut |_, _| ControlFlow::Continue(()));
+    assert!(matches!(unlike, Err(Error::Setting(_))));
 }
 
 #[test]

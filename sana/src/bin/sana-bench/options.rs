@@ -34,7 +34,7 @@ Both:
   --decode exact|tiles|blend|whole
                               how a latent is decoded (exact: in bands)
   --tile N                    rows of a band (exact), side of a tile (tiles 1024, blend 512)
-  --device cpu|cuda|cuda:N    where the work is done (cpu); no GPU has run this yet
+  --device cpu|cuda|cuda:N    where the work is done (cpu)
   --precision bf16|f32        on a CUDA device (bf16)
   --threads N                 threads (all)
   --repeat N                  runs that are timed after the first one (5); 0 times the first one

@@ -199,7 +199,7 @@ fn half_precisions_round_as_the_rest_of_the_world_does() {
         let n = values.len();
         let zeros = Tensor::zeros((1, n), dtype, &Device::Cpu).unwrap();
         let bias = Tensor::from_vec(values.clone(), n, &Device::Cpu).unwrap();
-        Launch::over_rows(&table::BIAS_ACTIVATION, dtype, 1)
+        Launch::over_values(&table::BIAS_ACTIVATION, dtype, n)
             .target()
             .tensor(&bias)
             .ints([1, n, 0])
@@ -209,4 +209,31 @@ fn half_precisions_round_as_the_rest_of_the_world_does() {
         let got = zeros.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
         assert_eq!(ops::to_vec(&got).unwrap(), ops::to_vec(&want).unwrap(), "{dtype:?}");
     }
+}
+
+#[test]
+fn values_that_do_not_lie_on_whole_words_come_out_the_same() -> Result<()> {
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        for n in [1, 7, 8, 2051] {
+            let (_, x) = given((5, n), 1, dtype);
+            let bias = Tensor::arange(0f32, n as f32, &Device::Cpu)?;
+            let run = |target: &Tensor| {
+                Launch::over_values(&table::BIAS_ACTIVATION, dtype, 3 * n)
+                    .target()
+                    .tensor(&bias)
+                    .ints([3, n, 2])
+                    .change(target)
+            };
+            let alone = x.narrow(0, 1, 3)?.copy()?;
+            let (first, last) = (x.get(0)?.copy()?, x.get(4)?.copy()?);
+            run(&alone)?;
+            run(&x.narrow(0, 1, 3)?)?;
+            let values = |tensor: &Tensor| ops::to_vec(&tensor.to_dtype(DType::F32)?.flatten_all()?);
+            assert_eq!(values(&x.narrow(0, 1, 3)?)?, values(&alone)?, "{dtype:?} {n}");
+            // Nothing beside it was touched.
+            assert_eq!(values(&x.get(0)?)?, values(&first)?, "{dtype:?} {n}");
+            assert_eq!(values(&x.get(4)?)?, values(&last)?, "{dtype:?} {n}");
+        }
+    }
+    Ok(())
 }
