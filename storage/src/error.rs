@@ -1,7 +1,8 @@
 //! Errors, sorted by what a person can do about them.
 
-use std::error::Error as StdError;
 use std::io;
+
+use crate::remote::{Failure, cause};
 
 /// Why the output could not be read or written. Every text names the object, the place and the cause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +29,9 @@ impl Error {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Full(_) => "free some space there or choose another output, then run the same again",
-            Self::Denied(_) => "check who may write there or choose another output",
+            Self::Denied(_) => {
+                "check who may write there, for an object store also the credentials, or choose another output"
+            }
             Self::Invalid(_) => "choose another output or another object name",
             Self::NotFound(_) => "check that the path is right and still there",
             Self::Unavailable(_) => "check that the place is reachable, then run the same again",
@@ -56,7 +59,10 @@ impl Error {
 
     /// Sorts an error of the store; `doing` says what was tried, on which object, where.
     pub(crate) fn from_store(doing: &str, error: &object_store::Error) -> Self {
-        if let Some(cause) = find_io(error) {
+        if let Some(failure) = Failure::of(error) {
+            return failure.into_error(doing);
+        }
+        if let Some(cause) = cause::<io::Error>(error) {
             return Self::from_io(doing, cause);
         }
         let text = format!("{doing}: {error}");
@@ -92,18 +98,6 @@ impl Error {
             _ => Self::Unavailable(text),
         }
     }
-}
-
-/// The operating system's error below a store's error.
-fn find_io(error: &object_store::Error) -> Option<&io::Error> {
-    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            return Some(io);
-        }
-        cause = error.source();
-    }
-    None
 }
 
 #[cfg(test)]

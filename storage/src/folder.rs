@@ -1,7 +1,7 @@
 //! Objects as files of a folder: written aside, then named in one step.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Found, Put, staging};
@@ -82,6 +82,59 @@ impl Folder {
         if bytes.len() as u64 > limit { Ok(Found::Larger) } else { Ok(Found::Object(bytes.into())) }
     }
 
+    /// Opens a file that is an object, and its size.
+    pub(crate) fn read(&self, name: &str) -> io::Result<Option<(File, u64)>> {
+        let Some(bytes) = self.size(name)? else { return Ok(None) };
+        match File::open(self.path.join(name)) {
+            Ok(file) => Ok(Some((file, bytes))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a file that is an object at a byte of it, and its size.
+    pub(crate) fn read_from(&self, name: &str, first: u64) -> io::Result<Option<(File, u64)>> {
+        let Some((mut file, bytes)) = self.read(name)? else { return Ok(None) };
+        file.seek(SeekFrom::Start(first.min(bytes)))?;
+        Ok(Some((file, bytes)))
+    }
+
+    /// How many bytes an object has.
+    pub(crate) fn size(&self, name: &str) -> io::Result<Option<u64>> {
+        match std::fs::metadata(self.path.join(name)) {
+            Ok(metadata) if metadata.is_file() => Ok(Some(metadata.len())),
+            Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            Ok(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "it is no file")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a file another name, if that is free, and takes its old one away.
+    pub(crate) fn publish(&self, from: &str, to: &str) -> io::Result<Put> {
+        let (from, to) = (self.path.join(from), self.target(to)?);
+        let put = match std::fs::hard_link(&from, &to) {
+            Ok(()) => Put::Created,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Put::Exists,
+            // What was published has lost its old name.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && to.symlink_metadata().is_ok() => {
+                Put::Exists
+            }
+            Err(error) => return Err(error),
+        };
+        // The new name is safe before the old one goes.
+        sync_parent(&to)?;
+        if put == Put::Created {
+            remove_file(&from)?;
+        }
+        Ok(put)
+    }
+
+    /// Removes an object; false when there was none.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<bool> {
+        remove_file(&self.path.join(name))
+    }
+
     /// Does all that a picture takes, under names that the sweep would clear away.
     pub(crate) fn check_writable(&self) -> io::Result<()> {
         let staged = self.stage(|file| file.write_all(b"can this be written?"))?;
@@ -127,6 +180,15 @@ fn make_durable_folder(folder: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.is_dir()).collect();
     std::fs::create_dir_all(folder)?;
     missing.into_iter().try_for_each(sync_parent)
+}
+
+/// Removes a file durably; false when there was none.
+fn remove_file(path: &Path) -> io::Result<bool> {
+    match std::fs::remove_file(path) {
+        Ok(()) => sync_parent(path).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes the name of a file durable.

@@ -1,59 +1,12 @@
 //! One object to read, named by a URL.
 
-use std::sync::{Arc, Once};
-use std::time::Duration;
-
-use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::BoxStream;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::http::HttpBuilder;
-use object_store::local::LocalFileSystem;
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
-use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt, RetryConfig};
 use url::Url;
 
-use crate::Error;
-
-/// Tries in vain, over the whole reading of an object.
-const RETRIES: usize = 6;
-/// A large object takes long: its last byte is tried for as often as its first.
-const RETRY_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Longest error of a server that is told, in characters.
-const MAX_ERROR: usize = 500;
-
-/// How connections behave. A request has no time limit, as an object may be of any size; silence has one.
-const CLIENT: [(ClientConfigKey, &str); 3] = [
-    (ClientConfigKey::Timeout, "1day"),
-    (ClientConfigKey::ReadTimeout, "60s"),
-    (ClientConfigKey::ConnectTimeout, "10s"),
-];
-
-/// The kinds of URLs that can be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scheme {
-    File,
-    S3,
-    Gcs,
-    Azure,
-    Http,
-}
-
-impl Scheme {
-    pub(crate) fn of(url: &Url) -> Option<Self> {
-        match url.scheme() {
-            "file" => Some(Self::File),
-            "s3" | "s3a" => Some(Self::S3),
-            "gs" => Some(Self::Gcs),
-            "az" | "azure" | "adl" | "abfs" | "abfss" => Some(Self::Azure),
-            "http" | "https" => Some(Self::Http),
-            _ => None,
-        }
-    }
-}
+use crate::remote::{Remote, Scheme, for_people, hide};
+use crate::{Error, Reading, Settings};
 
 /// An object to read.
 #[derive(Clone, Debug)]
@@ -66,12 +19,6 @@ pub struct Input {
     file_name: String,
     /// What errors of the store may repeat and nobody should read.
     secret: Option<String>,
-}
-
-/// An object on its way.
-pub struct Reading {
-    input: Input,
-    chunks: BoxStream<'static, object_store::Result<Bytes>>,
 }
 
 impl Input {
@@ -109,23 +56,21 @@ impl Input {
 
     /// Asks for the object. A connection that breaks is taken up again where it broke, when the server can.
     pub async fn read(&self) -> Result<Reading, Error> {
-        let store = open_store(self.scheme, &self.url).map_err(|error| self.error(&error))?;
-        let got = store.get(&self.path).await.map_err(|error| self.error(&error))?;
-        Ok(Reading { input: self.clone(), chunks: got.into_stream() })
+        self.read_with(&Settings::default()).await
     }
 
-    /// On one line, as servers answer in documents, and without secrets.
+    /// As [`Input::read`], with settings beside those of the environment.
+    pub async fn read_with(&self, settings: &Settings) -> Result<Reading, Error> {
+        let remote = Remote::open(self.scheme, &self.url, settings).map_err(|error| self.error(&error))?;
+        let got = remote.store.get(&self.path).await.map_err(|error| self.error(&error))?;
+        let (input, bytes) = (self.clone(), got.meta.size);
+        Ok(Reading::new(bytes, got.into_stream().map_err(move |error| input.error(&error))))
+    }
+
+    /// On one line and without secrets.
     fn error(&self, error: &object_store::Error) -> Error {
         let error = Error::from_store(&format!("read {}", self.place), error);
-        error.map(|text| {
-            let text = match &self.secret {
-                Some(secret) if !secret.is_empty() => text.replace(secret, "..."),
-                Some(_) | None => text,
-            };
-            let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-            let end = line.char_indices().nth(MAX_ERROR).map_or(line.len(), |(at, _)| at);
-            if end < line.len() { format!("{}...", &line[..end]) } else { line }
-        })
+        error.map(|text| hide(&text, self.secret.as_deref()))
     }
 
     /// What to try when it could not be read.
@@ -148,67 +93,6 @@ impl Input {
             }
         }
     }
-}
-
-impl Reading {
-    /// The next bytes; `None` after the last.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        self.chunks.next().await.transpose().map_err(|error| self.input.error(&error))
-    }
-}
-
-fn open_store(scheme: Scheme, url: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
-    choose_tls();
-    let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_FOR, ..RetryConfig::default() };
-    Ok(match scheme {
-        Scheme::File => Arc::new(LocalFileSystem::new()),
-        Scheme::S3 => {
-            let builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(retry);
-            let builder = CLIENT.into_iter().fold(builder, |builder, (key, value)| {
-                builder.with_config(AmazonS3ConfigKey::Client(key), value)
-            });
-            Arc::new(builder.build()?)
-        }
-        Scheme::Gcs => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_url(url.as_str()).with_retry(retry);
-            let builder = CLIENT.into_iter().fold(builder, |builder, (key, value)| {
-                builder.with_config(GoogleConfigKey::Client(key), value)
-            });
-            Arc::new(builder.build()?)
-        }
-        Scheme::Azure => {
-            let builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str()).with_retry(retry);
-            let builder = CLIENT.into_iter().fold(builder, |builder, (key, value)| {
-                builder.with_config(AzureConfigKey::Client(key), value)
-            });
-            Arc::new(builder.build()?)
-        }
-        Scheme::Http => {
-            let builder = HttpBuilder::new().with_url(url.as_str()).with_retry(retry);
-            let builder = builder.with_config(ClientConfigKey::AllowHttp, "true");
-            let builder =
-                CLIENT.into_iter().fold(builder, |builder, (key, value)| builder.with_config(key, value));
-            Arc::new(builder.build()?)
-        }
-    })
-}
-
-/// The HTTP client is built for any TLS provider and picks none by itself.
-fn choose_tls() {
-    static CHOSEN: Once = Once::new();
-    CHOSEN.call_once(|| {
-        // Refused only when the program has chosen already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
-}
-
-/// The URL as it may be shown, and the part of it that may not.
-fn for_people(mut url: Url) -> (String, Option<String>) {
-    let secret = url.query().map(str::to_owned);
-    url.set_query(None);
-    // Refused only by URLs that cannot have a password.
-    let _ = url.set_password(None);
-    (url.to_string(), secret)
 }
 
 /// What stands for a slash or a parent folder in a name stays as it is written.

@@ -4,20 +4,24 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{FutureExt, Stream, StreamExt};
 use object_store::path::Path as ObjectPath;
-use object_store::prefix::PrefixStore;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
-use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
 use url::Url;
 
 use crate::folder::Folder;
-use crate::input::Scheme;
-use crate::{Error, staging};
+use crate::name::object_path;
+use crate::objects::Objects;
+use crate::reading::{open_source, read_file};
+use crate::remote::{Scheme, for_people};
+use crate::{Digest, Error, Reading, Settings, staging, walk};
 
-/// Bytes of one part of a streamed object; object stores take parts of 5 MiB and more.
-const PART_BYTES: usize = 8 << 20;
+/// Entries of a list that wait for the reader.
+const LISTED_AHEAD: usize = 256;
 
 /// The place that a job's pictures are written to. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -31,15 +35,15 @@ pub struct Output {
 enum Store {
     /// Not behind `object_store`, which stages beside the objects and cannot tell whose staged files live.
     Folder(Arc<Folder>),
-    Objects(Arc<dyn ObjectStore>),
+    Objects(Arc<Objects>),
 }
 
-/// What [`Output::put_new`] found.
+/// What became of an object that was to be new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
     /// The object was written.
     Created,
-    /// An object of this name was there and was left alone.
+    /// An object of this name was there and was left alone. It may be our own, of a try whose answer was lost.
     Exists,
 }
 
@@ -54,12 +58,51 @@ pub enum Found {
     Larger,
 }
 
+/// An object in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name below the output.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was written, by the clock of the place.
+    pub modified: SystemTime,
+    /// The store's own mark of this content; some tell it only to those who read, and folders have none.
+    pub e_tag: Option<String>,
+}
+
+impl Entry {
+    /// Whether both may be of the same content. Lists and answers tell the time with more or fewer digits.
+    pub(crate) fn agrees(&self, other: &Self) -> bool {
+        let seconds =
+            |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).map(|since| since.as_secs()).ok();
+        let tags = self.e_tag.as_ref().zip(other.e_tag.as_ref());
+        (self.bytes, seconds(self.modified)) == (other.bytes, seconds(other.modified))
+            && tags.is_none_or(|(one, two)| one == two)
+    }
+}
+
+/// What a signed URL is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Writing the object if it is not there.
+    Put,
+    /// Reading it.
+    Get,
+}
+
 impl Output {
-    /// Opens an output named by a folder path, a `file://` URL or an object-store URL. A folder is made
-    /// absolute and created.
+    /// Opens an output named by a folder path, a `file://` URL or the URL of an object store: `s3://`, `gs://` or `az://`
+    /// with a bucket and a prefix. A folder is made absolute and created; credentials and endpoints of object stores come from
+    /// the usual environment variables of each, and nobody is asked yet.
     ///
     /// Blocks for some file system calls.
     pub fn open(output: &str) -> Result<Self, Error> {
+        Self::open_with(output, &Settings::default())
+    }
+
+    /// As [`Output::open`], with settings beside those of the environment.
+    pub fn open_with(output: &str, settings: &Settings) -> Result<Self, Error> {
         if output.is_empty() {
             return Err(Error::Invalid("open output: its name is empty".into()));
         }
@@ -68,17 +111,25 @@ impl Output {
         }
         let url =
             Url::parse(output).map_err(|error| Error::Invalid(format!("open output {output}: {error}")))?;
-        match url.scheme() {
-            "file" => {
-                let folder = url.to_file_path().map_err(|()| {
-                    Error::Invalid(format!("open output {output}: not a folder on this machine"))
-                })?;
+        let refused = |why: &str| Error::Invalid(format!("open output {}: {why}", for_people(url.clone()).0));
+        match Scheme::of(&url) {
+            Some(Scheme::File) => {
+                let folder = url.to_file_path().map_err(|()| refused("not a folder on this machine"))?;
                 Self::open_folder(&folder)
             }
-            "memory" => {
-                Err(Error::Invalid(format!("open output {output}: pictures in memory would be lost")))
+            Some(scheme @ (Scheme::S3 | Scheme::Gcs | Scheme::Azure)) => {
+                if url.host_str().is_none_or(str::is_empty) {
+                    return Err(refused("it names no bucket"));
+                }
+                let objects = Objects::open(scheme, &url, settings)?;
+                let place = objects.place().into();
+                Ok(Self { store: Store::Objects(Arc::new(objects)), place })
             }
-            _ => Self::open_url(&url),
+            Some(Scheme::Http) => {
+                Err(refused("web servers are only read from; name a folder or an s3, gs or az URL"))
+            }
+            None if url.scheme() == "memory" => Err(refused("pictures in memory would be lost")),
+            None => Err(refused("only folders and s3, gs, az and file URLs are written to")),
         }
     }
 
@@ -90,23 +141,7 @@ impl Output {
         Ok(Self { store: Store::Folder(Arc::new(folder)), place })
     }
 
-    fn open_url(url: &Url) -> Result<Self, Error> {
-        // Lists are read from object stores, pictures are not written there yet.
-        let refused = |why: &dyn std::fmt::Display| {
-            Error::Invalid(format!(
-                "open output {url}: {why}; this version writes to folders, object stores such as S3 come in a \
-                 later one"
-            ))
-        };
-        if Scheme::of(url).is_some() {
-            return Err(refused(&"no folder"));
-        }
-        let (store, prefix) = object_store::parse_url(url).map_err(|error| refused(&error))?;
-        let store = Store::Objects(Arc::new(PrefixStore::new(store, prefix)));
-        Ok(Self { store, place: url.as_str().into() })
-    }
-
-    /// The absolute folder or the URL.
+    /// The absolute folder or the URL, without secrets.
     pub fn place(&self) -> &str {
         &self.place
     }
@@ -123,18 +158,26 @@ impl Output {
     /// is durable when this returns.
     pub async fn put_new(&self, name: &str, bytes: Bytes) -> Result<Put, Error> {
         let path = object_path(name)?;
-        let store = match &self.store {
+        match &self.store {
             Store::Folder(folder) => {
-                let (folder, object) = (folder.clone(), name.to_owned());
-                return self.block("write", name, move || folder.put_new(&object, write_all(bytes))).await;
+                self.block("write", folder, name, move |folder, name| folder.put_new(name, write_all(bytes)))
+                    .await
             }
-            Store::Objects(store) => store,
-        };
-        let options = PutOptions::from(PutMode::Create);
-        match store.put_opts(&path, PutPayload::from_bytes(bytes), options).await {
-            Ok(_) => Ok(Put::Created),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(Put::Exists),
-            Err(error) => Err(self.error("write", name, &error)),
+            Store::Objects(objects) => objects.put_new(name, &path, bytes).await,
+        }
+    }
+
+    /// As [`Output::put_new`], from a local file of any size, in constant memory. An object store cannot leave alone what
+    /// another writer puts at the same name in the meantime when the file is large: the name should be of one attempt.
+    pub async fn put_new_file(&self, name: &str, file: &Path) -> Result<Put, Error> {
+        let path = object_path(name)?;
+        match &self.store {
+            Store::Folder(folder) => {
+                let mut source = open_source(file).await?.0.into_std().await;
+                let copy = move |target: &mut File| io::copy(&mut source, target).map(drop);
+                self.block("write", folder, name, move |folder, name| folder.put_new(name, copy)).await
+            }
+            Store::Objects(objects) => objects.put_new_file(name, &path, file).await,
         }
     }
 
@@ -143,13 +186,10 @@ impl Output {
         let path = object_path(name)?;
         match &self.store {
             Store::Folder(folder) => {
-                let (folder, object) = (folder.clone(), name.to_owned());
-                self.block("write", name, move || folder.replace(&object, write_all(bytes))).await
+                self.block("write", folder, name, move |folder, name| folder.replace(name, write_all(bytes)))
+                    .await
             }
-            Store::Objects(store) => {
-                let put = store.put(&path, PutPayload::from_bytes(bytes)).await;
-                put.map(drop).map_err(|error| self.error("write", name, &error))
-            }
+            Store::Objects(objects) => objects.replace(name, &path, bytes).await,
         }
     }
 
@@ -159,93 +199,129 @@ impl Output {
         let path = object_path(name)?;
         match &self.store {
             Store::Folder(folder) => {
-                let (folder, object) = (folder.clone(), name.to_owned());
-                let mut source = File::open(file).map_err(|error| read_error(file, &error))?;
+                let mut source = open_source(file).await?.0.into_std().await;
                 let copy = move |target: &mut File| io::copy(&mut source, target).map(drop);
-                self.block("write", name, move || folder.replace(&object, copy)).await
+                self.block("write", folder, name, move |folder, name| folder.replace(name, copy)).await
             }
-            Store::Objects(store) => self.upload(store.as_ref(), &path, name, file).await,
+            Store::Objects(objects) => objects.replace_file(name, &path, file).await,
         }
-    }
-
-    async fn upload(
-        &self,
-        store: &dyn ObjectStore,
-        path: &ObjectPath,
-        name: &str,
-        file: &Path,
-    ) -> Result<(), Error> {
-        let mut source = tokio::fs::File::open(file).await.map_err(|error| read_error(file, &error))?;
-        let first = read_part(&mut source, file).await?;
-        if first.len() < PART_BYTES {
-            return self.replace(name, first).await;
-        }
-        let mut upload =
-            store.put_multipart(path).await.map_err(|error| self.error("write", name, &error))?;
-        let sent = self.send_parts(upload.as_mut(), name, first, &mut source, file).await;
-        if sent.is_err() {
-            // The first error is the one to tell; parts left behind are the bucket's to expire.
-            let _ = upload.abort().await;
-        }
-        sent
-    }
-
-    async fn send_parts(
-        &self,
-        upload: &mut dyn MultipartUpload,
-        name: &str,
-        first: Bytes,
-        source: &mut tokio::fs::File,
-        file: &Path,
-    ) -> Result<(), Error> {
-        let mut part = first;
-        while !part.is_empty() {
-            let put = upload.put_part(PutPayload::from_bytes(part)).await;
-            put.map_err(|error| self.error("write", name, &error))?;
-            part = read_part(source, file).await?;
-        }
-        upload.complete().await.map(drop).map_err(|error| self.error("write", name, &error))
     }
 
     /// Reads an object of up to `limit` bytes.
     pub async fn get(&self, name: &str, limit: u64) -> Result<Found, Error> {
         let path = object_path(name)?;
-        let store = match &self.store {
+        match &self.store {
             Store::Folder(folder) => {
-                let (folder, object) = (folder.clone(), name.to_owned());
-                return self.block("read", name, move || folder.get(&object, limit)).await;
+                self.block("read", folder, name, move |folder, name| folder.get(name, limit)).await
             }
-            Store::Objects(store) => store,
-        };
-        let read = match store.get(&path).await {
-            Ok(found) if found.meta.size > limit => return Ok(Found::Larger),
-            Ok(found) => found.bytes().await,
-            Err(error) => Err(error),
-        };
-        match read {
-            Ok(bytes) => Ok(Found::Object(bytes)),
-            Err(object_store::Error::NotFound { .. }) => Ok(Found::Nothing),
-            Err(error) => Err(self.error("read", name, &error)),
+            Store::Objects(objects) => objects.get(name, &path, limit).await,
+        }
+    }
+
+    /// Reads an object of any size in pieces.
+    pub async fn read(&self, name: &str) -> Result<Option<Reading>, Error> {
+        let path = object_path(name)?;
+        match &self.store {
+            Store::Folder(folder) => {
+                let found = self.block("read", folder, name, |folder, name| folder.read(name)).await?;
+                Ok(found.map(|(file, bytes)| read_file(file, bytes, self.doing("read", name))))
+            }
+            Store::Objects(objects) => objects.read(name, &path).await,
+        }
+    }
+
+    /// Reads an object that was listed, from a byte on; none when it is not there any more, or was written anew since.
+    pub async fn read_listed(&self, entry: &Entry, first: u64) -> Result<Option<Reading>, Error> {
+        let name = &entry.name;
+        let path = object_path(name)?;
+        match &self.store {
+            Store::Folder(folder) => {
+                let found = self
+                    .block("read", folder, name, move |folder, name| folder.read_from(name, first))
+                    .await?;
+                let listed = found.filter(|(_, bytes)| *bytes == entry.bytes);
+                Ok(listed.map(|(file, bytes)| read_file(file, bytes - first, self.doing("read", name))))
+            }
+            Store::Objects(objects) => objects.read_listed(entry, &path, first).await,
+        }
+    }
+
+    /// How many bytes an object has; none when it is not there.
+    pub async fn size(&self, name: &str) -> Result<Option<u64>, Error> {
+        let path = object_path(name)?;
+        match &self.store {
+            Store::Folder(folder) => {
+                self.block("look for", folder, name, |folder, name| folder.size(name)).await
+            }
+            Store::Objects(objects) => objects.size(name, &path).await,
+        }
+    }
+
+    /// Reads an object through and says what it holds; none when it is not there.
+    pub async fn digest(&self, name: &str) -> Result<Option<Digest>, Error> {
+        match self.read(name).await? {
+            Some(reading) => reading.digest().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Gives a finished object its final name, if that is free. With [`Put::Exists`] the old name may still be there: the
+    /// caller compares and removes it. An object whose old name is gone was published before, and exists.
+    ///
+    /// An object store copies it without sending it here, and then deletes the old one.
+    pub async fn publish(&self, from: &str, to: &str) -> Result<Put, Error> {
+        let (from_path, to_path) = (object_path(from)?, object_path(to)?);
+        match &self.store {
+            Store::Folder(folder) => {
+                let from = from.to_owned();
+                self.block("publish", folder, to, move |folder, to| folder.publish(&from, to)).await
+            }
+            Store::Objects(objects) => objects.publish((from, &from_path), (to, &to_path)).await,
+        }
+    }
+
+    /// Removes an object; false when there was none.
+    pub async fn remove(&self, name: &str) -> Result<bool, Error> {
+        let path = object_path(name)?;
+        match &self.store {
+            Store::Folder(folder) => {
+                self.block("remove", folder, name, |folder, name| folder.remove(name)).await
+            }
+            Store::Objects(objects) => objects.remove(name, &path).await,
+        }
+    }
+
+    /// All objects, in byte order of their names, in constant memory; those after a name when one is given, whether
+    /// there is such an object or not. Unfinished files are none. What comes and goes meanwhile may or may not be in it.
+    pub fn list(&self, after: Option<&str>) -> impl Stream<Item = Result<Entry, Error>> + Send + use<> {
+        let after = after.unwrap_or_default().to_owned();
+        match &self.store {
+            Store::Folder(folder) => list_folder(folder.clone(), after, self.doing("list", "files")),
+            Store::Objects(objects) => objects.list(after).boxed(),
+        }
+    }
+
+    /// A URL by which somebody without keys can write or read one object for a time. Folders cannot sign
+    /// ([`Error::Invalid`]).
+    pub async fn sign(&self, name: &str, access: Access, lifetime: Duration) -> Result<Url, Error> {
+        let path = object_path(name)?;
+        match &self.store {
+            Store::Folder(_) => Err(Error::Invalid(format!(
+                "sign {name} in {}: a folder cannot be reached by signed URLs",
+                self.place
+            ))),
+            Store::Objects(objects) => objects.sign(name, &path, access, lifetime).await,
         }
     }
 
     /// Writes and removes a small object, so that an output that cannot be written shows before hours of work
     /// and not after. Any number of processes may do so at once.
     pub async fn check_writable(&self) -> Result<(), Error> {
-        let name = staging::fresh_name();
-        let store = match &self.store {
+        match &self.store {
             Store::Folder(folder) => {
-                let folder = folder.clone();
-                return self.block("write", "a file", move || folder.check_writable()).await;
+                self.block("write", folder, "a file", |folder, _| folder.check_writable()).await
             }
-            Store::Objects(store) => store,
-        };
-        let path = ObjectPath::from(name.as_str());
-        let put = store.put(&path, PutPayload::from_static(b"can this be written?")).await;
-        put.map_err(|error| self.error("write", &name, &error))?;
-        match store.delete(&path).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(self.error("remove", &name, &error)),
+            Store::Objects(objects) => objects.check_writable().await,
         }
     }
 
@@ -254,8 +330,7 @@ impl Output {
         object_path(name)?;
         match &self.store {
             Store::Folder(folder) => {
-                let (folder, object) = (folder.clone(), name.to_owned());
-                self.block("write", name, move || folder.check_replaceable(&object)).await
+                self.block("write", folder, name, |folder, name| folder.check_replaceable(name)).await
             }
             Store::Objects(_) => Ok(()),
         }
@@ -266,10 +341,38 @@ impl Output {
     pub async fn sweep_staging(&self) -> Result<u64, Error> {
         match &self.store {
             Store::Folder(folder) => {
-                let folder = folder.clone();
-                self.block("sweep", "leftovers", move || staging::sweep(folder.path())).await
+                self.block("sweep", folder, "leftovers", |folder, _| staging::sweep(folder.path())).await
             }
+            // Parts of unfinished uploads show in no list; the bucket's own rules remove them.
             Store::Objects(_) => Ok(0),
+        }
+    }
+
+    /// What killed processes left half-written, as [`Output::sweep_staging`] would remove it; in an object store what its
+    /// check for writing left.
+    pub async fn leftovers(&self) -> Result<Vec<Entry>, Error> {
+        match &self.store {
+            Store::Folder(folder) => {
+                self.block("look for", folder, "leftovers", |folder, _| staging::leftovers(folder.path()))
+                    .await
+            }
+            Store::Objects(objects) => objects.leftovers().await,
+        }
+    }
+
+    /// Removes one of [`Output::leftovers`], unless a living process writes it; false when it stays or is gone.
+    pub async fn remove_leftover(&self, name: &str) -> Result<bool, Error> {
+        if !staging::is_staged(name) {
+            return Err(Error::Invalid(format!("remove {name} in {}: it is no leftover", self.place)));
+        }
+        match &self.store {
+            Store::Folder(folder) => {
+                self.block("remove", folder, name, |folder, name| {
+                    staging::remove_leftover(&folder.path().join(name))
+                })
+                .await
+            }
+            Store::Objects(objects) => objects.remove(name, &ObjectPath::from(name)).await,
         }
     }
 
@@ -277,18 +380,19 @@ impl Output {
     async fn block<T: Send + 'static>(
         &self,
         verb: &str,
+        folder: &Arc<Folder>,
         name: &str,
-        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(&Folder, &str) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let doing = format!("{verb} {name} in {}", self.place);
-        match tokio::task::spawn_blocking(work).await {
-            Ok(worked) => worked.map_err(|error| Error::from_io(&doing, &error)),
-            Err(error) => Err(Error::Unavailable(format!("{doing}: {error}"))),
+        let (folder, object) = (folder.clone(), name.to_owned());
+        match tokio::task::spawn_blocking(move || work(&folder, &object)).await {
+            Ok(worked) => worked.map_err(|error| Error::from_io(&self.doing(verb, name), &error)),
+            Err(error) => Err(Error::Unavailable(format!("{}: {error}", self.doing(verb, name)))),
         }
     }
 
-    fn error(&self, verb: &str, name: &str, error: &object_store::Error) -> Error {
-        Error::from_store(&format!("{verb} {name} in {}", self.place), error)
+    fn doing(&self, verb: &str, name: &str) -> String {
+        format!("{verb} {name} in {}", self.place)
     }
 }
 
@@ -296,66 +400,24 @@ fn write_all(bytes: Bytes) -> impl FnOnce(&mut File) -> io::Result<()> {
     move |file| file.write_all(&bytes)
 }
 
-/// Checks that a name is relative and stays below the output.
-fn object_path(name: &str) -> Result<ObjectPath, Error> {
-    let invalid = |why: &str| Error::Invalid(format!("object name {name:?}: {why}"));
-    if name.is_empty() {
-        return Err(invalid("it is empty"));
-    }
-    if name.starts_with('/') || name.ends_with('/') {
-        return Err(invalid("it must be relative and must not end in a slash"));
-    }
-    if name.contains('\\') {
-        return Err(invalid("it holds a backslash"));
-    }
-    if staging::is_staged(name) {
-        return Err(invalid("such names are for unfinished files"));
-    }
-    ObjectPath::parse(name).map_err(|error| invalid(&error.to_string()))
-}
-
-/// Up to [`PART_BYTES`] bytes: fewer only at the end of the file.
-async fn read_part(source: &mut tokio::fs::File, file: &Path) -> Result<Bytes, Error> {
-    let mut part = Vec::with_capacity(PART_BYTES);
-    let read = source.take(PART_BYTES as u64).read_to_end(&mut part).await;
-    read.map_err(|error| read_error(file, &error))?;
-    Ok(part.into())
-}
-
-fn read_error(file: &Path, error: &io::Error) -> Error {
-    Error::from_io(&format!("read {}", file.display()), error)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use object_store::memory::InMemory;
-
-    #[tokio::test]
-    async fn an_object_store_keeps_the_promises_of_a_folder() {
-        let store = Store::Objects(Arc::new(InMemory::new()));
-        let output = Output { store, place: "test://bucket/".into() };
-        let small = Bytes::from_static(b"small");
-        output.check_writable().await.unwrap();
-        assert_eq!(output.put_new("a.png", small.clone()).await.unwrap(), Put::Created);
-        assert_eq!(output.put_new("a.png", Bytes::new()).await.unwrap(), Put::Exists);
-        assert_eq!(output.get("a.png", 5).await.unwrap(), Found::Object(small));
-        assert_eq!(output.get("a.png", 4).await.unwrap(), Found::Larger);
-        assert_eq!(output.get("b.png", 4).await.unwrap(), Found::Nothing);
-        output.replace("a.png", Bytes::new()).await.unwrap();
-        assert_eq!(output.get("a.png", 0).await.unwrap(), Found::Object(Bytes::new()));
-
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("manifest");
-        for length in [1, PART_BYTES, 2 * PART_BYTES + 1] {
-            let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
-            std::fs::write(&file, &content).unwrap();
-            output.replace_file("manifest", &file).await.unwrap();
-            assert!(
-                output.get("manifest", u64::MAX).await.unwrap() == Found::Object(content.into()),
-                "{length}"
-            );
-        }
-        assert_eq!((output.sweep_staging().await, output.folder()), (Ok(0), None));
-    }
+/// The walk ends when nobody reads the stream any more.
+fn list_folder(
+    folder: Arc<Folder>,
+    after: String,
+    doing: String,
+) -> BoxStream<'static, Result<Entry, Error>> {
+    let start = async move {
+        let (found, entries) = mpsc::channel(LISTED_AHEAD);
+        tokio::task::spawn_blocking(move || walk::walk(folder.path(), &after, &found));
+        futures::stream::unfold(Some(entries), |entries| async move {
+            let mut entries = entries?;
+            match entries.recv().await {
+                Some(Some(entry)) => Some((entry, Some(entries))),
+                Some(None) => None,
+                // A walk that ended early is not the end of the list.
+                None => Some((Err(io::Error::other("the thread that lists them ended early")), None)),
+            }
+        })
+    };
+    start.flatten_stream().map(move |entry| entry.map_err(|error| Error::from_io(&doing, &error))).boxed()
 }

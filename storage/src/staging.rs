@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-const PREFIX: &str = ".sanafarm-";
+use crate::Entry;
+use crate::walk::file_facts;
+
+pub(crate) const PREFIX: &str = ".sanafarm-";
 const SUFFIX: &str = ".part";
 
 /// A name that no other writer has.
@@ -67,31 +70,59 @@ impl Drop for Staged {
 /// Removes leftovers from `folder` and says how many files it were. What is not surely one stays.
 pub(crate) fn sweep(folder: &Path) -> io::Result<u64> {
     let mut swept = 0;
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        if !entry.file_name().to_str().is_some_and(is_staged) || !entry.file_type()?.is_file() {
-            continue;
-        }
-        let file = match File::options().read(true).write(true).open(entry.path()) {
-            Ok(file) => file,
-            // Finished in this moment, or somebody else's.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
-            {
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        if file.try_lock().is_err() {
-            continue;
-        }
-        match std::fs::remove_file(entry.path()) {
-            Ok(()) => swept += 1,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
+    for name in staged(folder)? {
+        swept += u64::from(remove_leftover(&folder.join(name?))?);
     }
     Ok(swept)
+}
+
+/// What [`sweep`] would remove, in order of names.
+pub(crate) fn leftovers(folder: &Path) -> io::Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    for name in staged(folder)? {
+        let name = name?;
+        let path = folder.join(&name);
+        let Some(_lock) = lock(&path)? else { continue };
+        if let Some((bytes, modified)) = file_facts(&path)? {
+            found.push(Entry { name, bytes, modified, e_tag: None });
+        }
+    }
+    found.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
+}
+
+/// Removes a staged file that no writer holds; false when there is none.
+pub(crate) fn remove_leftover(path: &Path) -> io::Result<bool> {
+    let Some(_lock) = lock(path)? else { return Ok(false) };
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Names of the staged files in a folder.
+fn staged(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<String>>> {
+    Ok(std::fs::read_dir(folder)?.filter_map(|entry| {
+        let name = entry.and_then(|entry| {
+            let name = entry.file_name().into_string().ok().filter(|name| is_staged(name));
+            let Some(name) = name else { return Ok(None) };
+            Ok(entry.file_type()?.is_file().then_some(name))
+        });
+        name.transpose()
+    }))
+}
+
+/// The lock of a staged file; none when its writer lives, or it is not ours to take.
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    match File::options().read(true).write(true).open(path) {
+        Ok(file) => Ok(file.try_lock().is_ok().then_some(file)),
+        // Finished in this moment, or somebody else's.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +147,9 @@ mod tests {
         // What a killed process leaves: its name without its lock.
         let killed = folder.path().join(fresh_name());
         std::fs::write(&killed, "half").unwrap();
+        let found = leftovers(folder.path()).unwrap();
+        let names: Vec<_> = found.iter().map(|entry| folder.path().join(&entry.name)).collect();
+        assert_eq!((names.as_slice(), found[0].bytes), (&[killed.clone()][..], 4));
         assert_eq!(sweep(folder.path()).unwrap(), 1);
         assert!(!killed.exists() && first.path().exists() && second.path().exists());
         drop((first, second));

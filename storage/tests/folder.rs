@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use sanafarm_storage::{Error, Found, Output, Put};
 use tempfile::TempDir;
 
@@ -238,9 +239,65 @@ async fn places_are_named_by_path_or_url() {
     assert_eq!(output.folder().unwrap(), folder.path().join("by url"));
     assert_eq!(std::fs::read(folder.path().join("by url/a.png")).unwrap(), b"a");
 
-    let error = Output::open("s3://bucket/prefix").unwrap_err();
-    assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains("S3"), "{error}");
-    for bad in ["", "memory:///x", "http://", "nonsense://x"] {
+    for bad in ["", "memory:///x", "http://", "nonsense://x", "https://host/x", "s3:///x"] {
         assert!(matches!(Output::open(bad), Err(Error::Invalid(_))), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn publishing_is_repeated_after_a_crash_at_any_moment() {
+    let folder = TempDir::new().unwrap();
+    let output = open(folder.path());
+    let (from, to) = ("attempts/7/00000003.tar", "00000003.tar");
+    let write = async || output.put_new(from, Bytes::from_static(b"whole")).await.unwrap();
+    write().await;
+    assert_eq!(output.publish(from, to).await, Ok(Put::Created));
+    assert_eq!((output.size(from).await, get(&output, to).await), (Ok(None), "whole".into()));
+    // Killed after all was done.
+    assert_eq!(output.publish(from, to).await, Ok(Put::Exists));
+    // Killed between the two names: the caller compares and removes.
+    std::fs::hard_link(folder.path().join(to), folder.path().join(from)).unwrap();
+    assert_eq!(output.publish(from, to).await, Ok(Put::Exists));
+    assert_eq!(output.digest(from).await, output.digest(to).await);
+    assert_eq!(output.remove(from).await, Ok(true));
+    assert_eq!(output.remove(from).await, Ok(false));
+    // Somebody else's file is left alone.
+    output.replace(to, Bytes::from_static(b"another")).await.unwrap();
+    write().await;
+    assert_eq!(output.publish(from, to).await, Ok(Put::Exists));
+    assert_eq!(get(&output, to).await, "another");
+    let nothing = output.publish("attempts/8/x.tar", "x.tar").await.unwrap_err();
+    assert!(matches!(nothing, Error::NotFound(_)), "{nothing:?}");
+}
+
+#[tokio::test]
+async fn files_are_listed_read_and_hashed_like_objects() {
+    let folder = TempDir::new().unwrap();
+    let output = open(folder.path());
+    let source = TempDir::new().unwrap();
+    let file = source.path().join("local");
+    std::fs::write(&file, "hello").unwrap();
+    let names = ["a.png", "a/b.png", "a/c/d.png", "a0.png", "b/x.png", "manifest.parquet", "ö.png"];
+    for name in names {
+        assert_eq!(output.put_new_file(name, &file).await, Ok(Put::Created));
+        assert_eq!(output.put_new_file(name, &file).await, Ok(Put::Exists));
+    }
+    // None of these is an object.
+    let staged = format!(".sanafarm-{}.part", "0".repeat(32));
+    std::fs::write(folder.path().join(staged), "half").unwrap();
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    let listed = async |after: Option<&str>| -> Vec<String> {
+        output.list(after).map_ok(|entry| entry.name).try_collect().await.unwrap()
+    };
+    assert_eq!(listed(None).await, names);
+    for after in ["a", "a.png", "a/", "a/b.png", "a/c", "a/c/d.png", "a0", "b/y", "ö.png"] {
+        let wanted: Vec<&str> = names.into_iter().filter(|name| *name > after).collect();
+        assert_eq!(listed(Some(after)).await, wanted, "after {after}");
+    }
+    let digest = output.digest("a/b.png").await.unwrap().unwrap();
+    assert_eq!((digest.bytes, &digest.sha256[..8]), (5, "2cf24dba"));
+    let pieces: Vec<Bytes> = output.read("a/b.png").await.unwrap().unwrap().try_collect().await.unwrap();
+    assert_eq!(pieces.concat(), b"hello");
+    assert_eq!((output.digest("absent").await, output.size("absent").await), (Ok(None), Ok(None)));
+    assert!(matches!(output.size("empty").await, Err(Error::Invalid(_))));
 }
