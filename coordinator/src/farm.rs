@@ -8,10 +8,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::batch::Batcher;
 use crate::dispatch::Dispatcher;
+use crate::grpc::Outputs;
 use crate::live::Live;
 use crate::options::Options;
 use crate::store::Store;
-use crate::store::records::{Kept, Renewal, Report, Reported};
+use crate::store::records::{Renewal, Renewed, Report, Reported};
 
 /// Reports in one call of the store: some thousand images.
 const MOST_REPORTS: usize = 64;
@@ -28,7 +29,9 @@ pub(crate) struct Farm {
     /// Results on their way into the store.
     pub reports: Batcher<Report, Reported>,
     /// Signs of life on their way into the store.
-    pub renewals: Batcher<Renewal, Vec<Kept>>,
+    pub renewals: Batcher<Renewal, Renewed>,
+    /// Outputs that URLs are signed for.
+    pub outputs: Outputs,
     pub options: Options,
     /// Duties, submissions and connections inside the process; all of them end after `stop`.
     pub tasks: TaskTracker,
@@ -52,6 +55,7 @@ impl Farm {
                 let store = Arc::clone(&to);
                 async move { store.renew_leases(&renewals, lease_duration, store.clock()).await }.boxed()
             });
-        Self { store, live, dispatcher, reports, renewals, options, tasks, stop }
+        let outputs = Outputs::default();
+        Self { store, live, dispatcher, reports, renewals, outputs, options, tasks, stop }
     }
 }

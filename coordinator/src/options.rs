@@ -33,6 +33,8 @@ pub struct Options {
     pub scratch: PathBuf,
     /// Redis for hints between coordinators, as a URL; they find out later without.
     pub redis: Option<String>,
+    /// Workers get signed URLs for the objects of their leases, and need no keys of the object store.
+    pub presign: bool,
     /// A lease ends this long after its last renewal.
     pub lease_duration: Duration,
     /// What a shard should take on the workers seen so far.
@@ -61,6 +63,7 @@ impl Options {
             database,
             scratch,
             redis: None,
+            presign: false,
             lease_duration: Duration::from_secs(60),
             target_shard_duration: Duration::from_secs(120),
             sweep_interval: Duration::from_secs(5),

@@ -18,7 +18,7 @@ words! {
         /// The device had too little memory.
         OutOfMemory = "out_of_memory",
         /// A non-finite latent or a picture of one colour.
-        Numeric = "numeric",
+        BadImage = "bad_image",
         /// The picture file could not be made.
         Encode = "encode",
         /// An object of somebody else stands where the picture belongs.
@@ -37,7 +37,7 @@ impl ErrorClass {
             Self::Prompt | Self::Size | Self::Conflict => true,
             Self::Model
             | Self::OutOfMemory
-            | Self::Numeric
+            | Self::BadImage
             | Self::Encode
             | Self::Internal
             | Self::WorkerLost => false,

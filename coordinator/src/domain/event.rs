@@ -22,6 +22,8 @@ words! {
         JobPrioritised = "job_prioritised",
         /// Failures of it were taken back.
         JobRetried = "job_retried",
+        /// Pictures of it were taken back, because their objects are lost or damaged.
+        JobRequeued = "job_requeued",
         /// A session got a shard.
         LeaseGranted = "lease_granted",
         /// Every image of the shard has its result.
@@ -52,6 +54,10 @@ words! {
         WorkerExcluded = "worker_excluded",
         /// It rendered an image after it had been taken out.
         WorkerForgiven = "worker_forgiven",
+        /// Somebody asked it to leave.
+        WorkerDrained = "worker_drained",
+        /// It said that it leaves.
+        WorkerLeaving = "worker_leaving",
     }
 }
 
@@ -80,9 +86,10 @@ words! {
 mod tests {
     use super::*;
 
-    const STATEMENTS: [&str; 2] = [
+    const STATEMENTS: [&str; 3] = [
         include_str!("../../../migrations/postgres/0003_claims_and_commits.sql"),
         include_str!("../../../migrations/postgres/0006_cut_shards.sql"),
+        include_str!("../../../migrations/postgres/0010_steering.sql"),
     ];
     const GUIDE: &str = include_str!("../../../docs/sql.md");
 
@@ -94,7 +101,7 @@ mod tests {
             assert!(word.parse::<EventKind>().is_ok(), "{word}");
             seen += 1;
         }
-        assert_eq!(seen, 4);
+        assert_eq!(seen, 5);
         assert!(STATEMENTS[0].contains("VALUES (moment, 'job_started', _job.key)"));
     }
 

@@ -2,25 +2,36 @@
 //!
 //! - [`state`]: the states of jobs, shards, leases and images, and all legal moves between them
 //! - [`settings`], [`spec`]: what can be asked for, and the limits of it
+//! - [`form`]: the file of a picture, and how pictures lie in the output; [`archive`]: the names of tars
+//! - [`append`]: outputs that several jobs share
 //! - [`template`], [`seed`]: the name and the seed of every image
 //! - [`shard`]: how a stream of images is cut into shards
 //! - [`schedule`]: which job's shard a worker gets
 //! - [`waiting`]: which jobs a job waits for, and when it is cancelled without anybody's wish
 //! - [`explain`]: why the parts of a job wait
 //! - [`tail`]: what idle workers take over from others at the end of a job
+//! - [`leaving`]: how a worker is asked to leave
+//! - [`listing`]: the objects that an output may hold
+//! - [`signing`]: which objects a worker without keys may reach
 //! - [`event`]: what the history tells of
 //! - [`submission`]: all of the above, over the rows of one job as they stream in
 //! - [`blame`]: what an error or a loss costs an image
 //! - [`statement`]: which SQL an analyst may run
 
+pub mod append;
+pub mod archive;
 pub mod blame;
 pub mod event;
 pub mod explain;
+pub mod form;
 pub mod id;
+pub mod leaving;
+pub mod listing;
 pub mod schedule;
 pub mod seed;
 pub mod settings;
 pub mod shard;
+pub mod signing;
 pub mod spec;
 pub mod state;
 pub mod statement;

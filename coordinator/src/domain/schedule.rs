@@ -51,6 +51,9 @@ pub struct Device {
     pub memory_free_bytes: u64,
     /// Such as `9.0`; empty on CPU.
     pub compute_capability: String,
+    /// Such as `12.4`; empty on CPU.
+    #[serde(default)]
+    pub driver: String,
 }
 
 impl Device {

@@ -8,6 +8,13 @@ pub const DEFAULT_SHARD_IMAGES: u32 = 32;
 /// Most images of a shard: what one lease message holds and one lost worker can cost.
 pub const MAX_SHARD_IMAGES: u32 = 256;
 
+/// Bytes that a tar should have in the layout webdataset.
+pub const ARCHIVE_BYTES: f64 = 1e9;
+/// A shard that becomes a tar may take as many times as long as others.
+const ARCHIVE_FACTOR: u32 = 10;
+/// What a tar has for each sample besides its picture, roughly: three headers, their padding, the recipe and the prompt.
+const SAMPLE_BYTES: f64 = 5000.0;
+
 /// Most bytes of text in a shard, so that a lease fits into one message of gRPC's usual 4 MiB.
 pub const MAX_SHARD_BYTES: usize = 2 << 20;
 
@@ -20,6 +27,14 @@ pub fn shard_images(target: Duration, seconds_per_image: Option<f64>) -> u32 {
         }
         Some(_) | None => DEFAULT_SHARD_IMAGES,
     }
+}
+
+/// How many images become a tar of about [`ARCHIVE_BYTES`], of pictures with so many bytes each; at most ten times as
+/// many as a shard has otherwise, so that it is rendered in ten times the target, when that was measured.
+pub fn archive_images(target: Duration, seconds_per_image: Option<f64>, bytes_per_image: f64) -> u32 {
+    let longest = ARCHIVE_FACTOR * shard_images(target, seconds_per_image);
+    // A float cast saturates, so the clamp holds for any measure.
+    ((ARCHIVE_BYTES / (bytes_per_image + SAMPLE_BYTES)) as u32).clamp(1, longest)
 }
 
 /// All images of one settings group with an index in `first..=last`.
@@ -43,7 +58,7 @@ pub struct Sharder {
 }
 
 impl Sharder {
-    /// Adds the next image, whose prompt, negative prompt and name have `bytes` together; the shard that it
+    /// Adds the next image, whose texts have `bytes` together in a lease; the shard that it
     /// completes, if any. `size` is the wanted number of images.
     pub fn push(&mut self, group: u32, index: u64, size: u32, bytes: usize) -> Option<ShardRange> {
         let fresh = ShardRange { group, first: index, last: index, images: 0 };
@@ -99,6 +114,12 @@ mod tests {
             let images = shard_images(Duration::from_secs(120), Some(seconds));
             prop_assert!((1..=MAX_SHARD_IMAGES).contains(&images));
         }
+
+        #[test]
+        fn tars_stay_in_their_bounds(seconds in prop::num::f64::ANY, bytes in prop::num::f64::ANY) {
+            let images = archive_images(Duration::from_secs(120), Some(seconds), bytes);
+            prop_assert!((1..=10 * MAX_SHARD_IMAGES).contains(&images));
+        }
     }
 
     #[test]
@@ -115,5 +136,16 @@ mod tests {
         assert_eq!(shard_images(target, Some(10.0)), 12);
         assert_eq!(shard_images(target, Some(1000.0)), 1);
         assert_eq!(shard_images(target, Some(0.001)), MAX_SHARD_IMAGES);
+    }
+
+    #[test]
+    fn a_tar_has_about_a_gigabyte_unless_that_takes_too_long() {
+        let target = Duration::from_secs(120);
+        // Pictures of 4096x4096 as PNG, of 1024x1024 as JPEG; and nothing measured.
+        assert_eq!(archive_images(target, Some(10.0), 28e6), 35);
+        assert_eq!(archive_images(target, Some(0.5), 350e3), 2400);
+        assert_eq!(archive_images(target, None, 350e3), 10 * DEFAULT_SHARD_IMAGES);
+        assert_eq!(archive_images(target, Some(1000.0), 1e3), 10);
+        assert_eq!(archive_images(target, None, 1e12), 1);
     }
 }

@@ -1,8 +1,10 @@
 //! What a client submits, and the limits of it.
 
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 
 use super::Invalid;
+use super::form::Form;
 use super::schedule::Needs;
 use super::seed::MAX_SEED;
 use super::settings::Settings;
@@ -54,6 +56,10 @@ pub struct JobSpec {
     pub after: Vec<Wanted>,
     /// What is not rendered by then is not rendered.
     pub deadline: Option<Timestamp>,
+    /// What is written for each image.
+    pub form: Form,
+    /// Its pictures are added to those of earlier jobs in the output.
+    pub append: bool,
 }
 
 impl JobSpec {
@@ -95,6 +101,7 @@ impl JobSpec {
         for wanted in &self.after {
             check_text("id of a job that it waits for", &wanted.job, MAX_TEXT)?;
         }
+        self.form.check()?;
         self.settings.check()
     }
 
@@ -135,8 +142,8 @@ pub struct Row {
 }
 
 impl Row {
-    /// The names of its pass-through columns, after a check of everything but its settings.
-    pub fn check(&self) -> Result<Vec<String>, Invalid> {
+    /// Its pass-through columns, after a check of everything but its settings.
+    pub fn check(&self) -> Result<Map<String, Value>, Invalid> {
         if self.prompt.trim().is_empty() {
             return Err(Invalid::job("the prompt is empty"));
         }
@@ -151,11 +158,11 @@ impl Row {
             check_seed(seed)?;
         }
         if self.extra.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Map::new());
         }
         check_text("pass-through columns", &self.extra, MAX_EXTRA)?;
         match serde_json::from_str(&self.extra) {
-            Ok(serde_json::Value::Object(columns)) => Ok(columns.into_iter().map(|(name, _)| name).collect()),
+            Ok(Value::Object(columns)) => Ok(columns),
             Ok(_) => Err(Invalid::job("the pass-through columns are no JSON object")),
             Err(error) => Err(Invalid::job(format!("the pass-through columns are no JSON: {error}"))),
         }
@@ -212,11 +219,9 @@ mod tests {
 
     #[test]
     fn limits_of_a_row() {
-        assert_eq!(row().check(), Ok(vec![]));
-        assert_eq!(
-            Row { extra: r#"{"b":1,"a":"x"}"#.to_owned(), ..row() }.check(),
-            Ok(vec!["b".to_owned(), "a".to_owned()])
-        );
+        assert_eq!(row().check(), Ok(Map::new()));
+        let columns = Row { extra: r#"{"b":1,"a":"x"}"#.to_owned(), ..row() }.check().unwrap();
+        assert_eq!(columns.keys().collect::<Vec<_>>(), ["b", "a"]);
         for wrong in [
             Row { prompt: "  ".to_owned(), ..row() },
             Row { prompt: "x".repeat(MAX_PROMPT + 1), ..row() },

@@ -85,9 +85,9 @@ impl JobState {
             Self::Paused => {
                 matches!(to, Self::Pending | Self::Running | Self::Succeeded | Self::Failed | Self::Cancelled)
             }
-            // Its failed images are tried again.
-            Self::Failed => matches!(to, Self::Running),
-            Self::Succeeded | Self::Cancelled => false,
+            // Its failed images are tried again, or pictures that are lost are rendered again.
+            Self::Succeeded | Self::Failed => matches!(to, Self::Running),
+            Self::Cancelled => false,
         };
         if legal { Ok(to) } else { Err(IllegalMove { what: "job", from: self.word(), to: to.word() }) }
     }
@@ -99,7 +99,7 @@ impl ShardState {
         let legal = match self {
             Self::Ready => matches!(to, Self::Leased | Self::Done),
             Self::Leased => matches!(to, Self::Ready | Self::Done),
-            // Its failed images are tried again.
+            // Images of it are tried again.
             Self::Done => matches!(to, Self::Ready),
         };
         if legal { Ok(to) } else { Err(IllegalMove { what: "shard", from: self.word(), to: to.word() }) }
@@ -117,11 +117,11 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn of_ended_jobs_only_a_failed_one_runs_again() {
+    fn of_ended_jobs_all_but_a_cancelled_one_may_run_again() {
         for from in JobState::ALL.iter().filter(|state| state.has_ended()) {
             for to in JobState::ALL {
-                let retried = (*from, *to) == (JobState::Failed, JobState::Running);
-                assert_eq!(from.become_state(*to).is_ok(), retried, "{from} became {to}");
+                let again = *from != JobState::Cancelled && *to == JobState::Running;
+                assert_eq!(from.become_state(*to).is_ok(), again, "{from} became {to}");
             }
         }
     }

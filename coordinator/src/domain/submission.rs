@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::Invalid;
+use super::form::{ImageFormat, Layout};
 use super::seed::image_seed;
 use super::settings::{Settings, SettingsKey};
-use super::shard::{ShardRange, Sharder, shard_images};
+use super::shard::{ShardRange, Sharder, archive_images, shard_images};
 use super::spec::{JobSpec, Row};
-use super::template::Template;
+use super::template::{Named, Template};
 
 /// Most different settings in one job; each holds a shard open while rows stream in.
 pub const MAX_GROUPS: usize = 10_000;
@@ -21,13 +24,15 @@ pub const MAX_COLUMNS: usize = 500;
 const BATCH_IMAGES: usize = 4000;
 const BATCH_BYTES: usize = 4 << 20;
 
-/// What one image took, by size and steps.
+/// What one image took, by size, steps and format.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Speed {
     /// Pixels of the picture.
     pub pixels: u64,
     /// Denoising steps.
     pub steps: u32,
+    /// The file of the picture.
+    pub format: ImageFormat,
     /// Mean seconds on the device.
     pub seconds: f64,
     /// Mean bytes of the stored picture.
@@ -96,6 +101,8 @@ pub struct Submission {
     sharder: Sharder,
     rows: u64,
     images: u64,
+    /// Images of earlier jobs in the output.
+    before: u64,
     batch: Batch,
     batch_bytes: usize,
 }
@@ -104,7 +111,7 @@ impl Submission {
     /// Checks the spec. `target` is what a shard should take, `speeds` what was measured with this model.
     pub fn new(spec: JobSpec, target: Duration, speeds: Vec<Speed>) -> Result<Self, Invalid> {
         spec.check()?;
-        let template = Template::parse(&spec.name_template)?;
+        let template = Template::parse(&spec.name_template, &spec.form)?;
         Ok(Self {
             spec,
             template,
@@ -115,9 +122,15 @@ impl Submission {
             sharder: Sharder::default(),
             rows: 0,
             images: 0,
+            before: 0,
             batch: Batch::default(),
             batch_bytes: 0,
         })
+    }
+
+    /// Names go on after those of so many images of earlier jobs. To be said before the first row.
+    pub fn continue_after(&mut self, images: u64) {
+        self.before = images;
     }
 
     /// Adds the next row.
@@ -130,16 +143,25 @@ impl Submission {
         let columns = row.check()?;
         let settings = row.settings(&self.spec.settings);
         settings.check()?;
-        self.learn_columns(columns)?;
+        self.learn_columns(&columns)?;
         let (group, size) = self.group(&settings)?;
+        let negative = row.negative_prompt.as_ref().unwrap_or(&self.spec.negative_prompt);
+        let id = row.id.as_ref().map_or(0, String::len);
+        let text = row.prompt.len() + negative.len() + id + row.extra.len();
         for copy in 0..u64::from(self.spec.images_per_prompt) {
             let index = self.images;
             let seed = image_seed(self.spec.seed, row.seed, index, copy);
-            let object = self.template.name(index, seed, &self.spec.name, row.id.as_deref())?;
-            let negative = row.negative_prompt.as_ref().unwrap_or(&self.spec.negative_prompt);
-            let text = row.prompt.len() + negative.len() + object.len();
+            let object = self.template.name(&Named {
+                index: self.before + index,
+                seed,
+                job: &self.spec.name,
+                id: row.id.as_deref(),
+                prompt: &row.prompt,
+                columns: &columns,
+            })?;
+            let bytes = text + object.len();
             self.batch.images.push(NewImage { index, row: self.rows, group, seed, object });
-            self.batch.shards.extend(self.sharder.push(group, index, size, text));
+            self.batch.shards.extend(self.sharder.push(group, index, size, bytes));
             self.images += 1;
         }
         self.batch_bytes += row.prompt.len() + row.extra.len();
@@ -155,16 +177,16 @@ impl Submission {
         Ok(())
     }
 
-    fn learn_columns(&mut self, columns: Vec<String>) -> Result<(), Invalid> {
-        for column in columns {
-            if self.columns.contains(&column) {
+    fn learn_columns(&mut self, columns: &Map<String, Value>) -> Result<(), Invalid> {
+        for column in columns.keys() {
+            if self.columns.contains(column) {
                 continue;
             }
             if self.columns.len() == MAX_COLUMNS {
                 return Err(Invalid::job(format!("the list has more than {MAX_COLUMNS} columns")));
             }
             self.batch.columns.push((self.columns.len() as u32, column.clone()));
-            self.columns.insert(column);
+            self.columns.insert(column.clone());
         }
         Ok(())
     }
@@ -178,15 +200,26 @@ impl Submission {
         if self.groups.len() == MAX_GROUPS {
             return Err(Invalid::job(format!("the list has more than {MAX_GROUPS} different settings")));
         }
-        let measured = self
-            .speeds
-            .iter()
-            .find(|speed| speed.pixels == settings.pixels() && speed.steps == settings.steps)
-            .map(|speed| speed.seconds);
-        let fresh = (self.groups.len() as u32, shard_images(self.target, measured));
+        let fresh = (self.groups.len() as u32, self.shard_size(settings));
         self.groups.insert(key, fresh);
         self.batch.groups.push((fresh.0, *settings));
         Ok(fresh)
+    }
+
+    /// The wanted number of images in a shard of these settings.
+    fn shard_size(&self, settings: &Settings) -> u32 {
+        let (pixels, format) = (settings.pixels(), self.spec.form.format);
+        let mut alike =
+            self.speeds.iter().filter(|speed| speed.pixels == pixels && speed.steps == settings.steps);
+        let seconds = alike.clone().next().map(|speed| speed.seconds);
+        match self.spec.form.layout {
+            Layout::Files => shard_images(self.target, seconds),
+            Layout::Webdataset => {
+                let measured = alike.find(|speed| speed.format == format && speed.bytes > 0.0);
+                let guess = || pixels as f64 * format.bytes_per_pixel();
+                archive_images(self.target, seconds, measured.map_or_else(guess, |speed| speed.bytes))
+            }
+        }
     }
 
     /// It is time to call `take_batch`.
@@ -219,6 +252,7 @@ impl Submission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::form::Form;
     use crate::domain::schedule::Needs;
     use crate::domain::settings::{BinMode, DecodeMode};
     use proptest::prelude::*;
@@ -246,6 +280,8 @@ mod tests {
             needs: Needs::default(),
             after: Vec::new(),
             deadline: None,
+            form: Form::default(),
+            append: false,
         }
     }
 
@@ -303,12 +339,41 @@ mod tests {
 
     #[test]
     fn measured_speed_sets_the_shard_size() {
-        let speeds = vec![Speed { pixels: 64 * 64, steps: 4, seconds: 30.0, bytes: 0.0, images: 1 }];
-        let mut submission = Submission::new(spec(), Duration::from_secs(120), speeds).unwrap();
+        let mut submission = Submission::new(spec(), Duration::from_secs(120), vec![speed()]).unwrap();
         for line in 1..=4 {
             submission.push(row(line, None)).unwrap();
         }
         let images: Vec<u32> = submission.seal(4).unwrap().shards.iter().map(|shard| shard.images).collect();
         assert_eq!(images, [4, 4]);
+    }
+
+    fn speed() -> Speed {
+        let format = ImageFormat::Png;
+        Speed { pixels: 64 * 64, steps: 4, format, seconds: 30.0, bytes: 0.0, images: 1 }
+    }
+
+    #[test]
+    fn a_tar_has_as_many_images_as_make_a_gigabyte() {
+        let form = Form { layout: Layout::Webdataset, format: ImageFormat::Jpeg, ..Form::default() };
+        let size = |speeds: Vec<Speed>| {
+            let submission =
+                Submission::new(JobSpec { form, ..spec() }, Duration::from_secs(120), speeds).unwrap();
+            submission.shard_size(&spec().settings)
+        };
+        let fast = Speed { seconds: 0.1, bytes: 5e6, ..speed() };
+        assert_eq!(size(vec![]), 320);
+        assert_eq!(size(vec![speed()]), 40);
+        // What PNGs of this size weigh tells nothing of JPEGs, but their time does.
+        assert_eq!(size(vec![fast]), 2560);
+        assert_eq!(size(vec![fast, Speed { format: ImageFormat::Jpeg, ..fast }]), 199);
+    }
+
+    #[test]
+    fn names_go_on_after_those_of_earlier_jobs() {
+        let mut submission = Submission::new(spec(), Duration::from_secs(120), vec![]).unwrap();
+        submission.continue_after(500);
+        submission.push(row(1, None)).unwrap();
+        let images = submission.seal(1).unwrap().images;
+        assert_eq!((images[1].index, images[1].object.as_str()), (1, "00000501-101.png"));
     }
 }

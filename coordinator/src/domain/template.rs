@@ -1,20 +1,35 @@
-//! Object names, such as `{index:08}-{seed}.png`.
+//! Object names, such as `{index:08}-{seed}`.
 //!
-//! Placeholders: `{index}`, `{seed}` (both take a width, `{index:08}`), `{job}`, `{id}`. Names are relative and
-//! never leave the output.
+//! Placeholders: `{index}`, `{seed}` (both take a width, `{index:08}`), `{job}`, `{id}`, `{prompt_hash}`, and any
+//! column of the prompt list that is passed through. Names are relative, never leave the output and end in the extension
+//! of their format.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::Invalid;
+use super::form::{Form, ImageFormat, Layout, MANIFESTS, THUMBNAILS};
 
-/// The template of a job that names none.
-pub const DEFAULT_TEMPLATE: &str = "{index:08}-{seed}.png";
-/// Objects that the coordinator writes itself.
-pub const RESERVED: [&str; 2] = ["manifest.parquet", "metadata.jsonl"];
+/// The template of a job that names none. In a tar the index alone is enough.
+fn default_template(layout: Layout) -> &'static str {
+    match layout {
+        Layout::Files => "{index:08}-{seed}",
+        Layout::Webdataset => "{index:08}",
+    }
+}
+
+/// Extensions that say what a picture is.
+const IMAGE_EXTENSIONS: [&str; 9] = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif"];
 /// Longest name in bytes; every file system and store takes it.
 const MAX_NAME: usize = 512;
 /// Longest part between two slashes in bytes, with room for a temporary suffix.
 const MAX_PART: usize = 200;
-/// A row's id is cut to this many bytes within a name.
+/// A row's id, and any other text of it, is cut to this many bytes within a name.
 const MAX_ID: usize = 100;
+/// Digits of the hash of a prompt within a name.
+const HASH_DIGITS: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
@@ -23,18 +38,40 @@ enum Piece {
     Seed(usize),
     Job,
     Id,
+    PromptHash,
+    /// A column that is passed through.
+    Column(String),
+}
+
+/// What names an image.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'a> {
+    /// Its place among the images of all jobs of the output.
+    pub index: u64,
+    /// Seed of its starting noise.
+    pub seed: u64,
+    /// Name of its job.
+    pub job: &'a str,
+    /// Its row's own name.
+    pub id: Option<&'a str>,
+    /// What it shows.
+    pub prompt: &'a str,
+    /// Pass-through columns of its row.
+    pub columns: &'a Map<String, Value>,
 }
 
 /// A checked name template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     pieces: Vec<Piece>,
+    layout: Layout,
 }
 
 impl Template {
-    /// Reads a template; the empty one is [`DEFAULT_TEMPLATE`].
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let text = if text.is_empty() { DEFAULT_TEMPLATE } else { text };
+    /// Reads the template of a job with this form; the empty one is the default of its layout. One that does not end in
+    /// the extension of the format gets it.
+    pub fn parse(text: &str, form: &Form) -> Result<Self, Invalid> {
+        let text = if text.is_empty() { default_template(form.layout) } else { text };
         let refuse = |what: String| Invalid::job(format!("name template {text:?} {what}"));
         let mut pieces = Vec::new();
         let mut rest = text;
@@ -54,15 +91,36 @@ impl Template {
                 rest = after;
             }
         }
-        let template = Self { pieces };
-        let varies =
-            template.pieces.iter().any(|p| matches!(p, Piece::Index(_) | Piece::Seed(_) | Piece::Id));
-        if !varies {
+        extend(&mut pieces, form).map_err(refuse)?;
+        let template = Self { pieces, layout: form.layout };
+        if form.layout == Layout::Webdataset {
+            template.check_sample(form.format).map_err(refuse)?;
+        }
+        let same = |piece: &Piece| matches!(piece, Piece::Text(_) | Piece::Job);
+        if template.pieces.iter().all(same) {
             return Err(refuse("gives every image one name; add {index:08}".to_owned()));
         }
         // Placeholders only ever give harmless text, so one sample shows whether the fixed parts are sound.
-        template.name(0, 0, "job", Some("id")).map_err(|e| refuse(format!("is not sound: {}", e.what)))?;
+        template
+            .fill(0, 0, "job", |_| Ok("x".to_owned()))
+            .map_err(|e| refuse(format!("is not sound: {}", e.what)))?;
         Ok(template)
+    }
+
+    /// Whether a reader of the tar takes all of the name but its extension for the name of the sample.
+    fn check_sample(&self, format: ImageFormat) -> Result<(), String> {
+        let texts: String =
+            self.pieces.iter().map(|piece| if let Piece::Text(text) = piece { text } else { "x" }).collect();
+        if texts.contains('/') {
+            return Err("has a /: in the layout webdataset it names a sample in a tar".to_owned());
+        }
+        if texts.matches('.').count() > 1 {
+            return Err(format!(
+                "has a dot before .{}: in the layout webdataset the name of a sample ends at its first dot",
+                format.extension()
+            ));
+        }
+        Ok(())
     }
 
     /// Whether no two indices can give one name, whatever seeds and ids there are: what stands before the first index
@@ -88,39 +146,132 @@ impl Template {
     }
 
     /// The object name of one image.
-    pub fn name(&self, index: u64, seed: u64, job: &str, id: Option<&str>) -> Result<String, Invalid> {
+    pub fn name(&self, image: &Named<'_>) -> Result<String, Invalid> {
+        self.fill(image.index, image.seed, image.job, |piece| match piece {
+            Piece::Id => image
+                .id
+                .map(str::to_owned)
+                .ok_or_else(|| Invalid::job("the name template has {id} but the row has no id")),
+            Piece::PromptHash => Ok(prompt_hash(image.prompt)),
+            Piece::Column(column) => column_text(column, image.columns),
+            Piece::Text(_) | Piece::Index(_) | Piece::Seed(_) | Piece::Job => Ok(String::new()),
+        })
+    }
+
+    /// `of_row` gives what the image's row says for a piece.
+    fn fill(
+        &self,
+        index: u64,
+        seed: u64,
+        job: &str,
+        of_row: impl Fn(&Piece) -> Result<String, Invalid>,
+    ) -> Result<String, Invalid> {
         let mut name = String::new();
         for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => name.push_str(text),
                 Piece::Index(width) => name.push_str(&format!("{index:0width$}")),
                 Piece::Seed(width) => name.push_str(&format!("{seed:0width$}")),
-                Piece::Job => name.push_str(&clean(job)),
-                Piece::Id => name.push_str(&clean(
-                    id.ok_or_else(|| Invalid::job("the name template has {id} but the row has no id"))?,
-                )),
+                Piece::Job => name.push_str(&self.clean(job)),
+                Piece::Id | Piece::PromptHash | Piece::Column(_) => {
+                    name.push_str(&self.clean(&of_row(piece)?))
+                }
             }
         }
         check(&name)?;
         Ok(name)
     }
+
+    /// Text from outside as a part of a name.
+    fn clean(&self, text: &str) -> String {
+        let cleaned = clean(text);
+        match self.layout {
+            Layout::Files => cleaned,
+            // The name of a sample ends at its first dot.
+            Layout::Webdataset => cleaned.replace('.', "_"),
+        }
+    }
+}
+
+/// Has a template end in the extension of its format.
+fn extend(pieces: &mut Vec<Piece>, form: &Form) -> Result<(), String> {
+    let format = form.format;
+    if let Some(Piece::Text(text)) = pieces.last_mut()
+        && let Some((stem, extension)) = text.rsplit_once('.')
+    {
+        let lower = extension.to_ascii_lowercase();
+        if format.has_extension(&lower) {
+            // Readers of tars tell the fields of a sample by their extensions.
+            if form.layout == Layout::Webdataset {
+                *text = format!("{stem}.{}", format.extension());
+            }
+            return Ok(());
+        }
+        if IMAGE_EXTENSIONS.contains(&lower.as_str()) {
+            return Err(format!(
+                "ends in .{extension}, but format {format} has .{}; write that or leave it out",
+                format.extension()
+            ));
+        }
+    }
+    pieces.push(Piece::Text(format!(".{}", format.extension())));
+    Ok(())
+}
+
+/// The first digits of the hash of a prompt.
+fn prompt_hash(prompt: &str) -> String {
+    Sha256::digest(prompt).iter().take(HASH_DIGITS / 2).fold(String::new(), |mut text, byte| {
+        // Writing to a text cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// What a row says in one of its columns.
+fn column_text(column: &str, columns: &Map<String, Value>) -> Result<String, Invalid> {
+    let refuse = |what: &str| Err(Invalid::job(format!("the name template has {{{column}}} but {what}")));
+    match columns.get(column) {
+        Some(Value::String(text)) if !text.trim().is_empty() => Ok(text.clone()),
+        Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(value.to_string()),
+        Some(Value::Null | Value::String(_)) => refuse(&format!("the field {column:?} of the row is empty")),
+        Some(Value::Array(_) | Value::Object(_)) => {
+            refuse(&format!("the field {column:?} of the row is neither text nor number"))
+        }
+        None => {
+            let there: Vec<&str> = columns.keys().map(String::as_str).collect();
+            let there = if there.is_empty() { String::new() } else { format!(", {}", there.join(", ")) };
+            refuse(&format!(
+                "the row has no field {column:?}; there are index, seed, job, id, prompt_hash{there}"
+            ))
+        }
+    }
 }
 
 fn placeholder(name: &str) -> Result<Piece, String> {
     let (word, width) = match name.split_once(':') {
-        None => (name, 0),
-        Some((word, digits)) => {
-            let width = digits.parse().ok().filter(|width| (1..=20).contains(width));
-            (word, width.ok_or_else(|| format!("has the width {digits:?}; use 1 to 20, as in {{index:08}}"))?)
-        }
+        None => (name, None),
+        Some((word, width)) => (word, Some(width)),
+    };
+    let digits = || match width {
+        None => Ok(0),
+        Some(digits) => digits
+            .parse()
+            .ok()
+            .filter(|width| (1..=20).contains(width))
+            .ok_or_else(|| format!("has the width {digits:?}; use 1 to 20, as in {{index:08}}")),
     };
     match (word, width) {
-        ("index", width) => Ok(Piece::Index(width)),
-        ("seed", width) => Ok(Piece::Seed(width)),
-        ("job", 0) => Ok(Piece::Job),
-        ("id", 0) => Ok(Piece::Id),
-        ("job" | "id", _) => Err(format!("gives {{{word}}} a width")),
-        _ => Err(format!("has {{{name}}}; the placeholders are {{index}}, {{seed}}, {{job}} and {{id}}")),
+        ("index", _) => Ok(Piece::Index(digits()?)),
+        ("seed", _) => Ok(Piece::Seed(digits()?)),
+        ("job", None) => Ok(Piece::Job),
+        ("id", None) => Ok(Piece::Id),
+        ("prompt_hash", None) => Ok(Piece::PromptHash),
+        ("job" | "id" | "prompt_hash", Some(_)) => Err(format!("gives {{{word}}} a width")),
+        ("", _) => {
+            Err("has {}; name a column or one of index, seed, job, id and prompt_hash in it".to_owned())
+        }
+        // Whether the list has it shows with its first row.
+        _ => Ok(Piece::Column(name.to_owned())),
     }
 }
 
@@ -149,8 +300,9 @@ fn check(name: &str) -> Result<(), Invalid> {
     if name.len() > MAX_NAME {
         return refuse("is longer than 512 bytes");
     }
-    if RESERVED.contains(&name) {
-        return refuse("is reserved for the job's own files");
+    let folder = name.split_once('/').map(|(folder, _)| folder);
+    if folder.is_some_and(|folder| [THUMBNAILS, MANIFESTS].contains(&folder)) {
+        return refuse("is in a folder for the job's own files");
     }
     for part in name.split('/') {
         if part.is_empty() {
@@ -170,101 +322,4 @@ fn check(name: &str) -> Result<(), Invalid> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn fills_in_its_placeholders() {
-        let name = |t: &str| Template::parse(t).unwrap().name(7, 42, "My job/1", Some("a b/../c")).unwrap();
-        assert_eq!(name(""), "00000007-42.png");
-        assert_eq!(name("{job}/{index}.png"), "My_job_1/7.png");
-        assert_eq!(name("x/{id}-{seed:04}.png"), "x/a_b_.._c-0042.png");
-    }
-
-    #[test]
-    fn refuses_what_leaves_the_output_or_is_not_unique() {
-        for wrong in [
-            "/{index}.png",
-            "../{index}.png",
-            "a/../{index}.png",
-            "a//{index}.png",
-            "{index}/",
-            ".{index}.png",
-            "{index}#1.png",
-            "{index}\\x.png",
-            "{index",
-            "{colour}{index}",
-            "{index:0}",
-            "{index:99}",
-            "{job}.png",
-            "fixed.png",
-        ] {
-            assert!(Template::parse(wrong).is_err(), "{wrong}");
-        }
-        assert!(Template::parse("{id}.png").unwrap().name(0, 0, "j", None).is_err());
-        let reserved = Template::parse("{id}.parquet").unwrap();
-        assert!(reserved.name(0, 0, "j", Some("manifest")).is_err());
-    }
-
-    #[test]
-    fn the_index_may_tell_names_apart() {
-        for (template, tells) in [
-            ("", true),
-            ("{job}/{index}.png", true),
-            ("{id}-{index}.png", true),
-            ("{seed}/{id}_{index:04}", true),
-            ("{index}{seed}.png", false),
-            ("{id}{index}.png", false),
-            ("{index}7-{id}.png", false),
-            ("{id}/{index}-{seed}.png", false),
-            ("{seed}.png", false),
-            ("{id}.png", false),
-        ] {
-            assert_eq!(Template::parse(template).unwrap().tells_by_index(), tells, "{template}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn what_the_index_tells_apart_never_collides(
-            pieces in prop::collection::vec(prop::sample::select(vec!["{index}", "{index:03}", "{seed}", "{id}", "{job}", "-", "1", "a"]), 1..6),
-            images in prop::collection::vec((0u64..200, 0u64..30, "[0-9a-]{1,3}"), 2..20),
-        ) {
-            let Ok(template) = Template::parse(&pieces.concat()) else { return Ok(()) };
-            if template.tells_by_index() {
-                let mut seen = std::collections::HashMap::new();
-                for (index, seed, id) in images {
-                    let name = template.name(index, seed, "9j9", Some(&id)).unwrap();
-                    prop_assert_eq!(*seen.entry(name).or_insert(index), index);
-                }
-            }
-        }
-
-        #[test]
-        fn names_stay_inside_whatever_the_id_and_the_job_say(id in ".{0,200}", job in ".{0,60}") {
-            let template = Template::parse("{job}/{id}/{index}.png").unwrap();
-            let name = template.name(1, 2, &job, Some(&id)).unwrap();
-            prop_assert!(!name.starts_with('/'));
-            for part in name.split('/') {
-                prop_assert!(!part.is_empty() && !part.starts_with('.'));
-                prop_assert!(part.chars().all(may_stand));
-            }
-            prop_assert_eq!(name.split('/').count(), 3);
-        }
-
-        #[test]
-        fn index_alone_makes_names_unique(a in 0u64..1_000_000, b in 0u64..1_000_000) {
-            let template = Template::parse("{index:04}.png").unwrap();
-            let name = |i| template.name(i, 0, "", None).unwrap();
-            prop_assert_eq!(a == b, name(a) == name(b));
-        }
-
-        #[test]
-        fn no_template_panics(text in ".{0,40}") {
-            if let Ok(template) = Template::parse(&text) {
-                let _ = template.name(u64::MAX, u64::MAX, "job", Some("id"));
-            }
-        }
-    }
-}
+mod tests;

@@ -56,6 +56,9 @@ pub(crate) use words;
 mod tests {
     use crate::domain::blame::ErrorClass;
     use crate::domain::event::{EventKind, ImageKind};
+    use crate::domain::form::{ImageFormat, Layout};
+    use crate::domain::leaving::Drain;
+    use crate::domain::listing::ObjectState;
     use crate::domain::settings::{BinMode, DecodeMode};
     use crate::domain::state::{ImageState, JobState, LeaseEnd, ShardState};
 
@@ -68,7 +71,9 @@ mod tests {
                 })+
             };
         }
-        check!(ErrorClass BinMode DecodeMode EventKind ImageKind ImageState JobState LeaseEnd ShardState);
+        check!(
+            ErrorClass BinMode DecodeMode Drain EventKind ImageFormat ImageKind ImageState JobState Layout LeaseEnd ObjectState ShardState
+        );
         assert_eq!("Done".parse::<ImageState>().unwrap_err().to_string(), r#"unknown image state "Done""#);
     }
 }

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use futures::stream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use sanafarm_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::status::status;
-use super::{MessageStream, convert, explain, submit, watch};
+use super::status::{status, stopping};
+use super::{MessageStream, convert, explain, objects, submit, watch};
+use crate::domain::form::ImageFormat;
 use crate::domain::id::JobId;
 use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::{MAX_GROUPS, Speed};
 use crate::farm::Farm;
+use crate::store::Error;
 
 /// Jobs of a list when the caller does not say.
 const LIST_DEFAULT: u32 = 50;
@@ -90,11 +91,32 @@ impl v1::job_service_server::JobService for Jobs {
         let job = self.farm.store.job(&request.job_id).await.map_err(status)?;
         let states = convert::image_states(&request.states)?;
         let left = if request.limit == 0 { u64::MAX } else { request.limit };
-        let pages = Pages { farm: Arc::clone(&self.farm), job: job.id, states, from: 0, left };
+        let (from, with_recipe) = (request.from, request.with_recipe);
+        let pages = Pages { farm: Arc::clone(&self.farm), job: job.id, states, from, left, with_recipe };
         let images = stream::try_unfold(pages, Pages::step)
             .map_ok(|page| stream::iter(page.into_iter().map(Ok)))
             .try_flatten();
         Ok(Response::new(images.boxed()))
+    }
+
+    type ListObjectsStream = MessageStream<v1::ListObjectsResponse>;
+
+    async fn list_objects(
+        &self,
+        request: Request<v1::ListObjectsRequest>,
+    ) -> Result<Response<Self::ListObjectsStream>, Status> {
+        let listed = objects::list(&self.farm, &request.into_inner().output).await?;
+        Ok(Response::new(cut(listed, &self.stop)))
+    }
+
+    type ExportJobStream = MessageStream<v1::ExportJobResponse>;
+
+    async fn export_job(
+        &self,
+        request: Request<v1::ExportJobRequest>,
+    ) -> Result<Response<Self::ExportJobStream>, Status> {
+        let pieces = objects::export_job(&self.farm, request.into_inner()).await?;
+        Ok(Response::new(cut(pieces, &self.stop)))
     }
 
     async fn explain_job(
@@ -128,7 +150,7 @@ impl v1::job_service_server::JobService for Jobs {
             .change_job(&job.id, &change, &by, self.farm.store.clock())
             .await
             .map_err(status)?;
-        tracing::info!(job = %job.id, ?change, state = %changed.job.state, actor = by.actor, reason = by.reason, "job changed");
+        tracing::info!(job = %job.id, change = change.name(), retried = changed.retried, state = %changed.job.state, actor = by.actor, reason = by.reason, "job changed");
         if changed.job.state == JobState::Cancelled {
             self.farm.live.job_ended(job.id.as_str());
             self.farm.live.job_settled();
@@ -139,6 +161,32 @@ impl v1::job_service_server::JobService for Jobs {
             job: Some(convert::job_message(changed.job)),
             retried: changed.retried,
         }))
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<v1::DrainWorkerRequest>,
+    ) -> Result<Response<v1::DrainWorkerResponse>, Status> {
+        let request = request.into_inner();
+        let (drain, by) = (convert::drain(request.drain()), convert::by(request.by));
+        let store = &self.farm.store;
+        let found = store.worker(&request.worker).await.map_err(status)?;
+        let unknown = || Error::NotFound { what: "worker or session", id: request.worker.clone() };
+        let found = found.ok_or_else(|| status(unknown()))?;
+        let asked = store.drain(&found, drain, &by, store.clock()).await.map_err(status)?;
+        if asked.is_empty() {
+            let what = if found.session.is_some() { "session" } else { "worker" };
+            let text = format!("{what} {} is not connected", request.worker);
+            return Err(Status::failed_precondition(text));
+        }
+        for session in &asked {
+            tracing::info!(%session, worker = found.worker, %drain, actor = by.actor, reason = by.reason, "worker drained");
+            self.farm.live.drained(session.as_str(), drain);
+        }
+        let mut present = store.sessions().await.map_err(status)?;
+        present.retain(|present| asked.contains(&present.id));
+        let workers = present.into_iter().map(convert::presence_message).collect();
+        Ok(Response::new(v1::DrainWorkerResponse { workers }))
     }
 
     async fn change_owner(
@@ -177,20 +225,38 @@ impl v1::job_service_server::JobService for Jobs {
             )));
         }
         let speeds = self.farm.store.speeds(&request.model).await.map_err(status)?;
-        let measured = request.settings.iter().map(|wanted| measured(&speeds, wanted)).collect();
+        let format = convert::form(request.form)?.format;
+        let measured = request.settings.iter().map(|wanted| measured(&speeds, wanted, format)).collect();
         let target_shard_seconds = self.farm.options.target_shard_duration.as_secs_f64();
         let workers = self.farm.store.sessions().await.map_err(status)?.len() as u64;
         Ok(Response::new(v1::EstimateResponse { measured, target_shard_seconds, workers }))
     }
 }
 
-/// What is known of images like the wanted ones.
-fn measured(speeds: &[Speed], wanted: &v1::Settings) -> v1::Measured {
+/// An answer that ends with an error when the coordinator stops: cut short it must not look whole.
+fn cut<T: Send + 'static>(
+    answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    stop: &CancellationToken,
+) -> MessageStream<T> {
+    let begun = Some((answers.boxed(), stop.clone()));
+    let whole = stream::unfold(begun, |state| async move {
+        let (mut answers, stop) = state?;
+        tokio::select! {
+            () = stop.cancelled() => Some((Err(stopping()), None)),
+            answer = answers.next() => answer.map(|answer| (answer, Some((answers, stop)))),
+        }
+    });
+    whole.boxed()
+}
+
+/// What is known of images like the wanted ones. Files of another format tell of their time only.
+fn measured(speeds: &[Speed], wanted: &v1::Settings, format: ImageFormat) -> v1::Measured {
     let pixels = u64::from(wanted.width) * u64::from(wanted.height);
-    match speeds.iter().find(|speed| speed.pixels == pixels && speed.steps == wanted.steps) {
+    let mut alike = speeds.iter().filter(|speed| speed.pixels == pixels && speed.steps == wanted.steps);
+    match alike.clone().find(|speed| speed.format == format).or(alike.next()) {
         Some(speed) => v1::Measured {
             seconds_per_image: Some(speed.seconds),
-            bytes_per_image: Some(speed.bytes),
+            bytes_per_image: (speed.format == format).then_some(speed.bytes),
             images: speed.images,
         },
         None => v1::Measured::default(),
@@ -204,6 +270,7 @@ struct Pages {
     states: Vec<ImageState>,
     from: u64,
     left: u64,
+    with_recipe: bool,
 }
 
 impl Pages {
@@ -217,6 +284,11 @@ impl Pages {
         let Some(last) = images.last() else { return Ok(None) };
         pages.from = last.index + 1;
         pages.left -= images.len() as u64;
-        Ok(Some((images.into_iter().map(convert::image_message).collect(), pages)))
+        let images = images.into_iter().map(|mut image| {
+            let recipe = image.result.as_mut().and_then(|result| result.recipe.take());
+            let recipe = recipe.filter(|_| pages.with_recipe).unwrap_or_default();
+            v1::Image { recipe, ..convert::image_message(image) }
+        });
+        Ok(Some((images.collect(), pages)))
     }
 }

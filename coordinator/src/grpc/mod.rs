@@ -1,6 +1,6 @@
 //! The thin outside: messages in, one call to the store, messages out.
 //!
-//! - `jobs`, `workers`, `history`: one service each; `submit`, `watch`, `explain`, `story`: their longer calls
+//! - `jobs`, `workers`, `history`: one service each; `submit`, `watch`, `explain`, `story`, `sign`, `objects`: their longer calls
 //! - `rehearsal`: a submission of which nothing is stored
 //! - `convert`: between messages and the words of the domain
 //! - `status`: what each error is on the wire
@@ -15,8 +15,10 @@ mod convert;
 mod explain;
 mod history;
 mod jobs;
+mod objects;
 mod rehearsal;
 mod server;
+mod sign;
 mod status;
 mod story;
 mod submit;
@@ -25,6 +27,7 @@ mod workers;
 
 pub use rehearsal::{Rehearsal, RehearsedGroup};
 pub(crate) use server::{local_channel, serve};
+pub(crate) use sign::Outputs;
 
 /// The answer to a call that answers more than once.
 type MessageStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

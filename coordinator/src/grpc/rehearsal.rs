@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn images_and_shards_are_counted_by_group_and_cut_by_what_was_measured() {
-        let speed = Speed { pixels: 64 * 64, steps: 4, seconds: 30.0, bytes: 9.0, images: 1 };
+        let format = crate::domain::form::ImageFormat::Png;
+        let speed = Speed { pixels: 64 * 64, steps: 4, format, seconds: 30.0, bytes: 9.0, images: 1 };
         let mut rehearsal = Rehearsal::new(spec(), Duration::from_secs(120), vec![speed]).unwrap();
         // More than one batch of the store.
         for chunk in 0..50 {

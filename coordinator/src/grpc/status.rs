@@ -16,9 +16,12 @@ fn status_of(error: &Error) -> Status {
             Code::InvalidArgument
         }
         Error::NotFound { .. } | Error::SessionClosed(_) => Code::NotFound,
-        Error::Move(_) | Error::ReadOnly | Error::Newer { .. } | Error::Older { .. } => {
-            Code::FailedPrecondition
-        }
+        Error::Move(_)
+        | Error::NoAppend { .. }
+        | Error::ReadOnly
+        | Error::Newer { .. }
+        | Error::Older { .. } => Code::FailedPrecondition,
+        Error::NotYours(_) => Code::PermissionDenied,
         Error::OutputTaken { .. } => Code::AlreadyExists,
         Error::Replaced(_) | Error::RowsLost(_) => Code::Aborted,
         Error::TimedOut(_) => Code::DeadlineExceeded,

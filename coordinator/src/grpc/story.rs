@@ -101,14 +101,14 @@ async fn find(farm: &Farm, name: &str) -> Result<Found> {
     let job = store.job(job).await?;
     match store.image_story(&job.id, index).await? {
         Some(story) => Ok(Found::Image(Box::new(job), Box::new(story))),
-        None => {
-            let last = job.images.saturating_sub(1);
-            Err(Error::NotFound {
-                what: "image",
-                id: format!("{index} of job {}: its last is {last}", job.id),
-            })
-        }
+        None => Err(no_image(&job, index)),
     }
+}
+
+/// The job has no such image.
+pub(super) fn no_image(job: &Job, index: u64) -> Error {
+    let last = job.images.saturating_sub(1);
+    Error::NotFound { what: "image", id: format!("{index} of job {}: its last is {last}", job.id) }
 }
 
 /// All that there are when `limit` is 0.

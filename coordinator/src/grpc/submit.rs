@@ -9,9 +9,9 @@ use tonic::Status;
 
 use super::convert;
 use super::status::{status, stopping};
+use crate::domain::form::Layout;
 use crate::domain::id::JobId;
 use crate::domain::submission::Submission;
-use crate::domain::template::RESERVED;
 use crate::farm::Farm;
 use crate::store::records::{Begun, Job};
 
@@ -27,13 +27,18 @@ pub(super) async fn submit(
     let spec = convert::spec(spec)?;
     // Asks the clean spec before anything is written.
     let speeds = farm.store.speeds(&spec.model).await.map_err(status)?;
-    let submission = Submission::new(spec.clone(), farm.options.target_shard_duration, speeds)
+    let mut submission = Submission::new(spec.clone(), farm.options.target_shard_duration, speeds)
         .map_err(|invalid| status(invalid.into()))?;
-    let job = match farm.store.begin_job(&spec, farm.store.clock()).await.map_err(status)? {
+    let (job, before) = match farm.store.begin_job(&spec, farm.store.clock()).await.map_err(status)? {
         Begun::Existing(job) => return Ok((*job, true)),
-        Begun::New(job) => job,
+        Begun::New(job, before) => {
+            submission.continue_after(before);
+            (job, before)
+        }
     };
-    let filled = match foreign_manifest(&spec.output).await {
+    // What earlier jobs of this database have written there is this one's to write anew.
+    let foreign = if before == 0 { foreign_manifest(&spec.output).await } else { None };
+    let filled = match foreign {
         Some(refused) => Err(refused),
         None => fill(farm, stop, &job, submission, messages).await,
     };
@@ -58,7 +63,7 @@ pub(super) async fn submit(
 async fn foreign_manifest(output: &str) -> Option<Status> {
     let place = output.to_owned();
     let opened = tokio::task::spawn_blocking(move || Output::open(&place)).await.ok()?.ok()?;
-    for name in RESERVED {
+    for name in Layout::ALL.iter().flat_map(|layout| layout.indices()) {
         if let Ok(Found::Object(_) | Found::Larger) = opened.get(name, 0).await {
             let text = format!("output {output} holds the {name} of another job; choose another output");
             return Some(Status::already_exists(text));

@@ -5,18 +5,19 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use sanafarm_proto::v1;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::MessageStream;
-use super::convert;
 use super::status::{status, stopping};
+use super::{convert, sign};
 use crate::domain::id::{JobId, SessionId};
 use crate::farm::Farm;
 use crate::live::Doing;
-use crate::store::records::{Renewal, Report};
+use crate::store::records::{Renewal, Renewed, Report};
 
 /// Longest wait for a shard in one call.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -39,11 +40,16 @@ fn duration_message(duration: Duration) -> prost_types::Duration {
     }
 }
 
-/// Keeps what one session says about itself until it goes away.
-async fn take_progress(farm: &Farm, mut messages: Streaming<v1::Progress>) {
+/// Keeps what one session says about itself until it goes away, and tells which session it is.
+async fn take_progress(farm: &Farm, mut messages: Streaming<v1::Progress>, who: &watch::Sender<String>) {
     let mut session = String::new();
     while let Ok(Some(progress)) = messages.message().await {
         session = progress.session_id;
+        who.send_if_modified(|known| {
+            let news = *known != session;
+            known.clone_from(&session);
+            news
+        });
         let doing = (!progress.job_id.is_empty()).then_some(Doing {
             worker: progress.worker,
             job: progress.job_id,
@@ -92,7 +98,9 @@ impl v1::worker_service_server::WorkerService for Workers {
         if lease.started_job {
             self.farm.live.job_changed();
         }
-        Ok(Response::new(v1::LeaseShardResponse { lease: Some(convert::lease_message(lease)) }))
+        let presigned = self.farm.options.presign && sign::has_keys(&lease.output);
+        let lease = v1::Lease { presigned, ..convert::lease_message(lease) };
+        Ok(Response::new(v1::LeaseShardResponse { lease: Some(lease) }))
     }
 
     async fn renew_leases(
@@ -102,10 +110,14 @@ impl v1::worker_service_server::WorkerService for Workers {
         let request = request.into_inner();
         let session = SessionId::from(request.session_id);
         let held = request.held.into_iter().map(convert::held_lease).collect::<Result<Vec<_>, Status>>()?;
-        let kept = self.farm.renewals.call(Renewal { session, held }).await.map_err(status)?;
+        let stats = request.stats.map(convert::stats);
+        let leaving = (!request.leaving.is_empty()).then(|| convert::bounded(request.leaving));
+        let renewal = Renewal { session, held, stats, leaving };
+        let Renewed { kept, drain } = self.farm.renewals.call(renewal).await.map_err(status)?;
         let last_indices = kept.iter().map(|kept| kept.last_index).collect();
         let held = kept.into_iter().map(|kept| convert::lease_ref_message(kept.lease)).collect();
-        Ok(Response::new(v1::RenewLeasesResponse { held, last_indices }))
+        let drain = convert::drain_message(drain).into();
+        Ok(Response::new(v1::RenewLeasesResponse { held, last_indices, drain }))
     }
 
     async fn report_results(
@@ -116,9 +128,15 @@ impl v1::worker_service_server::WorkerService for Workers {
         let session = SessionId::from(request.session_id);
         let lease = convert::lease_ref(request.lease)?;
         let results = request.results.into_iter().map(convert::report).collect::<Result<Vec<_>, Status>>()?;
-        let reported = self.farm.reports.call(Report { session, lease, results }).await.map_err(status)?;
+        let archive = request.archive.map(convert::archive);
+        let packed = archive.is_some();
+        let report = Report { session, lease, results, archive };
+        let reported = self.farm.reports.call(report).await.map_err(status)?;
         if reported.accepted > 0 {
             self.farm.live.job_changed();
+            if packed {
+                self.farm.live.archive_committed();
+            }
         }
         if reported.job_complete {
             self.farm.live.job_complete();
@@ -127,7 +145,15 @@ impl v1::worker_service_server::WorkerService for Workers {
             accepted: reported.accepted,
             known: reported.known,
             held: reported.held,
+            taken: reported.taken,
         }))
+    }
+
+    async fn sign_objects(
+        &self,
+        request: Request<v1::SignObjectsRequest>,
+    ) -> Result<Response<v1::SignObjectsResponse>, Status> {
+        Ok(Response::new(sign::sign(&self.farm, request.into_inner()).await?))
     }
 
     type FollowStream = MessageStream<v1::Notice>;
@@ -136,18 +162,21 @@ impl v1::worker_service_server::WorkerService for Workers {
         &self,
         request: Request<Streaming<v1::Progress>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
-        let ended = self.farm.live.watch_ended();
+        let notices = self.farm.live.notices();
         let (farm, stop) = (Arc::clone(&self.farm), self.stop.clone());
+        let (who, session) = watch::channel(String::new());
         self.farm.tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = take_progress(&farm, request.into_inner()) => {}
+                () = take_progress(&farm, request.into_inner(), &who) => {}
             }
         });
-        // Who is too slow to hear of a job learns of it at the next renewal.
-        let notices = BroadcastStream::new(ended)
-            .filter_map(async |job| job.ok())
-            .map(|ended_job| Ok(v1::Notice { ended_job }))
+        // Who is too slow to hear of something learns of it at the next renewal.
+        let notices = BroadcastStream::new(notices)
+            .filter_map(move |notice| {
+                let notice = notice.ok().and_then(|notice| convert::notice_for(&session.borrow(), notice));
+                std::future::ready(notice.map(Ok))
+            })
             .take_until(self.stop.clone().cancelled_owned());
         Ok(Response::new(notices.boxed()))
     }

@@ -11,8 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, broadcast, watch};
 
-pub(crate) use progress::Doing;
+use crate::domain::leaving::Drain;
 use progress::Progress;
+pub(crate) use progress::{Doing, Notice};
 
 pub(crate) mod postgres;
 mod progress;
@@ -32,10 +33,13 @@ enum Hint {
     Abandoned,
     /// A job has ended: others may wait for it in vain.
     Settled,
+    /// A tar was committed: it can get its final name.
+    Archived,
 }
 
 impl Hint {
-    const ALL: [Self; 5] = [Self::Ready, Self::Changed, Self::Complete, Self::Abandoned, Self::Settled];
+    const ALL: [Self; 6] =
+        [Self::Ready, Self::Changed, Self::Complete, Self::Abandoned, Self::Settled, Self::Archived];
 
     fn bit(self) -> u8 {
         1 << self as u8
@@ -50,6 +54,8 @@ pub(crate) struct Hints {
     doing: BTreeMap<String, Option<Doing>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ended: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    drained: BTreeMap<String, Drain>,
 }
 
 impl Hints {
@@ -89,6 +95,7 @@ pub(crate) struct Live {
     complete: Notify,
     abandoned: Notify,
     settled: Notify,
+    archived: Notify,
     /// For the other coordinators, not sent yet.
     outgoing: Mutex<Hints>,
     sending: Notify,
@@ -103,6 +110,7 @@ impl Live {
             complete: Notify::new(),
             abandoned: Notify::new(),
             settled: Notify::new(),
+            archived: Notify::new(),
             outgoing: Mutex::default(),
             sending: Notify::new(),
             progress: Progress::new(),
@@ -134,6 +142,11 @@ impl Live {
         self.give(Hint::Settled);
     }
 
+    /// A tar was committed: it can get its final name.
+    pub fn archive_committed(&self) {
+        self.give(Hint::Archived);
+    }
+
     /// Here and to the others.
     fn give(&self, hint: Hint) {
         self.wake(hint);
@@ -154,13 +167,19 @@ impl Live {
 
     /// A job has ended before its time: workers stop what they have in hand of it.
     pub fn job_ended(&self, job: &str) {
-        self.progress.job_ended(job);
+        self.progress.notify(Notice::Ended(job.to_owned()));
         self.send(|outgoing| outgoing.ended.push(job.to_owned()));
     }
 
-    /// Jobs that end before their time from now on.
-    pub fn watch_ended(&self) -> broadcast::Receiver<String> {
-        self.progress.watch_ended()
+    /// A session is asked to leave.
+    pub fn drained(&self, session: &str, drain: Drain) {
+        self.progress.notify(Notice::Drain { session: session.to_owned(), drain });
+        self.send(|outgoing| outgoing.drained.extend([(session.to_owned(), drain)]));
+    }
+
+    /// What workers should know at once, from now on.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.progress.notices()
     }
 
     fn send(&self, add: impl FnOnce(&mut Hints)) {
@@ -176,6 +195,7 @@ impl Live {
             Hint::Complete => self.complete.notify_one(),
             Hint::Abandoned => self.abandoned.notify_one(),
             Hint::Settled => self.settled.notify_one(),
+            Hint::Archived => self.archived.notify_one(),
         }
     }
 
@@ -204,7 +224,10 @@ impl Live {
             self.progress.set(&session, doing);
         }
         for job in hints.ended {
-            self.progress.job_ended(&job);
+            self.progress.notify(Notice::Ended(job));
+        }
+        for (session, drain) in hints.drained {
+            self.progress.notify(Notice::Drain { session, drain });
         }
     }
 
@@ -231,6 +254,11 @@ impl Live {
     /// Returns once after a job has ended.
     pub async fn until_settled(&self) {
         self.settled.notified().await;
+    }
+
+    /// Returns once after a tar was committed.
+    pub async fn until_archived(&self) {
+        self.archived.notified().await;
     }
 }
 
@@ -266,15 +294,20 @@ mod tests {
             step: 4,
             steps: 20,
         };
-        let mut ended = there.watch_ended();
+        let mut notices = there.notices();
         here.doing("s", Some(doing.clone()));
         here.job_ended("k");
+        here.drained("s", Drain::Now);
         let hints = here.outgoing().await;
         there.incoming(Hints::from_text(&hints.to_text(1000)).unwrap());
         assert_eq!(there.rendering("j"), [doing]);
         assert_eq!(there.rendering("k"), []);
-        assert_eq!(ended.recv().await.unwrap(), "k");
-        assert_eq!(hints.to_text(50), r#"{"bits":0,"ended":["k"]}"#);
+        assert_eq!(notices.recv().await.unwrap(), Notice::Ended("k".to_owned()));
+        assert_eq!(
+            notices.recv().await.unwrap(),
+            Notice::Drain { session: "s".to_owned(), drain: Drain::Now }
+        );
+        assert_eq!(hints.to_text(50), r#"{"bits":0,"ended":["k"],"drained":{"s":"now"}}"#);
         assert_eq!(hints.to_text(20), r#"{"bits":0}"#);
         here.doing("s", None);
         there.incoming(here.outgoing().await);

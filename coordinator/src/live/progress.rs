@@ -1,4 +1,4 @@
-//! What workers do at this moment, and which jobs have just ended: in memory only.
+//! What workers do at this moment, and what they should know at once: in memory only.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
+use crate::domain::leaving::Drain;
+
 /// What a session said is out of date after this. It says something new with each step; a step of a large picture may
 /// take a while.
 const STALE: Duration = Duration::from_secs(120);
-/// Ended jobs that a slow listener may be behind by; what it misses it learns when it renews.
-const ENDED: usize = 256;
+/// Notices that a slow listener may be behind by; what it misses it learns when it renews.
+const NOTICES: usize = 256;
 
 /// An image that is being rendered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,16 +27,25 @@ pub(crate) struct Doing {
     pub steps: u32,
 }
 
+/// What workers should know at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// This job has ended before its time.
+    Ended(String),
+    /// A session is asked to leave.
+    Drain { session: String, drain: Drain },
+}
+
 /// By session.
 #[derive(Debug)]
 pub(super) struct Progress {
     doing: Mutex<HashMap<String, (Instant, Doing)>>,
-    ended: broadcast::Sender<String>,
+    notices: broadcast::Sender<Notice>,
 }
 
 impl Progress {
     pub fn new() -> Self {
-        Self { doing: Mutex::default(), ended: broadcast::Sender::new(ENDED) }
+        Self { doing: Mutex::default(), notices: broadcast::Sender::new(NOTICES) }
     }
 
     /// What a session does now; none when it waits or is gone.
@@ -61,15 +72,14 @@ impl Progress {
         found
     }
 
-    /// A job has ended before its time.
-    pub fn job_ended(&self, job: &str) {
-        // Nobody may listen.
-        let _ = self.ended.send(job.to_owned());
+    /// Tells those that listen, if anybody does.
+    pub fn notify(&self, notice: Notice) {
+        let _ = self.notices.send(notice);
     }
 
-    /// Jobs that end from now on.
-    pub fn watch_ended(&self) -> broadcast::Receiver<String> {
-        self.ended.subscribe()
+    /// Notices from now on.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.notices.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, (Instant, Doing)>> {

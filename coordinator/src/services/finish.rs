@@ -70,7 +70,8 @@ impl Finisher {
                 break;
             }
             let waits = self.troubles.get(&job.id).is_some_and(|trouble| Instant::now() < trouble.again_at);
-            if waits || self.jobs.values().any(|taken| taken.id == job.id) {
+            // The files tell of all jobs of an output.
+            if waits || self.jobs.values().any(|taken| taken.output == job.output) {
                 continue;
             }
             let writer = self.writers.spawn(finish(Arc::clone(&self.farm), job.clone()));
@@ -125,9 +126,9 @@ impl Finisher {
     }
 }
 
-/// Writes the files of one job and ends it; none when another coordinator is at it.
+/// Writes the files of a job's output and ends the job; none when another coordinator is at that output.
 async fn finish(farm: Arc<Farm>, job: Job) -> Result<Option<Job>, manifest::Error> {
-    let Some(_turn) = farm.store.turn(&Duty::Finish(job.id.clone())).await? else { return Ok(None) };
+    let Some(_turn) = farm.store.turn(&Duty::Finish(job.output.clone())).await? else { return Ok(None) };
     // The other one may have ended it just now.
     if farm.store.job(job.id.as_str()).await?.state.has_ended() {
         return Ok(None);

@@ -6,7 +6,8 @@ use crate::farm::Farm;
 
 mod call_off;
 mod finish;
-mod manifest;
+pub(crate) mod manifest;
+mod publish;
 mod purge;
 mod sweep;
 
@@ -16,4 +17,5 @@ pub(crate) fn start(farm: &Arc<Farm>) {
     farm.tasks.spawn(purge::run(Arc::clone(farm)));
     farm.tasks.spawn(call_off::run(Arc::clone(farm)));
     farm.tasks.spawn(finish::run(Arc::clone(farm)));
+    farm.tasks.spawn(publish::run(Arc::clone(farm)));
 }

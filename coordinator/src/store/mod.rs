@@ -15,9 +15,11 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
+use crate::domain::append::NoPlace;
 use crate::domain::blame::Caps;
 use crate::domain::explain::Backlog;
 use crate::domain::id::{JobId, SessionId};
+use crate::domain::leaving::Drain;
 use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
 use crate::domain::state::{IllegalMove, ImageState, JobState};
@@ -62,14 +64,29 @@ pub enum Error {
     /// The server stopped before it had written them all to its disk.
     #[error("the database lost rows of job {0} when its server stopped; submit again")]
     RowsLost(JobId),
+    /// The output cannot be added to.
+    #[error("job {job} in output {output} {why}")]
+    NoAppend {
+        /// Folder or URL.
+        output: String,
+        /// An earlier job there.
+        job: JobId,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// Pictures of two jobs in one place would mix, and one manifest replace the other.
-    #[error("output {output} holds the pictures of job {job}; choose another output")]
+    #[error(
+        "output {output} holds the pictures of job {job}; choose another output, or add to it with --append"
+    )]
     OutputTaken {
         /// Folder or URL.
         output: String,
         /// The job that it belongs to.
         job: JobId,
     },
+    /// The attempt was never given to the session's worker.
+    #[error("attempt {} of shard {} was not given to this worker", .0.attempt, .0.shard)]
+    NotYours(LeaseRef),
     /// The state does not allow it.
     #[error(transparent)]
     Move(#[from] IllegalMove),
@@ -160,6 +177,17 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+impl Error {
+    /// Why a job has no place in its output.
+    fn no_place(output: &str, why: NoPlace) -> Self {
+        let output = output.to_owned();
+        match why {
+            NoPlace::Taken(job) => Self::OutputTaken { output, job },
+            NoPlace::Unlike(job, why) => Self::NoAppend { output, job, why },
+        }
+    }
+}
+
 impl From<UnknownWord> for Error {
     fn from(word: UnknownWord) -> Self {
         Self::Corrupt(word.to_string())
@@ -180,8 +208,9 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// Sets that clock.
     async fn set_clock(&self) -> Result<()>;
     /// Makes room for a job, or finds the sealed one with this client token. What is left of an unsealed one with
-    /// this token is given up. A new job is refused when its deadline has passed, and when it would wait for a job that
-    /// is not there or has ended without success.
+    /// this token is given up. A new job is refused when its deadline has passed, when it would wait for a job that
+    /// is not there or has ended without success, and when its output holds the pictures of another job, unless it is
+    /// to be added to those and they have ended and lie in the same layout.
     async fn begin_job(&self, spec: &JobSpec, now: Timestamp) -> Result<Begun>;
     /// Adds rows to an unsealed job.
     async fn add_batch(&self, job: &JobId, batch: &Batch, now: Timestamp) -> Result<()>;
@@ -220,7 +249,8 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// started and waits for others.
     async fn open_jobs(&self, now: Timestamp) -> Result<Vec<OpenJob>>;
     /// A shard for each claim, with the images that have no result: the oldest ready one of the first of its choices
-    /// that has one and is open as in [`Self::open_jobs`]; none when none has. One answer a claim, in order.
+    /// that has one and is open as in [`Self::open_jobs`]; none when none has, or when the session leaves or is asked
+    /// to. One answer a claim, in order.
     async fn lease_shards(
         &self,
         claims: &[Claim],
@@ -229,7 +259,7 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     ) -> Result<Vec<Result<Option<Lease>>>>;
     /// Running jobs whose shards are all held or done.
     async fn tails(&self, now: Timestamp) -> Result<Vec<Tail>>;
-    /// Those of the sessions that hold nothing.
+    /// Those of the sessions that hold nothing and stay.
     async fn idle(&self, sessions: &[SessionId]) -> Result<Vec<SessionId>>;
     /// Leases the session what it takes over from another one, or as much of it as can still be taken; none when it cannot.
     async fn take_over(
@@ -239,14 +269,20 @@ pub trait Store: std::fmt::Debug + Send + Sync {
         duration: Duration,
         now: Timestamp,
     ) -> Result<Option<Lease>>;
-    /// Prolongs the sessions and those of the leases that they still hold, and returns these. One answer a renewal, in
-    /// order.
+    /// Prolongs the sessions and those of the leases that they still hold, and returns these. What they say of
+    /// themselves is kept. One answer a renewal, in order.
     async fn renew_leases(
         &self,
         renewals: &[Renewal],
         duration: Duration,
         now: Timestamp,
-    ) -> Result<Vec<Result<Vec<Kept>>>>;
+    ) -> Result<Vec<Result<Renewed>>>;
+    /// Asks the open sessions of a worker to leave, or one of them: nothing more is leased to them. Those that it asked,
+    /// oldest first. Who was asked before may be asked more urgently.
+    async fn drain(&self, of: &OfWorker, drain: Drain, by: &By, now: Timestamp) -> Result<Vec<SessionId>>;
+    /// What the images of an attempt's shard are called, those included that were cut off it meanwhile: for the worker
+    /// that the attempt was given to, in whatever session.
+    async fn attempt_objects(&self, session: &SessionId, lease: &LeaseRef) -> Result<AttemptObjects>;
     /// Hands a lease back. One that is not held any more is left as it is.
     async fn release_lease(
         &self,
@@ -255,7 +291,8 @@ pub trait Store: std::fmt::Debug + Send + Sync {
         release: &Release,
         now: Timestamp,
     ) -> Result<()>;
-    /// Commits results. Pictures are accepted from any attempt and any session for images that have none yet, errors
+    /// Commits results. Pictures that come in a tar are committed together, or not at all when one of them has a
+    /// result. Pictures are accepted from any attempt and any session for images that have none yet, errors
     /// from the worker that the attempt was given to. A report that breaks a rule is refused whole; the others are
     /// committed. One answer a report, in order.
     async fn report_results(
@@ -278,8 +315,20 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn call_off(&self, now: Timestamp) -> Result<Vec<CalledOff>>;
     /// The first deadline after now of a job that has not ended.
     async fn next_deadline(&self, now: Timestamp) -> Result<Option<Timestamp>>;
-    /// Jobs whose images all have their result but which have not ended.
+    /// Outputs with tars that have no final name yet.
+    async fn outputs_to_publish(&self) -> Result<Vec<String>>;
+    /// Numbers the committed tars of an output that have none; the first `limit` of those that are to be published.
+    async fn number_archives(&self, output: &str, limit: u32) -> Result<Vec<Archive>>;
+    /// Records that a tar has its final name.
+    async fn archive_published(&self, lease: &LeaseRef, now: Timestamp) -> Result<()>;
+    /// Published tars of an output by number, from this one on.
+    async fn archives(&self, output: &str, from: u64, limit: u32) -> Result<Vec<Archive>>;
+    /// Everything the manifest tells of the pictures in a tar, in index order.
+    async fn archive_rows(&self, archive: &Archive) -> Result<Vec<ManifestRow>>;
+    /// Jobs whose images all have their result, with no tar of their output left to publish, but which have not ended.
     async fn jobs_to_finish(&self) -> Result<Vec<Job>>;
+    /// The sealed jobs of an output, in order of submission.
+    async fn jobs_of_output(&self, output: &str) -> Result<Vec<Job>>;
     /// Ends such a job; the caller has written its manifest.
     async fn finish_job(&self, job: &JobId, now: Timestamp) -> Result<Job>;
     /// Records that the job's output could not be written; nothing for a job that has ended.
@@ -288,6 +337,14 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn columns(&self, job: &JobId) -> Result<Vec<String>>;
     /// Everything the manifest tells, from index `from` on, in order.
     async fn manifest_rows(&self, job: &JobId, from: u64, limit: u32) -> Result<Vec<ManifestRow>>;
+
+    /// All objects that this output may hold as far as the database knows, in byte order of their names, some at a time.
+    /// `manifests` are the names of what is written about the pictures, which the database does not know.
+    async fn objects(
+        &self,
+        output: &str,
+        manifests: &[String],
+    ) -> Result<BoxStream<'static, Result<Vec<Listed>>>>;
 
     /// The worker of this lasting name, or the session with this id; none when there never was one.
     async fn worker(&self, name: &str) -> Result<Option<OfWorker>>;
@@ -299,6 +356,8 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn counts(&self, of: &Subject) -> Result<BTreeMap<String, u64>>;
     /// What it has made.
     async fn yielded(&self, of: &Subject) -> Result<Yield>;
+    /// What workers logged about an image in attempts after this one, in order.
+    async fn logs(&self, job: &JobId, index: u64, after: u32, limit: u32) -> Result<Vec<AttemptLog>>;
     /// What happened to one image; none when the job has no such image.
     async fn image_story(&self, job: &JobId, index: u64) -> Result<Option<ImageStory>>;
 

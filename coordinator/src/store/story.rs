@@ -23,12 +23,26 @@ pub(super) struct ImageError {
     pub error: String,
 }
 
-/// A failure that was taken back.
-#[derive(Clone, Copy, Debug)]
+/// A result that was taken back.
+#[derive(Clone, Debug)]
 pub(super) struct Retried {
     pub attempt: u32,
-    pub failed_at: Timestamp,
+    pub finished_at: Timestamp,
     pub retried_at: Timestamp,
+    /// None of a failure: the history tells of it.
+    pub picture: Option<Picture>,
+}
+
+/// A picture of the image.
+#[derive(Clone, Debug)]
+pub(super) struct Picture {
+    pub session: Option<SessionId>,
+    pub worker: String,
+    pub device: String,
+    pub bytes: Option<u64>,
+    pub sha256: Option<String>,
+    pub render_seconds: f64,
+    pub decode_seconds: f64,
 }
 
 /// What the tables tell of one image.
@@ -59,7 +73,7 @@ impl Told {
             .retried
             .iter()
             .map(|retried| Settled {
-                from: retried.failed_at,
+                from: retried.finished_at,
                 until: Some(retried.retried_at),
                 attempt: retried.attempt,
             })
@@ -133,7 +147,9 @@ impl Told {
                 let attempt = event.attempt.unwrap_or_default();
                 open_at(granted.get(&event.attempt).copied().unwrap_or(event.at), attempt)
             }
-            Ok(EventKind::JobRetried) => self.retried.iter().any(|retried| retried.retried_at == event.at),
+            Ok(EventKind::JobRetried | EventKind::JobRequeued) => {
+                self.retried.iter().any(|retried| retried.retried_at == event.at)
+            }
             Ok(EventKind::JobPaused | EventKind::JobResumed | EventKind::JobCancelled) => {
                 open_at(event.at, u32::MAX)
             }
@@ -141,7 +157,7 @@ impl Told {
         }
     }
 
-    /// What is no event: errors that did not end it, and the picture.
+    /// What is no event: errors that did not end it, and its pictures.
     fn besides(&self) -> Vec<EventRecord> {
         let event =
             |at, kind: ImageKind, attempt, session: &Option<SessionId>, worker: &str, detail| EventRecord {
@@ -167,17 +183,34 @@ impl Told {
             event(error.at, kind, error.attempt, &error.session, &error.worker, detail.to_string())
         });
         let mut besides: Vec<EventRecord> = errors.collect();
-        if let (ImageState::Done, Some(result)) = (self.image.state, &self.image.result) {
+        let mut done = |at, attempt, picture: &Picture| {
             let detail = json!({
                 "object": self.image.object,
-                "bytes": result.bytes,
-                "sha256": result.sha256,
-                "device": result.device,
-                "render_seconds": result.render_seconds,
-                "decode_seconds": result.decode_seconds,
+                "bytes": picture.bytes,
+                "sha256": picture.sha256,
+                "device": picture.device,
+                "render_seconds": picture.render_seconds,
+                "decode_seconds": picture.decode_seconds,
             });
-            let (at, kind) = (result.finished_at, ImageKind::ImageDone);
-            besides.push(event(at, kind, result.attempt, &self.session, &result.worker, detail.to_string()));
+            let Picture { session, worker, .. } = picture;
+            besides.push(event(at, ImageKind::ImageDone, attempt, session, worker, detail.to_string()));
+        };
+        for retried in &self.retried {
+            if let Some(picture) = &retried.picture {
+                done(retried.finished_at, retried.attempt, picture);
+            }
+        }
+        if let (ImageState::Done, Some(result)) = (self.image.state, &self.image.result) {
+            let picture = Picture {
+                session: self.session.clone(),
+                worker: result.worker.clone(),
+                device: result.device.clone(),
+                bytes: result.bytes,
+                sha256: result.sha256.clone(),
+                render_seconds: result.render_seconds,
+                decode_seconds: result.decode_seconds,
+            };
+            done(result.finished_at, result.attempt, &picture);
         }
         besides
     }

@@ -9,8 +9,15 @@ use tonic::{Code, Status};
 use super::support::{Farm, farm, row};
 
 const GUIDE: &str = include_str!("../../../docs/sql.md");
-const VIEWS: [&str; 6] =
-    ["audit_jobs", "audit_images", "audit_attempts", "audit_events", "audit_workers", "audit_usage"];
+const VIEWS: [&str; 7] = [
+    "audit_jobs",
+    "audit_images",
+    "audit_attempts",
+    "audit_events",
+    "audit_workers",
+    "audit_logs",
+    "audit_usage",
+];
 
 #[tokio::test]
 async fn the_guide_tells_every_column_of_every_view() {
@@ -166,4 +173,43 @@ async fn a_long_story_comes_whole_or_its_newest_part() {
     }
     let (begin, events, _) = story(&mut farm, &format!("{}/599", job.job_id), 1).await.unwrap();
     assert_eq!((begin.older, events[0].kind.as_str()), (3, "lease_finished"));
+}
+
+#[tokio::test]
+async fn logs_of_an_image_are_told_attempt_by_attempt() {
+    let mut farm = farm().await;
+    let job = farm.submit("a", vec![row(1), row(2)]).await;
+    let session = farm.session().await;
+    let lease = farm.lease(&session, std::time::Duration::ZERO).await.unwrap();
+    let failed =
+        v1::ImageFailed { error_class: v1::ErrorClass::Internal.into(), message: "broke".to_owned() };
+    let result = v1::ImageResult {
+        index: 1,
+        outcome: Some(v1::image_result::Outcome::Failed(failed)),
+        device_id: "cpu".to_owned(),
+        log: "one\ntwo\n".repeat(10_000),
+        ..Default::default()
+    };
+    let request = v1::ReportResultsRequest {
+        session_id: session.clone(),
+        lease: lease.r#ref.clone(),
+        results: vec![result],
+        archive: None,
+    };
+    farm.workers.report_results(request).await.unwrap();
+    let request = v1::GetLogsRequest { job_id: job.job_id[..13].to_owned(), index: 1, attempt: None };
+    let mut logs = farm.history.get_logs(request.clone()).await.unwrap().into_inner();
+    let log = logs.message().await.unwrap().unwrap();
+    assert_eq!((log.attempt, log.worker.as_str(), log.session_id), (1, "w1", session));
+    assert!(log.log.len() <= 16 << 10 && log.log.len() > 16_000 && log.log.ends_with("one\ntwo\n"));
+    assert_eq!(logs.message().await.unwrap(), None);
+    for (attempt, told) in [(0, false), (1, true), (2, false)] {
+        let request = v1::GetLogsRequest { attempt: Some(attempt), ..request.clone() };
+        let mut logs = farm.history.get_logs(request).await.unwrap().into_inner();
+        assert_eq!(logs.message().await.unwrap().is_some(), told, "attempt {attempt}");
+    }
+    let none = v1::GetLogsRequest { index: 2, ..request };
+    let refused = farm.history.get_logs(none).await.unwrap_err();
+    let text = format!("no image 2 of job {}: its last is 1", job.job_id);
+    assert_eq!((refused.code(), refused.message()), (Code::NotFound, text.as_str()));
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-use super::support::{farm, part, row};
+use super::support::{Farm, farm, part, row};
 
 async fn a_job_runs_to_its_end() {
     let mut farm = farm().await;
@@ -24,7 +24,7 @@ async fn a_job_runs_to_its_end() {
     let last = seen.last().unwrap();
     assert_eq!((last.state(), last.done, last.failed), (v1::JobState::Succeeded, 40, 0));
     assert!(last.finished_at.is_some());
-    let request = v1::ListImagesRequest { job_id: job.job_id.clone(), states: vec![], limit: 7 };
+    let request = v1::ListImagesRequest { job_id: job.job_id.clone(), limit: 7, ..Default::default() };
     let images: Vec<_> = farm.jobs.list_images(request).await.unwrap().into_inner().collect().await;
     let indices: Vec<_> = images.iter().map(|image| image.as_ref().unwrap().index).collect();
     assert_eq!(indices, [0, 1, 2, 3, 4, 5, 6]);
@@ -187,4 +187,43 @@ async fn a_listener_serves_until_it_is_told_to_stop() {
     assert!(matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled), "{code:?}");
     serving.await.unwrap().unwrap();
     farm.coordinator.close().await;
+}
+
+#[tokio::test]
+async fn images_are_listed_from_an_index_on_and_with_their_recipes() {
+    let mut farm = farm().await;
+    let job = farm.submit("a", (1..=4).map(row).collect()).await;
+    farm.render_all(|index| index == 3).await;
+    let listed = async |farm: &mut Farm, request: v1::ListImagesRequest| {
+        let mut stream = farm.jobs.list_images(request).await.unwrap().into_inner();
+        let mut images = Vec::new();
+        while let Some(image) = stream.message().await.unwrap() {
+            images.push(image);
+        }
+        images
+    };
+    let request = v1::ListImagesRequest { job_id: job.job_id.clone(), from: 2, ..Default::default() };
+    let plain = listed(&mut farm, request.clone()).await;
+    assert_eq!(plain.iter().map(|image| image.index).collect::<Vec<_>>(), [2, 3]);
+    assert!(plain.iter().all(|image| image.recipe.is_empty() && !image.shard_id.is_empty()));
+    let told = listed(&mut farm, v1::ListImagesRequest { with_recipe: true, ..request }).await;
+    assert_eq!(told[0].recipe, r#"{"weights_sha256":"abc","dtype":"f32"}"#);
+    assert_eq!(told[1].recipe, "", "it failed");
+}
+
+#[tokio::test]
+async fn a_lost_picture_is_rendered_again_and_the_job_ends_again() {
+    let mut farm = farm().await;
+    let job = farm.submit("a", (1..=3).map(row).collect()).await;
+    farm.render_all(|_| false).await;
+    farm.watch(&job.job_id).await;
+    let by = v1::By { actor: "bob".to_owned(), reason: "the object is missing".to_owned() };
+    let requeue = v1::change_job_request::Change::Requeue(v1::Requeue { indices: vec![1] });
+    let request = v1::ChangeJobRequest { job_id: job.job_id.clone(), change: Some(requeue), by: Some(by) };
+    let changed = farm.jobs.change_job(request).await.unwrap().into_inner();
+    assert_eq!((changed.retried, changed.job.unwrap().state()), (1, v1::JobState::Running));
+    farm.render_all(|_| false).await;
+    let seen = farm.watch(&job.job_id).await;
+    let last = seen.last().unwrap();
+    assert_eq!((last.state(), last.done), (v1::JobState::Succeeded, 3));
 }

@@ -5,5 +5,7 @@
 mod duties;
 mod history;
 mod jobs;
+mod leaving;
 mod manifest;
 mod support;
+mod tars;

@@ -121,11 +121,13 @@ impl Farm {
             device_id: "cpu".to_owned(),
             render_seconds: 1.5,
             decode_seconds: 0.5,
+            log: String::new(),
         });
         let request = v1::ReportResultsRequest {
             session_id: session.to_owned(),
             lease: lease.r#ref.clone(),
             results: results.collect(),
+            archive: None,
         };
         self.workers.report_results(request).await.unwrap().into_inner()
     }
@@ -163,12 +165,13 @@ impl Farm {
     }
 }
 
-fn done(image: &v1::LeasedImage) -> v1::image_result::Outcome {
+pub fn done(image: &v1::LeasedImage) -> v1::image_result::Outcome {
     v1::image_result::Outcome::Done(v1::ImageDone {
         object: image.object.clone(),
         bytes: 1000 + image.index,
         sha256: format!("{:064x}", image.index),
         recipe: r#"{"weights_sha256":"abc","dtype":"f32"}"#.to_owned(),
+        quality: Some(v1::Quality { entropy: 7.5, clipped: 0.25 }),
     })
 }
 

@@ -4,7 +4,7 @@ use sanafarm_proto::v1;
 
 use super::timestamp;
 use super::worker::device_message;
-use crate::store::records::{Answer, Cell, EventRecord, OfWorker};
+use crate::store::records::{Answer, AttemptLog, Cell, EventRecord, OfWorker};
 
 pub(in crate::grpc) fn answer_message(answer: Answer) -> v1::QueryResponse {
     let part = match answer {
@@ -34,6 +34,17 @@ fn cell_message(cell: Cell) -> v1::Cell {
 pub(in crate::grpc) fn story_worker(of: &OfWorker) -> v1::StoryWorker {
     let session_id = of.session.clone().map(String::from).unwrap_or_default();
     v1::StoryWorker { worker: of.worker.clone(), session_id }
+}
+
+pub(in crate::grpc) fn log_message(log: AttemptLog) -> v1::AttemptLog {
+    v1::AttemptLog {
+        attempt: log.attempt,
+        session_id: log.session.map(String::from).unwrap_or_default(),
+        worker: log.worker,
+        device_id: log.device,
+        at: Some(timestamp(log.at)),
+        log: log.log,
+    }
 }
 
 pub(in crate::grpc) fn event_message(event: EventRecord) -> v1::Event {

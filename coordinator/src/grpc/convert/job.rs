@@ -4,7 +4,7 @@ use sanafarm_proto::v1;
 use tonic::Status;
 
 use super::worker::error_class;
-use super::{Converted, missing, settings, settings_message, time, timestamp};
+use super::{Converted, form, form_message, missing, settings, settings_message, time, timestamp};
 use crate::domain::UnknownWord;
 use crate::domain::blame::ErrorClass;
 use crate::domain::explain::Explanation;
@@ -33,6 +33,8 @@ pub(in crate::grpc) fn spec(spec: v1::JobSpec) -> Converted<JobSpec> {
         needs: spec.needs.map(needs).transpose()?.unwrap_or_default(),
         after: after.chain(after_any).collect(),
         deadline: spec.deadline.map(|deadline| time("deadline", deadline)).transpose()?,
+        form: form(spec.form)?,
+        append: spec.append,
     })
 }
 
@@ -98,6 +100,7 @@ pub(in crate::grpc) fn job_message(job: Job) -> v1::Job {
         needs: Some(needs_message(job.needs)),
         deadline: job.deadline.map(timestamp),
         end_reason: job.end_reason,
+        form: Some(form_message(&job.form)),
         ..v1::Job::default()
     }
 }
@@ -114,6 +117,7 @@ pub(in crate::grpc) fn change(change: Option<v1::change_job_request::Change>) ->
         Wanted::Cancel(v1::Cancel {}) => Change::Cancel,
         Wanted::Priority(priority) => Change::Priority(priority),
         Wanted::Retry(v1::Retry { error_class: number }) => Change::Retry(retried_class(number)?),
+        Wanted::Requeue(v1::Requeue { indices }) => Change::Requeue(indices),
     })
 }
 
@@ -168,9 +172,11 @@ pub(in crate::grpc) fn image_message(image: Image) -> v1::Image {
         seed: image.seed,
         settings: Some(settings_message(&image.settings)),
         object: image.object,
+        thumbnail: image.thumbnail.unwrap_or_default(),
         ..v1::Image::default()
     };
     if let Some(result) = image.result {
+        message.shard_id = result.shard.into();
         message.bytes = result.bytes.unwrap_or_default();
         message.sha256 = result.sha256.unwrap_or_default();
         message.attempt = result.attempt;
@@ -178,6 +184,8 @@ pub(in crate::grpc) fn image_message(image: Image) -> v1::Image {
         message.device = result.device;
         message.seconds = result.render_seconds;
         message.finished_at = Some(timestamp(result.finished_at));
+        message.archive = result.archive.unwrap_or_default();
+        message.quality = result.quality.map(quality_message);
         if let Some((class, error)) = result.error {
             message.error_class = class_message(class).into();
             message.error = error;
@@ -186,13 +194,28 @@ pub(in crate::grpc) fn image_message(image: Image) -> v1::Image {
     message
 }
 
+fn quality_message(quality: Quality) -> v1::Quality {
+    v1::Quality { entropy: quality.entropy, clipped: quality.clipped }
+}
+
+pub(in crate::grpc) fn listed_message(listed: Listed) -> v1::ListedObject {
+    v1::ListedObject {
+        name: listed.name,
+        state: listed.state.word().to_owned(),
+        bytes: listed.bytes,
+        sha256: listed.sha256.unwrap_or_default(),
+        job_id: listed.job.map(String::from).unwrap_or_default(),
+        index: listed.index,
+    }
+}
+
 fn class_message(class: ErrorClass) -> v1::ErrorClass {
     match class {
         ErrorClass::Prompt => v1::ErrorClass::Prompt,
         ErrorClass::Size => v1::ErrorClass::Size,
         ErrorClass::Model => v1::ErrorClass::Model,
         ErrorClass::OutOfMemory => v1::ErrorClass::OutOfMemory,
-        ErrorClass::Numeric => v1::ErrorClass::Numeric,
+        ErrorClass::BadImage => v1::ErrorClass::BadImage,
         ErrorClass::Encode => v1::ErrorClass::Encode,
         ErrorClass::Conflict => v1::ErrorClass::Conflict,
         ErrorClass::Internal => v1::ErrorClass::Internal,

@@ -3,11 +3,16 @@
 use sanafarm_proto::v1;
 use tonic::Status;
 
-use super::{Converted, missing, settings_message, timestamp};
+use super::{Converted, drain_message, form_message, missing, settings_message, stats_message, timestamp};
+use crate::domain::archive;
 use crate::domain::blame::ErrorClass;
+use crate::domain::form::Layout;
 use crate::domain::id::ShardId;
 use crate::domain::schedule::Device;
 use crate::store::records::*;
+
+/// What is kept of a log.
+const LOG_BYTES: usize = 16 << 10;
 
 /// A class that this program does not know counts as internal: the error itself must not get lost.
 pub(super) fn error_class(number: i32) -> Converted<ErrorClass> {
@@ -16,7 +21,7 @@ pub(super) fn error_class(number: i32) -> Converted<ErrorClass> {
         Ok(v1::ErrorClass::Size) => Ok(ErrorClass::Size),
         Ok(v1::ErrorClass::Model) => Ok(ErrorClass::Model),
         Ok(v1::ErrorClass::OutOfMemory) => Ok(ErrorClass::OutOfMemory),
-        Ok(v1::ErrorClass::Numeric) => Ok(ErrorClass::Numeric),
+        Ok(v1::ErrorClass::BadImage) => Ok(ErrorClass::BadImage),
         Ok(v1::ErrorClass::Encode) => Ok(ErrorClass::Encode),
         Ok(v1::ErrorClass::Conflict) => Ok(ErrorClass::Conflict),
         Ok(v1::ErrorClass::Internal | v1::ErrorClass::Unspecified) | Err(_) => Ok(ErrorClass::Internal),
@@ -36,6 +41,7 @@ pub(in crate::grpc) fn session(request: v1::OpenSessionRequest, embedded: bool) 
         memory_bytes: device.memory_bytes,
         memory_free_bytes: device.memory_free_bytes,
         compute_capability: device.compute_capability,
+        driver: device.driver,
     });
     Ok(NewSession {
         worker: request.worker,
@@ -56,13 +62,21 @@ pub(in crate::grpc) fn lease_ref_message(lease: LeaseRef) -> v1::LeaseRef {
 }
 
 pub(in crate::grpc) fn lease_message(lease: Lease) -> v1::Lease {
+    let form = lease.form;
     let images = lease.images.into_iter().map(|image| v1::LeasedImage {
+        thumbnail: form.thumbnail(&image.object).unwrap_or_default(),
         index: image.index,
         prompt: image.prompt,
         negative_prompt: image.negative_prompt,
         seed: image.seed,
         object: image.object,
+        id: image.id.unwrap_or_default(),
+        extra: image.extra.unwrap_or_default(),
     });
+    let archive = match form.layout {
+        Layout::Files => String::new(),
+        Layout::Webdataset => archive::staged_name(lease.lease.shard.as_str(), lease.lease.attempt),
+    };
     v1::Lease {
         images: images.collect(),
         r#ref: Some(lease_ref_message(lease.lease)),
@@ -71,7 +85,14 @@ pub(in crate::grpc) fn lease_message(lease: Lease) -> v1::Lease {
         model: lease.model,
         output: lease.output,
         settings: Some(settings_message(&lease.settings)),
+        form: Some(form_message(&form)),
+        archive,
+        ..Default::default()
     }
+}
+
+pub(in crate::grpc) fn archive(message: v1::Archive) -> NewArchive {
+    NewArchive { object: message.object, bytes: message.bytes, sha256: message.sha256 }
 }
 
 pub(in crate::grpc) fn held_lease(held: v1::HeldLease) -> Converted<HeldLease> {
@@ -90,9 +111,13 @@ pub(in crate::grpc) fn release(reason: v1::ReleaseReason, message: String) -> Re
 
 pub(in crate::grpc) fn report(result: v1::ImageResult) -> Converted<ImageReport> {
     let outcome = match result.outcome.ok_or_else(|| missing("outcome"))? {
-        v1::image_result::Outcome::Done(done) => {
-            Outcome::Done { object: done.object, bytes: done.bytes, sha256: done.sha256, recipe: done.recipe }
-        }
+        v1::image_result::Outcome::Done(done) => Outcome::Done {
+            object: done.object,
+            bytes: done.bytes,
+            sha256: done.sha256,
+            recipe: done.recipe,
+            quality: done.quality.map(|told| quality(told, result.index)).transpose()?,
+        },
         v1::image_result::Outcome::Failed(failed) => {
             Outcome::Failed { class: error_class(failed.error_class)?, message: failed.message }
         }
@@ -103,7 +128,32 @@ pub(in crate::grpc) fn report(result: v1::ImageResult) -> Converted<ImageReport>
         device: result.device_id,
         render_seconds: seconds(result.render_seconds, result.index)?,
         decode_seconds: seconds(result.decode_seconds, result.index)?,
+        log: log(&result.log),
     })
+}
+
+/// Both are numbers within their bounds: one that is none would spoil every mean.
+fn quality(quality: v1::Quality, index: u64) -> Converted<Quality> {
+    let v1::Quality { entropy, clipped } = quality;
+    if (0.0..=8.0).contains(&entropy) && (0.0..=1.0).contains(&clipped) {
+        return Ok(Quality { entropy, clipped });
+    }
+    let what = format!(
+        "image {index} has entropy {entropy} and share {clipped} of clipped pixels; they are 0 to 8 and 0 to 1"
+    );
+    Err(Status::invalid_argument(what))
+}
+
+/// What is kept of a log: its end, from the beginning of a line on when it has lines, as the database can hold it.
+fn log(log: &str) -> String {
+    let text = log.replace('\0', "\u{fffd}");
+    let over = text.len().saturating_sub(LOG_BYTES);
+    if over == 0 {
+        return text;
+    }
+    let line = text.bytes().enumerate().skip(over - 1).find(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+    let start = line.filter(|start| *start < text.len()).unwrap_or_else(|| text.ceil_char_boundary(over));
+    text.split_at(start).1.to_owned()
 }
 
 /// What an image took. Others are added to it: one that is no number would make all of them none.
@@ -121,6 +171,7 @@ pub(super) fn device_message(device: Device) -> v1::Device {
         memory_bytes: device.memory_bytes,
         memory_free_bytes: device.memory_free_bytes,
         compute_capability: device.compute_capability,
+        driver: device.driver,
     }
 }
 
@@ -143,5 +194,27 @@ pub(in crate::grpc) fn presence_message(presence: Presence) -> v1::PresentWorker
         opened_at: Some(timestamp(presence.opened_at)),
         seen_at: Some(timestamp(presence.seen_at)),
         leases: leases.collect(),
+        stats: presence.stats.map(stats_message),
+        leaving: presence.leaving.unwrap_or_default(),
+        drain: drain_message(presence.drain).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_log_its_last_lines_are_kept() {
+        assert_eq!(log("one\ntwo\0"), "one\ntwo\u{fffd}");
+        let lines: String = (0..5000).map(|number| format!("line {number}\n")).collect();
+        let kept = log(&lines);
+        assert!(kept.len() <= LOG_BYTES && kept.len() > LOG_BYTES - 12, "{}", kept.len());
+        assert!(kept.starts_with("line ") && kept.ends_with("line 4999\n"), "{kept}");
+        let exact = format!("{}\n{}", "x".repeat(9), "y".repeat(LOG_BYTES));
+        assert_eq!(log(&exact), "y".repeat(LOG_BYTES));
+        let one = "ü".repeat(LOG_BYTES);
+        assert_eq!(log(&one), "ü".repeat(LOG_BYTES / 2));
+        assert_eq!(log(&format!("{}\n", "ü".repeat(LOG_BYTES))).len(), LOG_BYTES - 1);
     }
 }

@@ -99,4 +99,13 @@ pub(super) const COLUMNS: &[Column] = &[
     }),
     column("id", Kind::Text, |_, l| l.row.prompt_id.clone().into()),
     column("line", Kind::Integer, |_, l| integer(l.row.line)),
+    column("format", Kind::Text, |j, _| text(j.form.format.word())),
+    column("archive", Kind::Text, |_, l| of_done(l, |r| r.archive.clone().into())),
+    column("thumbnail", Kind::Text, |_, l| l.row.image.thumbnail.clone().into()),
+    column("entropy", Kind::Real, |_, l| {
+        of_done(l, |r| r.quality.map_or(Value::Null, |q| Value::Real(q.entropy)))
+    }),
+    column("clipped", Kind::Real, |_, l| {
+        of_done(l, |r| r.quality.map_or(Value::Null, |q| Value::Real(q.clipped)))
+    }),
 ];

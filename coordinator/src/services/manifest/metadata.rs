@@ -1,6 +1,5 @@
 //! `metadata.jsonl` as Hugging Face ImageFolder reads it: one line per picture, the same keys in every line.
 
-use std::fs::File;
 use std::io::{BufWriter, Result, Write};
 
 use serde_json::{Map, Value, json};
@@ -10,7 +9,7 @@ use crate::domain::state::ImageState;
 use crate::store::records::Job;
 
 /// Our keys, in order. `file_name` is the one that ImageFolder wants.
-const KEYS: [&str; 11] = [
+pub(super) const KEYS: [&str; 11] = [
     "file_name",
     "text",
     "negative_prompt",
@@ -25,14 +24,14 @@ const KEYS: [&str; 11] = [
 ];
 
 /// Writes a line for every image that is done.
-pub(super) struct MetadataWriter<'a> {
-    file: BufWriter<&'a File>,
+pub(super) struct MetadataWriter<'a, F: Write> {
+    file: BufWriter<F>,
     columns: &'a [String],
     names: Vec<String>,
 }
 
-impl<'a> MetadataWriter<'a> {
-    pub fn new(file: &'a File, columns: &'a [String]) -> Self {
+impl<'a, F: Write> MetadataWriter<'a, F> {
+    pub fn new(file: F, columns: &'a [String]) -> Self {
         Self { file: BufWriter::new(file), columns, names: free_names(columns, &KEYS) }
     }
 
@@ -71,7 +70,8 @@ impl<'a> MetadataWriter<'a> {
         own.chain(extra).collect()
     }
 
-    pub fn finish(mut self) -> Result<()> {
-        self.file.flush()
+    /// Ends the file and gives it back.
+    pub fn finish(self) -> Result<F> {
+        self.file.into_inner().map_err(std::io::IntoInnerError::into_error)
     }
 }

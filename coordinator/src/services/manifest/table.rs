@@ -1,7 +1,6 @@
-//! `manifest.parquet`.
+//! `manifest.parquet` and its parts.
 
-use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::sync::Arc;
 
 use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical};
@@ -16,20 +15,20 @@ use super::line::{Line, free_names};
 use crate::store::records::Job;
 
 /// Writes one row group a page.
-pub(super) struct TableWriter<'a> {
-    file: SerializedFileWriter<BufWriter<&'a File>>,
+pub(super) struct TableWriter<'a, F: Write + Send> {
+    file: SerializedFileWriter<BufWriter<F>>,
     columns: &'a [String],
 }
 
-impl<'a> TableWriter<'a> {
-    pub fn new(file: &'a File, job: &Job, columns: &'a [String]) -> Result<Self> {
+impl<'a, F: Write + Send> TableWriter<'a, F> {
+    pub fn new(file: F, columns: &'a [String]) -> Result<Self> {
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .set_created_by(format!("sanafarm {}", env!("CARGO_PKG_VERSION")))
             .build();
         let file = SerializedFileWriter::new(
             BufWriter::new(file),
-            Arc::new(schema(job, columns)?),
+            Arc::new(schema(columns)?),
             Arc::new(properties),
         )?;
         Ok(Self { file, columns })
@@ -55,13 +54,14 @@ impl<'a> TableWriter<'a> {
         Ok(())
     }
 
-    pub fn finish(self) -> Result<()> {
-        self.file.close()?;
-        Ok(())
+    /// Ends the file and gives it back.
+    pub fn finish(self) -> Result<F> {
+        let file = self.file.into_inner()?;
+        Ok(file.into_inner().map_err(std::io::IntoInnerError::into_error)?)
     }
 }
 
-fn schema(job: &Job, columns: &[String]) -> Result<Type> {
+fn schema(columns: &[String]) -> Result<Type> {
     let own: Vec<&str> = COLUMNS.iter().map(|column| column.name).collect();
     let extra = free_names(columns, &own);
     let fields = COLUMNS
@@ -69,7 +69,7 @@ fn schema(job: &Job, columns: &[String]) -> Result<Type> {
         .map(|column| field(column.name, column.kind))
         .chain(extra.iter().map(|name| field(name, Kind::Text)))
         .collect::<Result<Vec<_>>>()?;
-    Type::group_type_builder(&format!("job_{}", job.id)).with_fields(fields).build()
+    Type::group_type_builder("images").with_fields(fields).build()
 }
 
 fn field(name: &str, kind: Kind) -> Result<Arc<Type>> {

@@ -8,6 +8,7 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 
 use crate::domain::blame::{Caps, ErrorClass};
+use crate::domain::form::{Form, ImageFormat};
 use crate::domain::id::{JobId, SessionId};
 use crate::domain::schedule::{Needs, Plan, Worker};
 use crate::domain::settings::{BinMode, DecodeMode, Settings};
@@ -47,6 +48,8 @@ pub(crate) fn spec(token: &str) -> JobSpec {
         needs: Needs::default(),
         after: Vec::new(),
         deadline: None,
+        form: Form::default(),
+        append: false,
     }
 }
 
@@ -62,10 +65,12 @@ pub(crate) fn done(image: &LeasedImage) -> ImageReport {
             bytes: 1000 + image.index,
             sha256: format!("{:064x}", image.index),
             recipe: r#"{"weights_sha256":"abc","dtype":"f32"}"#.to_owned(),
+            quality: Some(Quality { entropy: 7.5, clipped: 0.25 }),
         },
         device: "cpu".to_owned(),
         render_seconds: 2.0,
         decode_seconds: 0.5,
+        log: String::new(),
     }
 }
 
@@ -127,15 +132,17 @@ impl Bench {
         let speed = crate::domain::submission::Speed {
             pixels: spec.settings.pixels(),
             steps: spec.settings.steps,
+            format: ImageFormat::Png,
             seconds: 1.0,
             bytes: 0.0,
             images: 1,
         };
         let target = Duration::from_secs(shard_images);
         let mut submission = Submission::new(spec.clone(), target, vec![speed])?;
-        let Begun::New(job) = self.store.begin_job(&spec, self.now).await? else {
+        let Begun::New(job, before) = self.store.begin_job(&spec, self.now).await? else {
             panic!("job {} is there already", spec.client_token);
         };
+        submission.continue_after(before);
         let mut count = 0;
         for row in rows {
             submission.push(row)?;
@@ -188,7 +195,21 @@ impl Bench {
         lease: &LeaseRef,
         results: &[ImageReport],
     ) -> Result<Reported> {
-        let report = Report { session: session.clone(), lease: lease.clone(), results: results.to_vec() };
+        let results = results.to_vec();
+        let report = Report { session: session.clone(), lease: lease.clone(), results, archive: None };
+        only(self.store.report_results(&[report], CAPS, self.now).await?)
+    }
+
+    /// Reports a tar with its pictures.
+    pub async fn report_tar(
+        &self,
+        session: &SessionId,
+        lease: &LeaseRef,
+        results: &[ImageReport],
+        archive: NewArchive,
+    ) -> Result<Reported> {
+        let (session, lease, results) = (session.clone(), lease.clone(), results.to_vec());
+        let report = Report { session, lease, results, archive: Some(archive) };
         only(self.store.report_results(&[report], CAPS, self.now).await?)
     }
 
@@ -207,8 +228,8 @@ impl Bench {
         rendering: &[u64],
     ) -> Result<Vec<Kept>> {
         let held = vec![HeldLease { lease: lease.clone(), rendering: rendering.to_vec() }];
-        let renewal = Renewal { session: session.clone(), held };
-        only(self.store.renew_leases(&[renewal], LEASE, self.now).await?)
+        let renewal = Renewal { session: session.clone(), held, stats: None, leaving: None };
+        Ok(only(self.store.renew_leases(&[renewal], LEASE, self.now).await?)?.kept)
     }
 
     /// The job after a change.

@@ -77,7 +77,9 @@ pub async fn a_restart_releases_what_lived_in_the_process(bench: Bench) {
     }
     assert_eq!(bench.value("select sum(losses) from audit_images").await, "0");
     assert_eq!(bench.store.job(id.as_str()).await.unwrap().failed, 0);
-    let Begun::New(unsealed) = bench.store.begin_job(&spec("b"), bench.now).await.unwrap() else { panic!() };
+    let Begun::New(unsealed, _) = bench.store.begin_job(&spec("b"), bench.now).await.unwrap() else {
+        panic!()
+    };
     let recovered = bench.store.recover(LEASE, bench.now).await.unwrap();
     assert_eq!(recovered, Recovered { released: 0, abandoned: 1 });
     assert!(bench.store.seal_job(&unsealed, &Default::default(), bench.now).await.is_err());

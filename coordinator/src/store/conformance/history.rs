@@ -248,6 +248,7 @@ pub async fn a_session_that_was_opened_tells_its_devices(bench: Bench) {
         memory_bytes: 80 << 30,
         memory_free_bytes: 79 << 30,
         compute_capability: "9.0".to_owned(),
+        driver: "12.4".to_owned(),
     };
     let session = NewSession {
         worker: "w".to_owned(),

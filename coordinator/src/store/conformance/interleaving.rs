@@ -12,7 +12,7 @@ use super::bench::*;
 use crate::domain::blame::ErrorClass;
 use crate::domain::state::ImageState;
 use crate::domain::tail::{Part, Share};
-use crate::store::records::{Lease, LeaseRef, ResultRecord};
+use crate::store::records::{Change, Lease, LeaseRef, ResultRecord};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -22,6 +22,7 @@ enum Step {
     Renew { who: usize, lease: usize },
     Release { who: usize, lease: usize, drain: bool },
     TakeOver { who: usize, lease: usize, part: Part },
+    Requeue { image: u64 },
     Reopen { who: usize },
     Wait { seconds: u64 },
     Sweep,
@@ -40,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (who.clone(), which.clone()).prop_map(|(who, lease)| Step::Renew { who, lease }),
         2 => (who.clone(), which.clone(), any::<bool>()).prop_map(|(who, lease, drain)| Step::Release { who, lease, drain }),
         3 => (who.clone(), which, part()).prop_map(|(who, lease, part)| Step::TakeOver { who, lease, part }),
+        1 => (0u64..12).prop_map(|image| Step::Requeue { image }),
         1 => who.prop_map(|who| Step::Reopen { who }),
         3 => (1u64..40).prop_map(|seconds| Step::Wait { seconds }),
         3 => Just(Step::Sweep),
@@ -123,6 +125,19 @@ async fn run(bench: &mut Bench, token: &str, steps: Vec<Step>) {
                 let Some((_, lease)) = pick(lease) else { continue };
                 let release = if leaving { drain() } else { finished() };
                 let _ = bench.store.release_lease(&sessions[who], &lease.lease, &release, bench.now).await;
+            }
+            Step::Requeue { image } => {
+                let requeue = Change::Requeue(vec![image]);
+                let changed = bench.store.change_job(&id, &requeue, &by_bob(), bench.now).await.unwrap();
+                let was = committed.get(&image).filter(|result| result.error.is_none());
+                assert_eq!(
+                    changed.retried,
+                    u64::from(was.is_some()),
+                    "pictures are taken back, and no failures"
+                );
+                if was.is_some() {
+                    committed.remove(&image);
+                }
             }
             Step::Reopen { who } => {
                 bench.store.close_session(&sessions[who], "reopen", bench.now).await.unwrap();

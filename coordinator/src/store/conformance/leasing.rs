@@ -106,6 +106,7 @@ pub async fn a_session_is_known_as_it_was_opened(bench: Bench) {
         memory_bytes: 24 << 30,
         memory_free_bytes: 23 << 30,
         compute_capability: "8.9".to_owned(),
+        driver: "12.4".to_owned(),
     };
     let opened = NewSession {
         worker: "w".to_owned(),

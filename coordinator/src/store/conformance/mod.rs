@@ -2,6 +2,7 @@
 //!
 //! The suite knows the trait and the documented views only. It moves the clock itself and never sleeps.
 
+pub(in crate::store) mod archives;
 mod bench;
 pub(in crate::store) mod changes;
 pub(in crate::store) mod ending;
@@ -9,8 +10,13 @@ pub(in crate::store) mod guide;
 pub(in crate::store) mod history;
 pub(in crate::store) mod interleaving;
 pub(in crate::store) mod leasing;
+pub(in crate::store) mod leaving;
+pub(in crate::store) mod listing;
+pub(in crate::store) mod logs;
 pub(in crate::store) mod presence;
+pub(in crate::store) mod requeue;
 pub(in crate::store) mod results;
+pub(in crate::store) mod signing;
 pub(in crate::store) mod submission;
 pub(in crate::store) mod tail;
 pub(in crate::store) mod waiting;
@@ -60,6 +66,18 @@ macro_rules! conformance_suite {
             results: a_shard_with_errors_waits_before_it_is_tried_again,
             results: an_image_that_loses_its_worker_too_often_fails,
             results: measured_speed_is_known,
+            archives: a_form_is_kept_and_told_with_each_lease,
+            archives: what_a_look_at_a_picture_gave_is_kept,
+            archives: pictures_of_a_tar_are_committed_together_and_once,
+            archives: a_tar_with_an_image_that_is_there_already_is_refused_whole,
+            archives: a_report_that_does_not_fit_its_layout_is_refused,
+            archives: tars_are_numbered_without_holes_and_then_their_job_ends,
+            archives: a_cut_shard_gives_a_smaller_tar,
+            archives: tars_of_a_cancelled_job_get_their_names,
+            archives: a_lost_tar_is_withdrawn_whole_and_its_number_given_again,
+            archives: a_job_may_be_added_to_the_output_of_ended_ones,
+            archives: a_name_of_an_earlier_job_is_not_given_again,
+            archives: of_two_jobs_that_come_in_for_one_output_the_first_sealed_has_it,
             changes: a_paused_job_gives_nothing_until_it_is_resumed,
             changes: priority_may_change_at_any_time,
             changes: failed_images_are_tried_again,
@@ -81,6 +99,24 @@ macro_rules! conformance_suite {
             presence: what_waits_is_told_by_cause,
             presence: a_session_tells_that_its_worker_was_taken_out,
             presence: open_sessions_are_listed_with_what_they_hold,
+            leaving: a_drained_worker_gets_nothing_more_and_is_told,
+            leaving: a_drain_is_told_once_and_may_become_more_urgent,
+            leaving: a_worker_that_leaves_gets_nothing_more,
+            leaving: what_a_worker_says_of_its_time_is_kept,
+            signing: the_objects_of_an_attempt_are_told_to_its_worker_alone,
+            signing: what_was_cut_off_meanwhile_is_still_of_the_attempt,
+            listing: what_an_output_may_hold_is_listed_in_byte_order,
+            listing: a_long_list_comes_in_pages,
+            listing: tars_are_listed_on_their_way_to_their_names,
+            logs: what_was_logged_is_kept_with_its_attempt,
+            logs: of_a_refused_report_nothing_is_kept,
+            requeue: lost_pictures_are_rendered_again,
+            requeue: what_an_attempt_of_that_time_tells_again_is_passed_over,
+            requeue: a_requeued_image_starts_afresh_and_failures_stay,
+            requeue: nothing_of_a_cancelled_job_is_requeued,
+            requeue: a_picture_of_a_shard_that_is_held_or_cut_is_requeued,
+            requeue: the_history_tells_of_the_picture_that_was_lost,
+            requeue: a_deadline_that_was_met_ends_no_job_that_is_rendered_again,
             tail: the_end_of_a_job_is_told,
             tail: what_is_cut_off_is_a_shard_of_its_own,
             tail: what_was_rendered_before_the_cut_was_known_counts,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Bench;
 use super::bench::*;
 use crate::domain::blame::ErrorClass;
+use crate::domain::form::ImageFormat;
 use crate::domain::id::SessionId;
 use crate::domain::state::ImageState;
 use crate::domain::submission::Speed;
@@ -17,11 +18,11 @@ pub async fn a_result_is_committed_once(bench: Bench) {
     let lease = bench.lease(&session).await.unwrap();
     let results: Vec<_> = lease.images.iter().map(done).collect();
     let first = bench.report(&session, &lease.lease, &results[..1]).await;
-    assert_eq!(first, Reported { accepted: 1, known: 0, held: true, job_complete: false });
+    assert_eq!(first, Reported { accepted: 1, known: 0, held: true, job_complete: false, taken: vec![] });
     let both = bench.report(&session, &lease.lease, &results).await;
-    assert_eq!(both, Reported { accepted: 1, known: 1, held: false, job_complete: true });
+    assert_eq!(both, Reported { accepted: 1, known: 1, held: false, job_complete: true, taken: vec![] });
     let again = bench.report(&session, &lease.lease, &results).await;
-    assert_eq!(again, Reported { accepted: 0, known: 2, held: false, job_complete: true });
+    assert_eq!(again, Reported { accepted: 0, known: 2, held: false, job_complete: true, taken: vec![] });
     let images = bench.images(&id).await;
     let result = images[1].result.as_ref().unwrap();
     assert_eq!((images[1].state, result.bytes, result.attempt), (ImageState::Done, Some(1001), 1));
@@ -39,9 +40,9 @@ pub async fn a_late_result_is_accepted_once(mut bench: Bench) {
     bench.store.expire_leases(CAPS, bench.now).await.unwrap();
     let second = bench.lease(&new).await.unwrap();
     let late = bench.report(&old, &first.lease, &[done(&first.images[0])]).await;
-    assert_eq!(late, Reported { accepted: 1, known: 0, held: false, job_complete: false });
+    assert_eq!(late, Reported { accepted: 1, known: 0, held: false, job_complete: false, taken: vec![] });
     let double = bench.report(&new, &second.lease, &[done(&second.images[0])]).await;
-    assert_eq!(double, Reported { accepted: 0, known: 1, held: true, job_complete: false });
+    assert_eq!(double, Reported { accepted: 0, known: 1, held: true, job_complete: false, taken: vec![] });
     let images = bench.images(&id).await;
     assert_eq!(images[0].result.as_ref().unwrap().attempt, 1);
     assert_eq!(images[0].result.as_ref().unwrap().worker, "old");
@@ -56,7 +57,7 @@ pub async fn a_late_result_completes_a_shard_that_another_holds(mut bench: Bench
     bench.store.expire_leases(CAPS, bench.now).await.unwrap();
     let second = bench.lease(&new).await.unwrap();
     let late = bench.report(&old, &first.lease, &[done(&first.images[0])]).await;
-    assert_eq!(late, Reported { accepted: 1, known: 0, held: false, job_complete: true });
+    assert_eq!(late, Reported { accepted: 1, known: 0, held: false, job_complete: true, taken: vec![] });
     assert!(!bench.renew(&new, &second.lease, &[0]).await, "nothing is left under it");
     assert_eq!(bench.lease(&new).await, None);
     let outcome = "select outcome from audit_attempts where attempt = 2";
@@ -105,6 +106,7 @@ pub async fn a_wrong_report_is_refused_and_the_others_are_kept(bench: Bench) {
         session: session.clone(),
         lease: lease.clone(),
         results: images.iter().map(done).collect(),
+        archive: None,
     };
     let foreign = [one.images[0].clone(), two.images[0].clone()];
     let reports = [
@@ -131,7 +133,7 @@ pub async fn an_error_sent_twice_counts_once(bench: Bench) {
     let lease = bench.lease(&session).await.unwrap();
     let failed = error(&lease.images[0], ErrorClass::Internal);
     let first = bench.report(&session, &lease.lease, std::slice::from_ref(&failed)).await;
-    assert_eq!(first, Reported { accepted: 1, known: 0, held: true, job_complete: false });
+    assert_eq!(first, Reported { accepted: 1, known: 0, held: true, job_complete: false, taken: vec![] });
     let second = bench.report(&session, &lease.lease, &[failed]).await;
     assert_eq!((second.accepted, second.known), (0, 1));
     assert_eq!(bench.value("select errors from audit_images").await, "1");
@@ -152,7 +154,7 @@ pub async fn an_error_is_told_by_whom_the_attempt_was_given_to(bench: Bench) {
     // The same worker, come back.
     let again = bench.session("holder").await;
     let told = bench.report(&again, &lease.lease, &results).await;
-    assert_eq!(told, Reported { accepted: 2, known: 0, held: false, job_complete: true });
+    assert_eq!(told, Reported { accepted: 2, known: 0, held: false, job_complete: true, taken: vec![] });
     bench.check_invariants().await;
 }
 
@@ -182,7 +184,7 @@ pub async fn an_image_that_fails_on_different_workers_fails(mut bench: Bench) {
     for (worker, left) in [("one", ImageState::Pending), ("two", ImageState::Failed)] {
         let session = bench.session(worker).await;
         let lease = bench.lease(&session).await.unwrap();
-        bench.report(&session, &lease.lease, &[error(&lease.images[0], ErrorClass::Numeric)]).await;
+        bench.report(&session, &lease.lease, &[error(&lease.images[0], ErrorClass::BadImage)]).await;
         bench.release(&session, &lease.lease, &finished()).await;
         bench.pass(Duration::from_secs(10));
         assert_eq!(bench.images(&id).await[0].state, left, "after {worker}");
@@ -192,7 +194,7 @@ pub async fn an_image_that_fails_on_different_workers_fails(mut bench: Bench) {
     bench.store.change_job(&id, &Change::Retry(None), &by_bob(), bench.now).await.unwrap();
     let session = bench.session("two").await;
     let lease = bench.lease(&session).await.unwrap();
-    bench.report(&session, &lease.lease, &[error(&lease.images[0], ErrorClass::Numeric)]).await;
+    bench.report(&session, &lease.lease, &[error(&lease.images[0], ErrorClass::BadImage)]).await;
     assert_eq!(bench.images(&id).await[0].state, ImageState::Pending);
 }
 
@@ -286,7 +288,8 @@ pub async fn measured_speed_is_known(bench: Bench) {
     assert_eq!(bench.store.speeds("sana-tiny").await.unwrap(), []);
     bench.submit("a", 3, 32).await;
     bench.render_all(&bench.session("w").await).await;
-    let speed = Speed { pixels: 64 * 64, steps: 4, seconds: 2.0, bytes: 1001.0, images: 3 };
+    let format = ImageFormat::Png;
+    let speed = Speed { pixels: 64 * 64, steps: 4, format, seconds: 2.0, bytes: 1001.0, images: 3 };
     assert_eq!(bench.store.speeds("sana-tiny").await.unwrap(), [speed]);
     assert_eq!(bench.store.speeds("another").await.unwrap(), []);
 }

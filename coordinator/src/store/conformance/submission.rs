@@ -51,7 +51,7 @@ pub async fn a_sealed_job_is_there_with_its_images(bench: Bench) {
 }
 
 pub async fn an_unsealed_job_is_invisible(bench: Bench) {
-    let Begun::New(id) = bench.store.begin_job(&spec("a"), bench.now).await.unwrap() else { panic!() };
+    let Begun::New(id, _) = bench.store.begin_job(&spec("a"), bench.now).await.unwrap() else { panic!() };
     assert!(matches!(bench.store.job(id.as_str()).await, Err(Error::NotFound { what: "job", .. })));
     assert_eq!(bench.store.jobs(&[], 10).await.unwrap(), []);
     let session = bench.session("w").await;
@@ -68,8 +68,8 @@ pub async fn a_token_of_a_sealed_job_finds_it(bench: Bench) {
 }
 
 pub async fn a_token_of_unsealed_remains_starts_anew(bench: Bench) {
-    let Begun::New(old) = bench.store.begin_job(&spec("a"), bench.now).await.unwrap() else { panic!() };
-    let Begun::New(new) = bench.store.begin_job(&spec("a"), bench.now).await.unwrap() else { panic!() };
+    let Begun::New(old, _) = bench.store.begin_job(&spec("a"), bench.now).await.unwrap() else { panic!() };
+    let Begun::New(new, _) = bench.store.begin_job(&spec("a"), bench.now).await.unwrap() else { panic!() };
     assert_ne!(old, new);
     let late = bench.store.add_batch(&old, &Batch::default(), bench.now).await;
     assert!(matches!(late, Err(Error::Replaced(job)) if job == old));
@@ -80,7 +80,7 @@ pub async fn abandoned_rows_are_purged(bench: Bench) {
     let kept = bench.submit("kept", 2, 32).await;
     let bad = [row(1), Row { prompt: String::new(), ..row(2) }];
     assert!(bench.try_submit(spec("a"), bad.into_iter(), 32).await.is_err());
-    let Begun::New(again) = bench.store.begin_job(&spec("a"), bench.now).await.unwrap() else { panic!() };
+    let Begun::New(again, _) = bench.store.begin_job(&spec("a"), bench.now).await.unwrap() else { panic!() };
     bench.store.abandon_job(&again).await.unwrap();
     while bench.store.purge().await.unwrap() {}
     assert_eq!(bench.images(&kept).await.len(), 2);

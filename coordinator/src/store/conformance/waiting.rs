@@ -197,7 +197,7 @@ pub async fn only_jobs_that_may_still_succeed_are_waited_for(bench: Bench) {
     let none = Wanted { job: "00000000-0000-0000-0000-000000000000".to_owned(), any_end: true };
     assert!(matches!(refuse(none).await, Error::NotFound { what: "job", .. }));
     let begun = bench.store.begin_job(&spec("unsealed"), bench.now).await.unwrap();
-    let Begun::New(unsealed) = begun else { panic!("{begun:?}") };
+    let Begun::New(unsealed, _) = begun else { panic!("{begun:?}") };
     assert!(matches!(refuse(after(&unsealed, true)).await, Error::NotFound { .. }));
     let second = submit_after(&bench, "c", &[]).await;
     let both = Wanted { job: first.as_str()[..4].to_owned(), any_end: false };
@@ -228,7 +228,7 @@ pub async fn only_jobs_that_may_still_succeed_are_waited_for(bench: Bench) {
 pub async fn a_job_that_was_lost_during_the_submission_calls_it_off(bench: Bench) {
     let first = submit_after(&bench, "a", &[]).await;
     let wanted = JobSpec { after: vec![after(&first, false)], ..spec("b") };
-    let Begun::New(second) = bench.store.begin_job(&wanted, bench.now).await.unwrap() else { panic!() };
+    let Begun::New(second, _) = bench.store.begin_job(&wanted, bench.now).await.unwrap() else { panic!() };
     bench.change(&first, Change::Cancel).await;
     assert_eq!(called_off(&bench).await, [], "it is not there yet");
     let mut submission = Submission::new(wanted.clone(), LEASE, Vec::new()).unwrap();
@@ -238,7 +238,7 @@ pub async fn a_job_that_was_lost_during_the_submission_calls_it_off(bench: Bench
     // What is left of a submission that was given up can go.
     let third = submit_after(&bench, "c", &[]).await;
     let wanted = JobSpec { after: vec![after(&third, false)], ..spec("d") };
-    let Begun::New(fourth) = bench.store.begin_job(&wanted, bench.now).await.unwrap() else { panic!() };
+    let Begun::New(fourth, _) = bench.store.begin_job(&wanted, bench.now).await.unwrap() else { panic!() };
     bench.store.abandon_job(&fourth).await.unwrap();
     while bench.store.purge().await.unwrap() {}
 }

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
-use sqlx::PgConnection;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row};
 
-use super::PostgresStore;
 use super::codec::{JOB_COLUMNS, Time, clean, job as read_job, signed};
 use super::event::{Event, record};
 use super::finish::{end, lock};
 use super::shard_state::{Ending, give_back, lock_shards};
+use super::{PostgresStore, archives};
 use crate::domain::Invalid;
 use crate::domain::blame::ErrorClass;
 use crate::domain::event::EventKind;
@@ -44,8 +46,19 @@ pub(super) async fn change_job(
         Change::Cancel if found.state.has_ended() => found,
         Change::Cancel => cancel(&mut tx, key, &found, by, now).await?,
         Change::Retry(class) => {
-            retried = retry(&mut tx, key, *class, now).await?;
-            if retried > 0 { run_again(&mut tx, key, &found, retried, *class, by, now).await? } else { found }
+            let failed = Taken::Failed(class.map(ErrorClass::word));
+            retried = take_back(&mut tx, key, &failed, now).await?;
+            if retried > 0 {
+                run_again(&mut tx, key, &found, &failed, retried, by, now).await?
+            } else {
+                found
+            }
+        }
+        Change::Requeue(indices) => {
+            let indices = indices.iter().filter_map(|index| i64::try_from(*index).ok()).collect();
+            let done = Taken::Done(archives::withdraw(&mut tx, key, indices).await?);
+            retried = take_back(&mut tx, key, &done, now).await?;
+            if retried > 0 { run_again(&mut tx, key, &found, &done, retried, by, now).await? } else { found }
         }
     };
     tx.commit().await?;
@@ -120,60 +133,100 @@ async fn revoke_leases(db: &mut PgConnection, job: i64, by: &By, now: Timestamp)
     Ok(())
 }
 
-/// Takes failures back: their images have no result again, and nothing is counted against them. Their shards are
-/// ready with the attempts that they had, so that an old attempt stays old. How many there were.
-async fn retry(db: &mut PgConnection, job: i64, class: Option<ErrorClass>, now: Timestamp) -> Result<u64> {
-    let class = class.map(ErrorClass::word);
-    let shards: Vec<i64> = sqlx::query_scalar(
-        "SELECT DISTINCT holding_shard(shard, idx) FROM results WHERE job = $1 AND state = 'failed' \
-         AND ($2::text IS NULL OR error_class = $2)",
-    )
-    .bind(job)
-    .bind(class)
-    .fetch_all(&mut *db)
-    .await?;
+/// Results that are taken back.
+enum Taken {
+    /// Failures, of one class or of all.
+    Failed(Option<&'static str>),
+    /// Pictures of these images, whose objects are lost or damaged.
+    Done(Vec<i64>),
+}
+
+impl Taken {
+    /// Which results they are; `$2` says more.
+    fn which(&self) -> &'static str {
+        match self {
+            Self::Failed(_) => "state = 'failed' AND ($2::text IS NULL OR error_class = $2)",
+            Self::Done(_) => "state = 'done' AND idx = ANY ($2::bigint[])",
+        }
+    }
+
+    /// A statement about them.
+    fn query(&self, sql: impl FnOnce(&str) -> String, job: i64) -> Query<'_, Postgres, PgArguments> {
+        let query = sqlx::query(sqlx::AssertSqlSafe(sql(self.which()))).bind(job);
+        match self {
+            Self::Failed(class) => query.bind(*class),
+            Self::Done(indices) => query.bind(indices),
+        }
+    }
+
+    /// Writes them down.
+    fn written_down(&self, which: &str) -> String {
+        const BOTH: &str = "job, idx, shard, attempt, session, device, render_seconds, finished_at";
+        let (table, at, more) = match self {
+            Self::Failed(_) => ("retried_results", "retried_at", "error_class, error"),
+            Self::Done(_) => ("requeued_results", "requeued_at", "bytes, sha256, recipe, decode_seconds"),
+        };
+        format!(
+            "INSERT INTO {table} ({BOTH}, {more}, {at}) SELECT {BOTH}, {more}, $3 FROM results \
+             WHERE job = $1 AND {which} ON CONFLICT DO NOTHING"
+        )
+    }
+}
+
+/// Takes results back: their images have none again, and nothing is counted against them. Their shards are ready with
+/// the attempts that they had, so that an old attempt stays old. How many there were.
+async fn take_back(db: &mut PgConnection, job: i64, taken: &Taken, now: Timestamp) -> Result<u64> {
+    let shards = taken
+        .query(
+            |which| {
+                format!(
+                    "SELECT DISTINCT holding_shard(shard, idx) AS shard FROM results WHERE job = $1 AND {which}"
+                )
+            },
+            job,
+        )
+        .fetch_all(&mut *db)
+        .await?;
     if shards.is_empty() {
         return Ok(0);
     }
+    let shards = shards.iter().map(|row| Ok(row.try_get("shard")?)).collect::<Result<Vec<i64>>>()?;
     lock_shards(db, &shards).await?;
-    sqlx::query(
-        "INSERT INTO retried_results (job, idx, shard, attempt, session, device, render_seconds, error_class, \
-         error, finished_at, retried_at) \
-         SELECT job, idx, shard, attempt, session, device, render_seconds, error_class, error, finished_at, $3 \
-         FROM results WHERE job = $1 AND state = 'failed' AND ($2::text IS NULL OR error_class = $2) \
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(job)
-    .bind(class)
-    .bind(Time(now))
-    .execute(&mut *db)
-    .await?;
-    let retried = sqlx::query(
-        "WITH taken AS (DELETE FROM results WHERE job = $1 AND state = 'failed' \
-         AND ($2::text IS NULL OR error_class = $2) RETURNING job, idx, shard), \
-         forgiven AS (UPDATE image_faults AS o SET errors = 0, losses = 0 FROM taken AS t \
-         WHERE o.job = t.job AND o.idx = t.idx), \
-         opened AS (UPDATE shards AS s SET remaining = s.remaining + t.images, \
-         not_before = CASE WHEN s.state = 'done' THEN $3 ELSE s.not_before END, \
-         state = CASE WHEN s.state = 'done' THEN 'ready' ELSE s.state END \
-         FROM (SELECT holding_shard(shard, idx) AS shard, count(*)::integer AS images FROM taken GROUP BY 1) AS t WHERE s.key = t.shard) \
-         SELECT count(*) AS retried FROM taken",
-    )
-    .bind(job)
-    .bind(class)
-    .bind(Time(now))
-    .fetch_one(&mut *db)
-    .await?;
+    taken.query(|which| taken.written_down(which), job).bind(Time(now)).execute(&mut *db).await?;
+    let retried = taken
+        .query(
+            |which| {
+                format!(
+                    "WITH taken AS (DELETE FROM results WHERE job = $1 AND {which} \
+                     RETURNING job, idx, shard, attempt, state), \
+                     forgiven AS (UPDATE image_faults AS o SET errors = 0, losses = 0 FROM taken AS t \
+                     WHERE o.job = t.job AND o.idx = t.idx), \
+                     less AS (UPDATE leases AS l SET done = l.done - t.images FROM (SELECT shard, attempt, \
+                     count(*)::integer AS images FROM taken WHERE state = 'done' GROUP BY 1, 2) AS t \
+                     WHERE l.shard = t.shard AND l.attempt = t.attempt), \
+                     opened AS (UPDATE shards AS s SET remaining = s.remaining + t.images, \
+                     not_before = CASE WHEN s.state = 'done' THEN $3 ELSE s.not_before END, \
+                     state = CASE WHEN s.state = 'done' THEN 'ready' ELSE s.state END \
+                     FROM (SELECT holding_shard(shard, idx) AS shard, count(*)::integer AS images FROM taken \
+                     GROUP BY 1) AS t WHERE s.key = t.shard) \
+                     SELECT count(*) AS retried FROM taken"
+                )
+            },
+            job,
+        )
+        .bind(Time(now))
+        .fetch_one(&mut *db)
+        .await?;
     super::codec::unsigned(&retried, "retried")
 }
 
-/// After a retry: the counters, the state and the history.
+/// After that: the counters, the state and the history. A deadline that a job met with its pictures does not end it now.
 async fn run_again(
     db: &mut PgConnection,
     key: i64,
     job: &Job,
-    retried: u64,
-    class: Option<ErrorClass>,
+    taken: &Taken,
+    images: u64,
     by: &By,
     now: Timestamp,
 ) -> Result<Job> {
@@ -183,18 +236,26 @@ async fn run_again(
             job.state.become_state(JobState::Running)?
         }
     };
+    let images = signed(images, "images")?;
+    let (failed, done, kind, detail) = match taken {
+        Taken::Failed(class) => {
+            (images, 0, EventKind::JobRetried, json!({ "images": images, "error_class": class }))
+        }
+        Taken::Done(_) => (0, images, EventKind::JobRequeued, json!({ "images": images })),
+    };
     let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "UPDATE jobs SET failed = failed - $2, state = $3, finished_at = NULL WHERE key = $1 \
+        "UPDATE jobs SET failed = failed - $2, done = done - $3, state = $4, finished_at = NULL, \
+         deadline = CASE WHEN $3 > 0 AND deadline <= $5 THEN NULL ELSE deadline END WHERE key = $1 \
          RETURNING {JOB_COLUMNS}"
     )))
     .bind(key)
-    .bind(signed(retried, "images")?)
+    .bind(failed)
+    .bind(done)
     .bind(state.word())
+    .bind(Time(now))
     .fetch_one(&mut *db)
     .await?;
-    let detail = json!({ "images": retried, "error_class": class.map(ErrorClass::word) });
-    let event =
-        Event { job: Some(key), detail: Some(detail), by: Some(by), ..Event::new(EventKind::JobRetried) };
+    let event = Event { job: Some(key), detail: Some(detail), by: Some(by), ..Event::new(kind) };
     record(db, event, now).await?;
     read_job(&row)
 }

@@ -13,6 +13,7 @@ use sqlx::types::Json;
 use sqlx::{Decode, Encode, Postgres, Row, Type};
 use uuid::Uuid;
 
+use crate::domain::form::Form;
 use crate::domain::settings::Settings;
 use crate::domain::{Invalid, UnknownWord};
 use crate::store::records::Job;
@@ -77,6 +78,11 @@ pub(super) fn id<T: From<String>>(row: &PgRow, column: &str) -> Result<T> {
     Ok(T::from(row.try_get::<Uuid, _>(column)?.to_string()))
 }
 
+/// The text of a column of JSON that this store writes.
+pub(super) fn json_text(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::Corrupt(format!("write json: {error}")))
+}
+
 /// The uuid that an id was given out as; none for a text that is none of ours.
 pub(super) fn uuid(id: &str) -> Option<Uuid> {
     Uuid::parse_str(id).ok()
@@ -129,10 +135,20 @@ pub(super) fn settings(row: &PgRow) -> Result<Settings> {
     })
 }
 
+/// Reads columns `format` to `thumbnails`.
+pub(super) fn form(row: &PgRow) -> Result<Form> {
+    Ok(Form {
+        format: word(row, "format")?,
+        quality: small(row, "quality")?,
+        layout: word(row, "layout")?,
+        thumbnails: row.try_get("thumbnails")?,
+    })
+}
+
 /// The columns that [`job`] reads of the table `jobs`. A job with ever so many errors is still told at once.
 pub(super) const JOB_COLUMNS: &str = "id, name, owner, model, output, state, images, done, failed, sealed_at, \
     started_at, finished_at, output_error, priority, needs, width, height, steps, guidance, bin, decode, deadline, \
-    end_reason, (SELECT coalesce(jsonb_agg(jsonb_build_object('job', n.id, 'any_end', d.any_end, 'state', n.state, \
+    end_reason, format, quality, layout, thumbnails, (SELECT coalesce(jsonb_agg(jsonb_build_object('job', n.id, 'any_end', d.any_end, 'state', n.state, \
     'images', n.images, 'finished', n.done + n.failed) ORDER BY n.key), '[]') FROM job_dependencies AS d \
     JOIN jobs AS n ON n.key = d.needs_job WHERE d.job = jobs.key) AS after_jobs, CASE WHEN failed = 0 THEN NULL ELSE (SELECT r.error FROM (SELECT error FROM results \
     WHERE results.job = jobs.key AND results.state = 'failed' LIMIT 1000) AS r \
@@ -161,5 +177,6 @@ pub(super) fn job(row: &PgRow) -> Result<Job> {
         after: row.try_get::<Json<_>, _>("after_jobs")?.0,
         deadline: optional_time(row, "deadline")?,
         end_reason: row.try_get("end_reason")?,
+        form: form(row)?,
     })
 }

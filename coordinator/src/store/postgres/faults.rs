@@ -7,6 +7,7 @@ use sqlx::{PgConnection, Row};
 use super::PostgresStore;
 use super::codec::{Time, clean, signed, small};
 use super::pictures::{Picture, commit_pictures, given_to_another, never_given_out, not_in_this_shard};
+use super::report::keep_logs;
 use super::session::{attempt, find, not_found};
 use super::shard_state::{Failure, Shard, fail_image, settle};
 use super::standing;
@@ -81,8 +82,10 @@ pub(super) async fn commit(
     .fetch_one(&mut *tx)
     .await?;
     let (held, job_complete) = (row.try_get("held")?, row.try_get("complete")?);
+    keep_logs(&mut tx, &[report], now).await?;
     tx.commit().await?;
-    Ok(Reported { accepted, known: report.results.len() as u64 - accepted, held, job_complete })
+    let known = report.results.len() as u64 - accepted;
+    Ok(Reported { accepted, known, held, job_complete, taken: Vec::new() })
 }
 
 /// Refuses errors of anybody but the worker that the attempt was given to: they count against its images. It may have
@@ -174,7 +177,8 @@ async fn failing_workers(db: &mut PgConnection, job: i64, index: i64) -> Result<
     let row = sqlx::query(
         "SELECT count(DISTINCT coalesce(w.worker, ''))::integer AS workers FROM image_errors AS e \
          LEFT JOIN sessions AS w ON w.key = e.session WHERE e.job = $1 AND e.idx = $2 AND e.attempt > \
-         (SELECT coalesce(max(t.attempt), 0) FROM retried_results AS t WHERE t.job = $1 AND t.idx = $2)",
+         (SELECT coalesce(max(t.attempt), 0) FROM (SELECT t.attempt FROM retried_results AS t WHERE t.job = $1 AND t.idx = $2 \
+         UNION ALL SELECT t.attempt FROM requeued_results AS t WHERE t.job = $1 AND t.idx = $2) AS t)",
     )
     .bind(job)
     .bind(index)

@@ -10,7 +10,9 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::codec::{Time, expiry, id, optional_time, settings, small, small_signed, time, unsigned, uuid};
+use super::codec::{
+    Time, expiry, form, id, optional_time, settings, small, small_signed, time, unsigned, uuid,
+};
 use super::session::not_found;
 use super::trouble::retried;
 use crate::domain::schedule::{Choice, OpenGroup, OpenJob};
@@ -163,7 +165,7 @@ async fn claim(
             groups.push(choice.group.map(|group| small_signed(group, "group")).transpose()?);
         }
     }
-    let rows = sqlx::query("SELECT * FROM claim_shards($1, $2, $3, $4, $5, $6, $7)")
+    let rows = sqlx::query("SELECT * FROM claim_shards($1, lists_of_staying($1, $2), $3, $4, $5, $6, $7)")
         .bind(sessions)
         .bind(lists)
         .bind(of_list)
@@ -186,6 +188,7 @@ pub(super) fn read_given(row: &PgRow, claim: usize) -> Result<Given> {
         settings: settings(row)?,
         images: Vec::new(),
         started_job: row.try_get("started_job")?,
+        form: form(row)?,
     };
     Ok(Given {
         claim,
@@ -204,7 +207,8 @@ pub(super) fn read_given(row: &PgRow, claim: usize) -> Result<Given> {
 /// the index of groups leads to them. `whole` shards need not be compared with the results. LIMIT and OFFSET have each
 /// looked up by its key, whatever the planner believes of a job that it has not looked at yet.
 pub(super) fn images_sql(whole: bool) -> String {
-    const COLUMNS: &str = "i.job, i.idx, i.copy, i.seed, i.object, i.prompt, i.negative_prompt";
+    const COLUMNS: &str =
+        "i.job, i.idx, i.copy, i.seed, i.object, i.prompt, i.negative_prompt, i.prompt_id, i.extra";
     let open = if whole {
         ""
     } else {
@@ -212,14 +216,15 @@ pub(super) fn images_sql(whole: bool) -> String {
     };
     format!(
         "SELECT g.no, i.idx, i.seed, i.object, coalesce(i.prompt, f.prompt) AS prompt, \
-         coalesce(i.negative_prompt, f.negative_prompt) AS negative_prompt \
+         coalesce(i.negative_prompt, f.negative_prompt) AS negative_prompt, \
+         coalesce(i.prompt_id, f.prompt_id) AS prompt_id, coalesce(i.extra, f.extra)::text AS extra \
          FROM unnest($1::bigint[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[]) WITH ORDINALITY \
          AS g (job, group_no, first, last, mixed_from, no) \
          CROSS JOIN LATERAL (SELECT {COLUMNS} FROM images AS i WHERE i.job = g.job \
          AND i.idx BETWEEN g.first AND least(g.last, g.mixed_from - 1) \
          UNION ALL SELECT {COLUMNS} FROM images AS i WHERE i.mixed AND i.job = g.job AND i.group_no = g.group_no \
          AND i.idx BETWEEN greatest(g.first, g.mixed_from) AND g.last OFFSET 0) AS i \
-         LEFT JOIN LATERAL (SELECT f.prompt, f.negative_prompt FROM images AS f \
+         LEFT JOIN LATERAL (SELECT f.prompt, f.negative_prompt, f.prompt_id, f.extra FROM images AS f \
          WHERE i.copy > 0 AND f.job = i.job AND f.idx = i.idx - i.copy LIMIT 1) AS f ON true \
          {open}ORDER BY g.no, i.idx"
     )
@@ -252,6 +257,8 @@ pub(super) async fn read_images(store: &PostgresStore, given: &mut [Given]) -> R
             negative_prompt: negative_prompt.unwrap_or_else(|| given.negative_prompt.clone()),
             seed: unsigned(row, "seed")?,
             object: row.try_get("object")?,
+            id: row.try_get("prompt_id")?,
+            extra: row.try_get("extra")?,
         });
     }
     Ok(())

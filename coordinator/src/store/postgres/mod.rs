@@ -2,16 +2,17 @@
 //!
 //! What is done most often is one guarded statement each, in functions of the database
 //! (`migrations/postgres/0003_claims_and_commits.sql` tells in which order rows are locked; claims were replaced by those of
-//! 0005, commits and renewals by those of 0006). Everything else is a transaction that locks first and reads then. Two that get in each other's way
+//! 0009, commits by those of 0009 too, renewals by those of 0006). Everything else is a transaction that locks first and reads then. Two that get in each other's way
 //! are tried again.
 //!
 //! - `open`: connecting and migrations
 //! - `life`: that this coordinator lives, as the others see it; `turn`: duties that one of them does;
 //!   `clock`: their common time
-//! - `submit`, `purge`, `change`, `session`, `lease`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`, `stories`: one file
+//! - `submit`, `purge`, `change`, `session`, `lease`, `signing`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`, `stories`: one file
 //!   per duty
+//! - `archives`: tars; `append`: outputs that several jobs share
 //! - `pictures`: what reports hold; `faults`: reports with errors, by the rules of the domain
-//! - `query`: the analyst's SQL
+//! - `query`: the analyst's SQL; `listing`: what an output may hold
 //! - `shard_state`, `standing`, `event`: what several duties share
 //! - `codec`, `copy`: between columns and the words of the domain; `trouble`: its errors
 
@@ -33,12 +34,15 @@ use super::{Result, Store};
 use crate::domain::blame::Caps;
 use crate::domain::explain::Backlog;
 use crate::domain::id::{JobId, SessionId};
+use crate::domain::leaving::Drain;
 use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
 use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::{Batch, Speed};
 use crate::domain::tail::Share;
 
+mod append;
+mod archives;
 mod change;
 mod clock;
 mod codec;
@@ -48,6 +52,7 @@ mod faults;
 mod finish;
 mod lease;
 mod life;
+mod listing;
 mod open;
 mod pictures;
 mod presence;
@@ -57,6 +62,7 @@ mod read;
 mod report;
 mod session;
 mod shard_state;
+mod signing;
 mod standing;
 mod stories;
 mod submit;
@@ -252,8 +258,16 @@ impl Store for PostgresStore {
         renewals: &[Renewal],
         duration: Duration,
         now: Timestamp,
-    ) -> Result<Vec<Result<Vec<Kept>>>> {
+    ) -> Result<Vec<Result<Renewed>>> {
         self.heard(retried!(session::renew_leases(self, renewals, duration, now)))
+    }
+
+    async fn drain(&self, of: &OfWorker, drain: Drain, by: &By, now: Timestamp) -> Result<Vec<SessionId>> {
+        self.heard(retried!(session::drain(self, of, drain, by, now)))
+    }
+
+    async fn attempt_objects(&self, session: &SessionId, lease: &LeaseRef) -> Result<AttemptObjects> {
+        self.heard(signing::attempt_objects(self, session, lease).await)
     }
 
     async fn release_lease(
@@ -299,6 +313,30 @@ impl Store for PostgresStore {
         self.heard(waiting::next_deadline(self, now).await)
     }
 
+    async fn outputs_to_publish(&self) -> Result<Vec<String>> {
+        self.heard(archives::outputs_to_publish(self).await)
+    }
+
+    async fn number_archives(&self, output: &str, limit: u32) -> Result<Vec<Archive>> {
+        self.heard(retried!(archives::number_archives(self, output, limit)))
+    }
+
+    async fn archive_published(&self, lease: &LeaseRef, now: Timestamp) -> Result<()> {
+        self.heard(archives::archive_published(self, lease, now).await)
+    }
+
+    async fn archives(&self, output: &str, from: u64, limit: u32) -> Result<Vec<Archive>> {
+        self.heard(archives::archives(self, output, from, limit).await)
+    }
+
+    async fn archive_rows(&self, archive: &Archive) -> Result<Vec<ManifestRow>> {
+        self.heard(read::archive_rows(self, archive).await)
+    }
+
+    async fn jobs_of_output(&self, output: &str) -> Result<Vec<Job>> {
+        self.heard(read::jobs_of_output(self, output).await)
+    }
+
     async fn jobs_to_finish(&self) -> Result<Vec<Job>> {
         self.heard(finish::jobs_to_finish(self).await)
     }
@@ -319,6 +357,14 @@ impl Store for PostgresStore {
         self.heard(read::manifest_rows(self, job, from, limit).await)
     }
 
+    async fn objects(
+        &self,
+        output: &str,
+        manifests: &[String],
+    ) -> Result<BoxStream<'static, Result<Vec<Listed>>>> {
+        self.heard(listing::objects(self, output, manifests).await)
+    }
+
     async fn worker(&self, name: &str) -> Result<Option<OfWorker>> {
         self.heard(stories::worker(self, name).await)
     }
@@ -337,6 +383,10 @@ impl Store for PostgresStore {
 
     async fn yielded(&self, of: &Subject) -> Result<Yield> {
         self.heard(stories::yielded(self, of).await)
+    }
+
+    async fn logs(&self, job: &JobId, index: u64, after: u32, limit: u32) -> Result<Vec<AttemptLog>> {
+        self.heard(stories::logs(self, job, index, after, limit).await)
     }
 
     async fn image_story(&self, job: &JobId, index: u64) -> Result<Option<ImageStory>> {

@@ -16,7 +16,7 @@ use crate::store::parts::ANALYSTS;
 use crate::store::{Error, Result};
 
 /// The tables, in the order in which they came to be.
-pub(super) const MIGRATIONS: [(i64, &str, &str); 8] = [
+pub(super) const MIGRATIONS: [(i64, &str, &str); 10] = [
     (1, "tables", include_str!("../../../../migrations/postgres/0001_tables.sql")),
     (2, "audit views", include_str!("../../../../migrations/postgres/0002_audit_views.sql")),
     (3, "claims and commits", include_str!("../../../../migrations/postgres/0003_claims_and_commits.sql")),
@@ -25,13 +25,16 @@ pub(super) const MIGRATIONS: [(i64, &str, &str); 8] = [
     (6, "cut shards", include_str!("../../../../migrations/postgres/0006_cut_shards.sql")),
     (7, "stories", include_str!("../../../../migrations/postgres/0007_stories.sql")),
     (8, "images by state", include_str!("../../../../migrations/postgres/0008_images_by_state.sql")),
+    (9, "forms and archives", include_str!("../../../../migrations/postgres/0009_forms_and_archives.sql")),
+    (10, "steering", include_str!("../../../../migrations/postgres/0010_steering.sql")),
 ];
 const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
 /// Connections of a coordinator, besides those of its duties and of analysts.
 const CONNECTIONS: u32 = 16;
-/// The sweep, the purge, the call-off, and jobs that are finished at the same time: each holds one while it works with the others.
-const DUTIES: u32 = 8;
+/// The sweep, the purge, the call-off, and outputs that are published or finished at the same time: each holds one while it
+/// works with the others.
+const DUTIES: u32 = 12;
 /// How long a call waits for a connection.
 const TURN: Duration = Duration::from_secs(10);
 /// A connection that was idle for this long is tested before it is used.
@@ -45,10 +48,15 @@ pub(super) const SETTINGS: &str = "SET TIME ZONE 'UTC'; SET enable_seqscan = off
     SET idle_in_transaction_session_timeout = '60s'";
 
 fn migrator() -> Migrator {
-    let migrations = MIGRATIONS.map(|(version, name, sql)| {
+    first_migrations(MIGRATIONS.len())
+}
+
+/// The first so many migrations.
+pub(super) fn first_migrations(count: usize) -> Migrator {
+    let first = MIGRATIONS.into_iter().take(count).map(|(version, name, sql)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
-    Migrator::with_migrations(migrations.into())
+    Migrator::with_migrations(first.collect())
 }
 
 impl PostgresStore {

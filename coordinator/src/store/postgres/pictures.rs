@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::codec::{Time, clean, signed, unhex, uuid};
 use super::session::attempt;
 use crate::domain::Invalid;
-use crate::store::records::{ImageReport, Outcome, Report, Reported};
+use crate::store::records::{ImageReport, Outcome, Quality, Report, Reported};
 use crate::store::{Error, Result};
 
 /// A picture that a worker reports.
@@ -21,6 +21,7 @@ pub(super) struct Picture<'a> {
     bytes: i64,
     sha256: Vec<u8>,
     recipe: &'a str,
+    quality: Option<Quality>,
     report: &'a ImageReport,
 }
 
@@ -28,7 +29,7 @@ pub(super) struct Picture<'a> {
 pub(super) fn pictures(results: &[ImageReport]) -> std::result::Result<Vec<Picture<'_>>, Error> {
     let mut pictures = Vec::with_capacity(results.len());
     for report in results {
-        let Outcome::Done { object, bytes, sha256, recipe } = &report.outcome else { continue };
+        let Outcome::Done { object, bytes, sha256, recipe, quality } = &report.outcome else { continue };
         let index = signed(report.index, "index")?;
         let Some(bytes_of_hash) = hash(sha256) else {
             let what = format!("image {index} has the sha256 {sha256:?}, which is none in hex");
@@ -43,6 +44,7 @@ pub(super) fn pictures(results: &[ImageReport]) -> std::result::Result<Vec<Pictu
             bytes: signed(*bytes, "bytes")?,
             sha256: bytes_of_hash,
             recipe,
+            quality: *quality,
             report,
         });
     }
@@ -92,11 +94,14 @@ pub(super) async fn commit_pictures(
         .zip(1..)
         .flat_map(|((_, pictures), number)| std::iter::repeat_n(number, pictures.len()))
         .collect();
+    let archived: Vec<bool> = reports.iter().map(|(report, _)| report.archive.is_some()).collect();
+    let quality = |of: fn(Quality) -> f64| all().map(|picture| picture.quality.map(of)).collect::<Vec<_>>();
     let rows =
-        sqlx::query("SELECT * FROM commit_pictures($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)")
+        sqlx::query("SELECT * FROM commit_pictures($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)")
             .bind(&sessions)
             .bind(&shards)
             .bind(&attempts)
+            .bind(archived)
             .bind(numbers)
             .bind(all().map(|picture| picture.index).collect::<Vec<_>>())
             .bind(all().map(|picture| picture.object).collect::<Vec<_>>())
@@ -106,6 +111,8 @@ pub(super) async fn commit_pictures(
             .bind(all().map(|picture| clean(&picture.report.device)).collect::<Vec<_>>())
             .bind(all().map(|picture| picture.report.render_seconds).collect::<Vec<_>>())
             .bind(all().map(|picture| picture.report.decode_seconds).collect::<Vec<_>>())
+            .bind(quality(|quality| quality.entropy))
+            .bind(quality(|quality| quality.clipped))
             .bind(Time(now))
             .fetch_all(db)
             .await?;
@@ -130,6 +137,7 @@ pub(super) async fn commit_pictures(
             known: pictures.len() as u64 - accepted,
             held: row.try_get("held")?,
             job_complete: row.try_get("complete")?,
+            taken: Vec::new(),
         }));
     }
     Ok(answers)
@@ -145,6 +153,7 @@ fn refusal(row: &PgRow, report: &Report, pictures: &[Picture<'_>]) -> Result<Opt
             return Ok(Some(Error::NotFound { what: "shard", id: lease.shard.to_string() }));
         }
         Some("attempt") => never_given_out(report),
+        Some("archive") => return Ok(Some(report.wrong_layout().into())),
         Some("image") => not_in_this_shard(index.unwrap_or_default()),
         Some("object") => {
             let assigned: Option<&str> = row.try_get("assigned")?;

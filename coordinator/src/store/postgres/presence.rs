@@ -63,7 +63,7 @@ async fn frequent_error(store: &PostgresStore, job: i64) -> Result<Option<(Error
 pub(super) async fn sessions(store: &PostgresStore) -> Result<Vec<Presence>> {
     let rows = sqlx::query(
         "SELECT w.id AS session_id, w.worker, w.version, w.devices, w.labels, w.embedded, w.opened_at, w.seen_at, \
-         t.excluded_until, \
+         t.excluded_until, w.stats, w.leaving, w.drain, \
          s.id AS shard_id, l.attempt, j.id AS job_id, j.model, l.images, l.expires_at \
          FROM sessions AS w LEFT JOIN leases AS l ON l.session = w.key AND l.ended_at IS NULL \
          LEFT JOIN shards AS s ON s.key = l.shard LEFT JOIN jobs AS j ON j.key = l.job \
@@ -99,6 +99,9 @@ fn presence(row: &PgRow, id: SessionId) -> Result<Presence> {
         seen_at: time(row, "seen_at")?,
         excluded_until: optional_time(row, "excluded_until")?,
         leases: Vec::new(),
+        stats: row.try_get::<Option<Json<_>>, _>("stats")?.map(|stats| stats.0),
+        leaving: row.try_get("leaving")?,
+        drain: row.try_get::<Option<&str>, _>("drain")?.map(str::parse).transpose()?,
     })
 }
 

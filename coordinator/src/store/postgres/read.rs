@@ -5,12 +5,17 @@ use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::codec::{JOB_COLUMNS, id, job as read_job, settings, signed, small, time, unsigned, uuid, word};
+use super::codec::{
+    JOB_COLUMNS, form, id, job as read_job, settings, signed, small, time, unsigned, uuid, word,
+};
+use super::session::attempt;
+use crate::domain::archive;
 use crate::domain::blame::ErrorClass;
+use crate::domain::form::{Form, ImageFormat};
 use crate::domain::id::JobId;
 use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::Speed;
-use crate::store::records::{Image, Job, ManifestRow, ResultRecord};
+use crate::store::records::{Archive, Image, Job, LeaseRef, ManifestRow, Quality, ResultRecord};
 use crate::store::{Error, Result};
 
 /// Jobs and results of each that a speed is taken from.
@@ -18,8 +23,8 @@ const SPEED_JOBS: i64 = 5;
 const SPEED_RESULTS: i64 = 500;
 
 pub(super) async fn speeds(store: &PostgresStore, model: &str) -> Result<Vec<Speed>> {
-    let jobs: Vec<i64> = sqlx::query_scalar(
-        "SELECT key FROM jobs WHERE hashtextextended(model, 0) = hashtextextended($1, 0) AND model = $1 \
+    let jobs: Vec<(i64, String)> = sqlx::query_as(
+        "SELECT key, format FROM jobs WHERE hashtextextended(model, 0) = hashtextextended($1, 0) AND model = $1 \
          AND done > 0 ORDER BY key DESC LIMIT $2",
     )
     .bind(model)
@@ -27,7 +32,8 @@ pub(super) async fn speeds(store: &PostgresStore, model: &str) -> Result<Vec<Spe
     .fetch_all(&store.pool)
     .await?;
     let mut speeds: Vec<Speed> = Vec::new();
-    for job in jobs {
+    for (job, format) in jobs {
+        let format: ImageFormat = format.parse()?;
         let rows = sqlx::query(
             "SELECT g.width::bigint * g.height AS pixels, g.steps, avg(r.render_seconds) AS seconds, \
              avg(r.bytes)::double precision AS bytes, count(*) AS images \
@@ -44,9 +50,13 @@ pub(super) async fn speeds(store: &PostgresStore, model: &str) -> Result<Vec<Spe
         for row in &rows {
             let (pixels, steps) = (unsigned(row, "pixels")?, small(row, "steps")?);
             // Newer jobs come first and are believed.
-            if !speeds.iter().any(|speed| speed.pixels == pixels && speed.steps == steps) {
+            if !speeds
+                .iter()
+                .any(|known| (known.pixels, known.steps, known.format) == (pixels, steps, format))
+            {
                 let (seconds, bytes) = (row.try_get("seconds")?, row.try_get("bytes")?);
-                speeds.push(Speed { pixels, steps, seconds, bytes, images: unsigned(row, "images")? });
+                let images = unsigned(row, "images")?;
+                speeds.push(Speed { pixels, steps, format, seconds, bytes, images });
             }
         }
     }
@@ -112,7 +122,8 @@ const IMAGE_COLUMNS: &str = "i.idx, coalesce(r.state, 'pending') AS state, coale
     coalesce(i.negative_prompt, f.negative_prompt, j.negative_prompt) AS negative_prompt, i.seed, g.width, g.height, \
     g.steps, g.guidance, g.bin, g.decode, i.object, r.bytes, encode(r.sha256, 'hex') AS sha256, \
     r.recipe::text AS recipe, s.id AS shard_id, r.attempt, coalesce(w.worker, '') AS worker, r.device, \
-    r.render_seconds, r.decode_seconds, r.error_class, r.error, r.finished_at, \
+    r.render_seconds, r.decode_seconds, r.error_class, r.error, r.finished_at, r.entropy, r.clipped, a.number, \
+    j.format, j.quality, j.layout, j.thumbnails, \
     coalesce(i.prompt_id, f.prompt_id) AS prompt_id, coalesce(i.line, f.line) AS line, \
     coalesce(i.extra, f.extra)::text AS extra";
 /// What every image `i` has. Each is looked up by its key for each image, whatever the planner believes of a job that
@@ -124,7 +135,9 @@ const OF_IMAGE: &str = "JOIN LATERAL (SELECT * FROM jobs AS j WHERE j.key = i.jo
     LIMIT 1) AS f ON true";
 /// What comes with a result `r`.
 const OF_RESULT: &str = "LEFT JOIN LATERAL (SELECT s.id FROM shards AS s WHERE s.key = r.shard LIMIT 1) AS s ON true \
-    LEFT JOIN LATERAL (SELECT w.worker FROM sessions AS w WHERE w.key = r.session LIMIT 1) AS w ON true";
+    LEFT JOIN LATERAL (SELECT w.worker FROM sessions AS w WHERE w.key = r.session LIMIT 1) AS w ON true \
+    LEFT JOIN LATERAL (SELECT a.number FROM archives AS a WHERE a.shard = r.shard AND a.attempt = r.attempt \
+    AND r.state = 'done' AND a.published_at IS NOT NULL LIMIT 1) AS a ON true";
 
 /// Images of job $1 in these states (all of them when there are none), from index $2 on, $3 at most.
 pub(super) fn images_sql(states: &[ImageState]) -> String {
@@ -186,17 +199,55 @@ pub(super) async fn manifest_rows(
     from: u64,
     limit: u32,
 ) -> Result<Vec<ManifestRow>> {
-    let rows = image_rows(store, job, &[], from, limit).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(ManifestRow {
-                image: image(row)?,
-                prompt_id: row.try_get("prompt_id")?,
-                line: unsigned(row, "line")?,
-                extra: row.try_get("extra")?,
-            })
-        })
-        .collect()
+    image_rows(store, job, &[], from, limit).await?.iter().map(manifest_row).collect()
+}
+
+fn manifest_row(row: &PgRow) -> Result<ManifestRow> {
+    Ok(ManifestRow {
+        image: image(row)?,
+        prompt_id: row.try_get("prompt_id")?,
+        line: unsigned(row, "line")?,
+        extra: row.try_get("extra")?,
+    })
+}
+
+pub(super) async fn archive_rows(store: &PostgresStore, archive: &Archive) -> Result<Vec<ManifestRow>> {
+    let LeaseRef { shard, attempt: number } = &archive.lease;
+    let found: Option<(i64, i64, i64, i64)> = sqlx::query_as(
+        "SELECT job, shard, first_index, last_index FROM archives \
+         WHERE shard = (SELECT key FROM shards WHERE id = $1) AND attempt = $2",
+    )
+    .bind(uuid(shard.as_str()))
+    .bind(attempt(*number))
+    .fetch_optional(&store.pool)
+    .await?;
+    let Some((job, key, first, last)) = found else {
+        return Err(Error::NotFound { what: "archive", id: archive.object.clone() });
+    };
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {IMAGE_COLUMNS} FROM results AS r \
+         JOIN LATERAL (SELECT * FROM images AS i WHERE i.job = $1 AND i.idx = r.idx LIMIT 1) AS i ON true \
+         {OF_IMAGE} {OF_RESULT} WHERE r.job = $1 AND r.idx BETWEEN $2 AND $3 AND r.shard = $4 AND r.attempt = $5 \
+         AND r.state = 'done' ORDER BY r.idx"
+    )))
+    .bind(job)
+    .bind(first)
+    .bind(last)
+    .bind(key)
+    .bind(attempt(*number))
+    .fetch_all(&store.pool)
+    .await?;
+    rows.iter().map(manifest_row).collect()
+}
+
+pub(super) async fn jobs_of_output(store: &PostgresStore, output: &str) -> Result<Vec<Job>> {
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {JOB_COLUMNS} FROM jobs WHERE output = $1 AND sealed_at IS NOT NULL ORDER BY key"
+    )))
+    .bind(output)
+    .fetch_all(&store.pool)
+    .await?;
+    rows.iter().map(read_job).collect()
 }
 
 pub(super) async fn columns(store: &PostgresStore, job: &JobId) -> Result<Vec<String>> {
@@ -213,16 +264,25 @@ fn image(row: &PgRow) -> Result<Image> {
         ImageState::Pending => None,
         ImageState::Done | ImageState::Failed => Some(result(row)?),
     };
+    let form: Form = form(row)?;
+    let object: String = row.try_get("object")?;
     Ok(Image {
+        thumbnail: if state == ImageState::Done { form.thumbnail(&object) } else { None },
         index: unsigned(row, "idx")?,
         state,
         prompt: row.try_get("prompt")?,
         negative_prompt: row.try_get("negative_prompt")?,
         seed: unsigned(row, "seed")?,
         settings: settings(row)?,
-        object: row.try_get("object")?,
+        object,
         result,
     })
+}
+
+/// Of the tar of a picture, once that has its final name.
+fn number(row: &PgRow) -> Result<Option<u64>> {
+    let number: Option<i64> = row.try_get("number")?;
+    Ok(number.and_then(|number| u64::try_from(number).ok()))
 }
 
 fn result(row: &PgRow) -> Result<ResultRecord> {
@@ -246,6 +306,8 @@ fn result(row: &PgRow) -> Result<ResultRecord> {
         decode_seconds: row.try_get::<Option<f64>, _>("decode_seconds")?.unwrap_or_default(),
         error,
         finished_at: time(row, "finished_at")?,
+        quality: Quality::read(row.try_get("entropy")?, row.try_get("clipped")?),
+        archive: number(row)?.map(archive::final_name),
     })
 }
 

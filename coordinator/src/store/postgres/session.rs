@@ -10,15 +10,18 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::codec::{Time, clean, expiry, uuid};
+use super::codec::{Time, clean, expiry, id, json_text, uuid};
 use super::event::{Event, record};
 use super::shard_state::{Ending, Shard, give_back, lock_shards};
 use crate::domain::blame::retry_delay;
 use crate::domain::event::EventKind;
 use crate::domain::id::SessionId;
+use crate::domain::leaving::Drain;
 use crate::domain::schedule::Device;
 use crate::domain::state::LeaseEnd;
-use crate::store::records::{By, Kept, LeaseRef, NewSession, Release, ReleaseReason, Renewal};
+use crate::store::records::{
+    By, Kept, LeaseRef, NewSession, OfWorker, Release, ReleaseReason, Renewal, Renewed,
+};
 use crate::store::{Error, Result};
 
 /// Sessions that one transaction closes as silent.
@@ -61,6 +64,7 @@ fn clean_device(device: &Device) -> Device {
         id: clean(&device.id).into_owned(),
         name: clean(&device.name).into_owned(),
         compute_capability: clean(&device.compute_capability).into_owned(),
+        driver: clean(&device.driver).into_owned(),
         ..*device
     }
 }
@@ -112,15 +116,18 @@ pub(super) async fn renew_leases(
     renewals: &[Renewal],
     duration: Duration,
     now: Timestamp,
-) -> Result<Vec<Result<Vec<Kept>>>> {
+) -> Result<Vec<Result<Renewed>>> {
     let db = store.writer(now).await?;
     let sessions: Vec<Option<Uuid>> = renewals.iter().map(|renewal| uuid(renewal.session.as_str())).collect();
+    let stats = renewals.iter().map(|renewal| renewal.stats.as_ref().map(json_text).transpose());
     let held = || {
         let of = |renewal: usize| renewals[renewal].held.iter().map(move |held| (renewal, held));
         (0..renewals.len()).flat_map(of)
     };
-    let row = sqlx::query("SELECT * FROM renew_leases($1, $2, $3, $4, $5, $6, $7)")
+    let row = sqlx::query("SELECT * FROM renew_leases($1, $2, $3, $4, $5, $6, $7, $8, $9)")
         .bind(&sessions)
+        .bind(stats.collect::<Result<Vec<_>>>()?)
+        .bind(renewals.iter().map(|renewal| renewal.leaving.as_deref().map(clean)).collect::<Vec<_>>())
         .bind(held().map(|(renewal, _)| sessions[renewal]).collect::<Vec<_>>())
         .bind(held().map(|(_, held)| uuid(held.lease.shard.as_str())).collect::<Vec<_>>())
         .bind(held().map(|(_, held)| attempt(held.lease.attempt)).collect::<Vec<_>>())
@@ -137,25 +144,69 @@ pub(super) async fn renew_leases(
     let renewed: Option<Vec<i64>> = row.try_get("renewed")?;
     let lasts: Option<Vec<i64>> = row.try_get("lasts")?;
     let lasts: HashMap<i64, i64> = renewed.into_iter().flatten().zip(lasts.into_iter().flatten()).collect();
-    let mut answers: Vec<Result<Vec<Kept>>> = renewals
-        .iter()
-        .enumerate()
-        .map(|(number, Renewal { session, .. })| {
-            if unknown.contains(&number) {
-                Err(not_found(session))
-            } else if closed.contains(&number) {
-                Err(Error::SessionClosed(session.clone()))
-            } else {
-                Ok(Vec::new())
-            }
-        })
-        .collect();
+    let drains: Option<Vec<Option<String>>> = row.try_get("drains")?;
+    let drains = drains.unwrap_or_default();
+    let mut answers: Vec<Result<Renewed>> = Vec::with_capacity(renewals.len());
+    for (number, Renewal { session, .. }) in renewals.iter().enumerate() {
+        answers.push(if unknown.contains(&number) {
+            Err(not_found(session))
+        } else if closed.contains(&number) {
+            Err(Error::SessionClosed(session.clone()))
+        } else {
+            let drain = drains.get(number).and_then(Option::as_deref).map(str::parse).transpose()?;
+            Ok(Renewed { kept: Vec::new(), drain })
+        });
+    }
     for (number, (renewal, held)) in (1..).zip(held()) {
-        if let (Some(last), Ok(kept)) = (lasts.get(&number), &mut answers[renewal]) {
-            kept.push(Kept { lease: held.lease.clone(), last_index: last.unsigned_abs() });
+        if let (Some(last), Ok(renewed)) = (lasts.get(&number), &mut answers[renewal]) {
+            renewed.kept.push(Kept { lease: held.lease.clone(), last_index: last.unsigned_abs() });
         }
     }
     Ok(answers)
+}
+
+pub(super) async fn drain(
+    store: &PostgresStore,
+    of: &OfWorker,
+    drain: Drain,
+    by: &By,
+    now: Timestamp,
+) -> Result<Vec<SessionId>> {
+    let mut tx = store.begin(now).await?;
+    let whose = match &of.session {
+        Some(_) => "w.id = $1::text::uuid",
+        None => "w.worker = $1::text",
+    };
+    // Waits for the claims of these sessions.
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT w.key, w.id, w.drain FROM sessions AS w WHERE {whose} AND w.closed_at IS NULL ORDER BY w.key FOR UPDATE"
+    )))
+    .bind(of.session.as_ref().map_or(of.worker.as_str(), SessionId::as_str))
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut asked = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let before = row.try_get::<Option<&str>, _>("drain")?.map(str::parse::<Drain>).transpose()?;
+        if before < Some(drain) {
+            let key: i64 = row.try_get("key")?;
+            sqlx::query("UPDATE sessions SET drain = $2 WHERE key = $1")
+                .bind(key)
+                .bind(drain.word())
+                .execute(&mut *tx)
+                .await?;
+            let detail = json!({ "drain": drain.word() });
+            let event = Event {
+                session: Some(key),
+                detail: Some(detail),
+                by: Some(by),
+                ..Event::new(EventKind::WorkerDrained)
+            };
+            record(&mut tx, event, now).await?;
+        }
+        asked.push(id(row, "id")?);
+    }
+    tx.commit().await?;
+    Ok(asked)
 }
 
 /// An attempt as it is stored; 0, which is none, for one that was never given out.

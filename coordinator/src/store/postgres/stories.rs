@@ -12,8 +12,8 @@ use super::codec::{id, signed, small, time, unsigned, uuid, word};
 use super::read;
 use crate::domain::id::{JobId, SessionId};
 use crate::store::Result;
-use crate::store::records::{EventRecord, ImageStory, Newest, OfWorker, Range, Subject, Yield};
-use crate::store::story::{ImageError, Retried, Told};
+use crate::store::records::{AttemptLog, EventRecord, ImageStory, Newest, OfWorker, Range, Subject, Yield};
+use crate::store::story::{ImageError, Picture, Retried, Told};
 
 /// What [`event`] reads of events `e`.
 const EVENTS: &str = "SELECT e.seq, e.at, e.kind, j.id AS job_id, s.id AS shard_id, s.first_index, s.last_index, \
@@ -232,7 +232,7 @@ pub(super) async fn image_story(
     .await?;
     let rows = sqlx::query(AssertSqlSafe(format!(
         "{EVENTS} WHERE e.job = $1 AND (e.idx = $2 \
-         OR e.kind IN ('job_submitted', 'job_paused', 'job_resumed', 'job_cancelled', 'job_retried') \
+         OR e.kind IN ('job_submitted', 'job_paused', 'job_resumed', 'job_cancelled', 'job_retried', 'job_requeued') \
          OR e.idx IS NULL AND EXISTS (SELECT FROM unnest($3::bigint[], $4::integer[]) AS h (shard, below) \
          WHERE h.shard = e.shard AND (h.below IS NULL OR e.attempt < h.below))) ORDER BY e.seq"
     )))
@@ -264,7 +264,7 @@ async fn errors(store: &PostgresStore, job: i64, index: i64) -> Result<Vec<Image
             Ok(ImageError {
                 at: time(row, "at")?,
                 attempt: small(row, "attempt")?,
-                session: row.try_get::<Option<Uuid>, _>("id")?.map(|id| SessionId::from(id.to_string())),
+                session: session_id(row)?,
                 worker: row.try_get("worker")?,
                 device: row.try_get("device")?,
                 class: word(row, "error_class")?,
@@ -276,7 +276,14 @@ async fn errors(store: &PostgresStore, job: i64, index: i64) -> Result<Vec<Image
 
 async fn retried(store: &PostgresStore, job: i64, index: i64) -> Result<Vec<Retried>> {
     let rows = sqlx::query(
-        "SELECT attempt, finished_at, retried_at FROM retried_results WHERE job = $1 AND idx = $2 ORDER BY attempt",
+        "SELECT t.attempt, t.finished_at, t.retried_at, t.picture, w.id, coalesce(w.worker, '') AS worker, t.device, \
+         t.bytes, encode(t.sha256, 'hex') AS sha256, t.render_seconds, t.decode_seconds \
+         FROM (SELECT attempt, finished_at, retried_at, false AS picture, session, device, NULL::bigint AS bytes, \
+         NULL::bytea AS sha256, render_seconds, NULL::double precision AS decode_seconds \
+         FROM retried_results WHERE job = $1 AND idx = $2 \
+         UNION ALL SELECT attempt, finished_at, requeued_at, true, session, device, bytes, sha256, render_seconds, \
+         decode_seconds FROM requeued_results WHERE job = $1 AND idx = $2) AS t \
+         LEFT JOIN sessions AS w ON w.key = t.session ORDER BY t.attempt, t.retried_at",
     )
     .bind(job)
     .bind(index)
@@ -286,8 +293,58 @@ async fn retried(store: &PostgresStore, job: i64, index: i64) -> Result<Vec<Retr
         .map(|row| {
             Ok(Retried {
                 attempt: small(row, "attempt")?,
-                failed_at: time(row, "finished_at")?,
+                finished_at: time(row, "finished_at")?,
                 retried_at: time(row, "retried_at")?,
+                picture: if row.try_get("picture")? { Some(picture(row)?) } else { None },
+            })
+        })
+        .collect()
+}
+
+fn picture(row: &PgRow) -> Result<Picture> {
+    Ok(Picture {
+        session: session_id(row)?,
+        worker: row.try_get("worker")?,
+        device: row.try_get("device")?,
+        bytes: Some(unsigned(row, "bytes")?),
+        sha256: row.try_get("sha256")?,
+        render_seconds: row.try_get::<Option<f64>, _>("render_seconds")?.unwrap_or_default(),
+        decode_seconds: row.try_get::<Option<f64>, _>("decode_seconds")?.unwrap_or_default(),
+    })
+}
+
+/// The session `id` of a row, if it is known.
+fn session_id(row: &PgRow) -> Result<Option<SessionId>> {
+    Ok(row.try_get::<Option<Uuid>, _>("id")?.map(|id| SessionId::from(id.to_string())))
+}
+
+pub(super) async fn logs(
+    store: &PostgresStore,
+    job: &JobId,
+    index: u64,
+    after: u32,
+    limit: u32,
+) -> Result<Vec<AttemptLog>> {
+    let rows = sqlx::query(
+        "SELECT l.attempt, w.id, coalesce(w.worker, '') AS worker, l.device, l.at, l.log FROM image_logs AS l \
+         LEFT JOIN sessions AS w ON w.key = l.session \
+         WHERE l.job = $1 AND l.idx = $2 AND l.attempt > $3 ORDER BY l.attempt LIMIT $4",
+    )
+    .bind(read::key(store, job).await?)
+    .bind(signed(index, "index")?)
+    .bind(i64::from(after))
+    .bind(i64::from(limit))
+    .fetch_all(&store.pool)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(AttemptLog {
+                attempt: small(row, "attempt")?,
+                session: session_id(row)?,
+                worker: row.try_get("worker")?,
+                device: row.try_get("device")?,
+                at: time(row, "at")?,
+                log: row.try_get("log")?,
             })
         })
         .collect()

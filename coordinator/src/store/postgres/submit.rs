@@ -11,11 +11,11 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::codec::{JOB_COLUMNS, Time, id as read_id, job as read_job, signed, small_signed, unsigned, uuid};
+use super::codec::{JOB_COLUMNS, Time, job as read_job, signed, small_signed, unsigned, uuid};
 use super::copy::Rows;
 use super::event::{Event, record};
 use super::trouble::broken_constraint;
-use super::waiting;
+use super::{append, waiting};
 use crate::domain::Invalid;
 use crate::domain::event::EventKind;
 use crate::domain::id::JobId;
@@ -30,7 +30,7 @@ use crate::store::{Error, Result};
 const LONG_JOB: u64 = 10_000;
 
 pub(super) async fn begin_job(store: &PostgresStore, spec: &JobSpec, now: Timestamp) -> Result<Begun> {
-    let named = !Template::parse(&spec.name_template)?.tells_by_index();
+    let named = !Template::parse(&spec.name_template, &spec.form)?.tells_by_index();
     let mut tx = store.begin(now).await?;
     // Submissions with one token come one after the other, and whoever seals one now comes first, or finds that it was
     // replaced.
@@ -49,17 +49,7 @@ pub(super) async fn begin_job(store: &PostgresStore, spec: &JobSpec, now: Timest
     {
         return Ok(Begun::Existing(Box::new(read_job(&row)?)));
     }
-    // A job that was cancelled before its first picture has left nothing there.
-    let taken = sqlx::query(
-        "SELECT id FROM jobs WHERE output = $1 AND sealed_at IS NOT NULL \
-         AND NOT (state = 'cancelled' AND done = 0) LIMIT 1",
-    )
-    .bind(&spec.output)
-    .fetch_optional(&mut *tx)
-    .await?;
-    if let Some(row) = taken {
-        return Err(Error::OutputTaken { output: spec.output.clone(), job: read_id(&row, "id")? });
-    }
+    let before = append::place(&mut tx, spec).await?;
     spec.check_deadline(now)?;
     let after = waiting::find(&mut tx, &spec.after).await?;
     sqlx::query("UPDATE jobs SET client_token = NULL WHERE client_token = $1")
@@ -70,8 +60,8 @@ pub(super) async fn begin_job(store: &PostgresStore, spec: &JobSpec, now: Timest
     let key: i64 = sqlx::query_scalar(
         "INSERT INTO jobs (id, client_token, name, owner, model, output, width, height, steps, guidance, bin, \
          decode, negative_prompt, seed, images_per_prompt, name_template, priority, needs, state, created_at, \
-         coordinator, named, deadline) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
-         $17, $18, $19, $20, $21, $22, $23) \
+         coordinator, named, deadline, format, quality, layout, thumbnails, index_base) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+         $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28) \
          RETURNING key",
     )
     .bind(id)
@@ -97,12 +87,17 @@ pub(super) async fn begin_job(store: &PostgresStore, spec: &JobSpec, now: Timest
     .bind(store.life.key)
     .bind(named)
     .bind(spec.deadline.map(Time))
+    .bind(spec.form.format.word())
+    .bind(small_signed(spec.form.quality, "quality")?)
+    .bind(spec.form.layout.word())
+    .bind(spec.form.thumbnails)
+    .bind(signed(before, "images before it")?)
     .fetch_one(&mut *tx)
     .await?;
     waiting::insert(&mut tx, key, &after).await?;
     sqlx::query("SELECT make_results_part($1)").bind(key).execute(&mut *tx).await?;
     tx.commit().await?;
-    Ok(Begun::New(JobId::from(id.to_string())))
+    Ok(Begun::New(JobId::from(id.to_string()), before))
 }
 
 /// A job that is still being submitted, locked.
@@ -168,6 +163,7 @@ pub(super) async fn seal_job(
         tx.rollback().await?;
         return Err(told_by_line(store, &unsealed, batch, error).await);
     }
+    append::keep_place(&mut tx, unsealed.key).await?;
     let row = sqlx::query(sqlx::AssertSqlSafe(format!(
         "UPDATE jobs SET sealed_at = $2 WHERE key = $1 RETURNING {JOB_COLUMNS}"
     )))

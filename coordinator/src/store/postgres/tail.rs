@@ -88,6 +88,7 @@ pub(super) async fn idle(store: &PostgresStore, sessions: &[SessionId]) -> Resul
     let ids: Vec<Option<Uuid>> = sessions.iter().map(|session| uuid(session.as_str())).collect();
     let rows = sqlx::query(
         "SELECT w.id FROM sessions AS w WHERE w.id = ANY ($1) AND w.closed_at IS NULL \
+         AND w.drain IS NULL AND w.leaving IS NULL \
          AND NOT EXISTS (SELECT FROM leases AS l WHERE l.session = w.key AND l.ended_at IS NULL)",
     )
     .bind(ids)
@@ -128,7 +129,9 @@ async fn commit(
         "SELECT FROM jobs AS j WHERE j.key = (SELECT job FROM shards WHERE id = $1) AND j.state = 'running' \
          AND (j.deadline IS NULL OR j.deadline > $3) \
          AND NOT EXISTS (SELECT FROM sessions AS w JOIN standings AS t ON t.worker = w.worker \
-         WHERE w.key = $2 AND t.excluded_until > $3) FOR NO KEY UPDATE OF j",
+         WHERE w.key = $2 AND t.excluded_until > $3) \
+         AND NOT EXISTS (SELECT FROM sessions AS w WHERE w.key = $2 AND (w.drain IS NOT NULL OR w.leaving IS NOT NULL)) \
+         FOR NO KEY UPDATE OF j",
     )
     .bind(uuid(share.shard.as_str()))
     .bind(key)
@@ -247,7 +250,7 @@ async fn grant(
          SELECT t.id AS shard, t.attempt, t.remaining = t.images AS whole, false AS started_job, \
             t.job AS job_key, t.group_no, t.first_index, t.last_index, j.mixed_from, \
             j.id AS job, j.name, j.model, j.output, j.negative_prompt, \
-            g.width, g.height, g.steps, g.guidance, g.bin, g.decode \
+            g.width, g.height, g.steps, g.guidance, g.bin, g.decode, j.format, j.quality, j.layout, j.thumbnails \
          FROM taken AS t JOIN jobs AS j ON j.key = t.job \
          JOIN settings_groups AS g ON g.job = t.job AND g.group_no = t.group_no",
     )

@@ -17,11 +17,12 @@ pub(super) async fn turn(store: &PostgresStore, duty: &Duty) -> Result<Option<Tu
         Duty::Sweep => "sweep".to_owned(),
         Duty::CallOff => "call off".to_owned(),
         Duty::Purge => "purge".to_owned(),
-        Duty::Finish(job) => format!("finish {job}"),
+        Duty::Finish(output) => format!("finish {output}"),
+        Duty::Publish(output) => format!("publish {output}"),
     };
     let mut tx = store.duties.begin().await?;
-    if let Duty::Finish(_) = duty {
-        // The files of a long job take their time.
+    if let Duty::Finish(_) | Duty::Publish(_) = duty {
+        // The files of a long job take their time, and so do large tars.
         sqlx::query("SET LOCAL idle_in_transaction_session_timeout = '30min'").execute(&mut *tx).await?;
     }
     let mine: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1, hashtext($2))")

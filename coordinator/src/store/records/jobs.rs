@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::domain::blame::ErrorClass;
+use crate::domain::form::Form;
 use crate::domain::id::{JobId, ShardId};
+use crate::domain::listing::ObjectState;
 use crate::domain::schedule::Needs;
 use crate::domain::settings::Settings;
 use crate::domain::state::{ImageState, JobState};
@@ -53,6 +55,8 @@ pub struct Job {
     pub deadline: Option<Timestamp>,
     /// Why it was cancelled, when anything was said.
     pub end_reason: Option<String>,
+    /// What is written for each image.
+    pub form: Form,
 }
 
 impl Job {
@@ -115,8 +119,8 @@ pub struct CalledOff {
 /// What `begin_job` found.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Begun {
-    /// Room for a new job.
-    New(JobId),
+    /// Room for a new job, and how many images earlier ones of its output have: its names go on after theirs.
+    New(JobId, u64),
     /// A sealed job has this client token.
     Existing(Box<Job>),
 }
@@ -136,8 +140,10 @@ pub struct Image {
     pub seed: u64,
     /// Size and sampling.
     pub settings: Settings,
-    /// Name below the job's output.
+    /// Name below the job's output, or in its tar.
     pub object: String,
+    /// Its thumbnail below the job's output, if there is one.
+    pub thumbnail: Option<String>,
     /// Its result, if it has one.
     pub result: Option<ResultRecord>,
 }
@@ -167,6 +173,26 @@ pub struct ResultRecord {
     pub error: Option<(ErrorClass, String)>,
     /// Committed.
     pub finished_at: Timestamp,
+    /// What a look at the picture gave.
+    pub quality: Option<Quality>,
+    /// The tar that holds it below the job's output, once that has its final name.
+    pub archive: Option<String>,
+}
+
+/// What a look at the pixels of a picture gives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quality {
+    /// Of the brightness of its pixels, in bits.
+    pub entropy: f64,
+    /// Share of its pixels that are black or white in every channel.
+    pub clipped: f64,
+}
+
+impl Quality {
+    /// As it is stored.
+    pub(in crate::store) fn read(entropy: Option<f64>, clipped: Option<f64>) -> Option<Self> {
+        Some(Self { entropy: entropy?, clipped: clipped? })
+    }
 }
 
 /// An image as the manifest tells it.
@@ -182,8 +208,25 @@ pub struct ManifestRow {
     pub extra: Option<String>,
 }
 
+/// An object that an output may hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Below the output.
+    pub name: String,
+    /// What it is to the database.
+    pub state: ObjectState,
+    /// Size of it, where it is known.
+    pub bytes: Option<u64>,
+    /// Of it, in hex, where it is known.
+    pub sha256: Option<String>,
+    /// The job that it belongs to, if it is one's.
+    pub job: Option<JobId>,
+    /// The image of the job that it belongs to, if it is one's.
+    pub index: Option<u64>,
+}
+
 /// What somebody wants of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Nothing new of it is leased. Paused already, it stays so.
     Pause,
@@ -195,6 +238,23 @@ pub enum Change {
     Cancel,
     /// Its failed images, or those of one class, are tried again as if nothing had happened. Not of a cancelled job.
     Retry(Option<ErrorClass>),
+    /// These of its images are done, but their objects are lost or damaged: they are rendered again, and so are all others
+    /// of their tars. Not of a cancelled job.
+    Requeue(Vec<u64>),
+}
+
+impl Change {
+    /// One word for people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Priority(_) => "priority",
+            Self::Cancel => "cancel",
+            Self::Retry(_) => "retry",
+            Self::Requeue(_) => "requeue",
+        }
+    }
 }
 
 /// Who wants something, and why: both go into the history. Somebody who tells no name is unknown there.
@@ -228,6 +288,6 @@ impl By {
 pub struct Changed {
     /// The job as it is now.
     pub job: Job,
-    /// Images that are tried again.
+    /// Images that are rendered again.
     pub retried: u64,
 }

@@ -1,12 +1,14 @@
 //! What goes into a store and comes out of it.
 
-use crate::domain::id::JobId;
-
+mod archives;
 mod jobs;
+mod stats;
 mod stories;
 mod workers;
 
+pub use archives::*;
 pub use jobs::*;
+pub use stats::*;
 pub use stories::*;
 pub use workers::*;
 
@@ -28,8 +30,10 @@ pub enum Duty {
     CallOff,
     /// Deleting what is left of abandoned submissions.
     Purge,
-    /// Writing the manifest of this job and ending it.
-    Finish(JobId),
+    /// Writing the manifest of this output and ending a job of it.
+    Finish(String),
+    /// Giving the tars of this output their final names.
+    Publish(String),
 }
 
 /// The right to do a duty alone, until it is dropped.

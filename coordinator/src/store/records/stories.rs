@@ -57,6 +57,23 @@ pub struct EventRecord {
     pub reason: String,
 }
 
+/// What a worker logged about an image in one attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttemptLog {
+    /// Which.
+    pub attempt: u32,
+    /// None when it is not known.
+    pub session: Option<SessionId>,
+    /// Of that session.
+    pub worker: String,
+    /// What the image was rendered on.
+    pub device: String,
+    /// When it was reported.
+    pub at: Timestamp,
+    /// Lines of text.
+    pub log: String,
+}
+
 /// Images of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {

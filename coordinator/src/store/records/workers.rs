@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::domain::blame::ErrorClass;
+use crate::domain::form::Form;
 use crate::domain::id::{JobId, SessionId, ShardId};
+use crate::domain::leaving::Drain;
 use crate::domain::schedule::{Choice, Device, OpenJob};
 use crate::domain::settings::Settings;
+use crate::domain::signing::Named;
 use crate::domain::tail::Held;
+use crate::store::records::{NewArchive, Quality, Stats};
 
 /// A worker that connects.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,13 +50,26 @@ pub struct Claim {
     pub choices: Vec<Choice>,
 }
 
-/// What a session says about its leases.
+/// What a session says about its leases and itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Renewal {
     /// Who.
     pub session: SessionId,
     /// What it holds.
     pub held: Vec<HeldLease>,
+    /// How it spends its time, when it tells.
+    pub stats: Option<Stats>,
+    /// Why it leaves; none while it stays.
+    pub leaving: Option<String>,
+}
+
+/// What a session learns when it renews.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Renewed {
+    /// The leases that it still holds.
+    pub kept: Vec<Kept>,
+    /// It is asked to leave.
+    pub drain: Option<Drain>,
 }
 
 /// Results that one session reports of one lease.
@@ -64,12 +81,19 @@ pub struct Report {
     pub lease: LeaseRef,
     /// What became of its images.
     pub results: Vec<ImageReport>,
+    /// The tar that holds all of its pictures.
+    pub archive: Option<NewArchive>,
 }
 
 impl Report {
     /// Whether something went wrong.
     pub fn has_errors(&self) -> bool {
         self.results.iter().any(|result| matches!(result.outcome, Outcome::Failed { .. }))
+    }
+
+    /// The results that something was logged about.
+    pub fn logged(&self) -> impl Iterator<Item = &ImageReport> {
+        self.results.iter().filter(|result| !result.log.is_empty())
     }
 }
 
@@ -121,6 +145,8 @@ pub struct Lease {
     pub images: Vec<LeasedImage>,
     /// This was the first lease of the job.
     pub started_job: bool,
+    /// What is written for each image.
+    pub form: Form,
 }
 
 /// One image to render.
@@ -136,6 +162,21 @@ pub struct LeasedImage {
     pub seed: u64,
     /// The only name that it may be written to.
     pub object: String,
+    /// The row's own name.
+    pub id: Option<String>,
+    /// Pass-through columns as a JSON object.
+    pub extra: Option<String>,
+}
+
+/// What the images of an attempt are called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptObjects {
+    /// Where they go.
+    pub output: String,
+    /// What is written for each.
+    pub form: Form,
+    /// Those of its shard.
+    pub images: Vec<Named>,
 }
 
 /// Why a lease is handed back.
@@ -185,6 +226,8 @@ pub struct ImageReport {
     pub render_seconds: f64,
     /// Part of it spent on decoding.
     pub decode_seconds: f64,
+    /// What the worker logged about it; may be empty.
+    pub log: String,
 }
 
 /// What became of an image in one attempt.
@@ -200,6 +243,8 @@ pub enum Outcome {
         sha256: String,
         /// All that is needed to render it again, as JSON.
         recipe: String,
+        /// What a look at it gave.
+        quality: Option<Quality>,
     },
     /// It could not be rendered.
     Failed {
@@ -211,7 +256,7 @@ pub enum Outcome {
 }
 
 /// What `report_results` did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reported {
     /// Results and errors committed now.
     pub accepted: u64,
@@ -221,6 +266,8 @@ pub struct Reported {
     pub held: bool,
     /// Every image of the job has its result now.
     pub job_complete: bool,
+    /// Images of a report with a tar that have their result from elsewhere: then nothing of it was committed.
+    pub taken: Vec<u64>,
 }
 
 /// An open session.
@@ -238,6 +285,12 @@ pub struct Presence {
     pub excluded_until: Option<Timestamp>,
     /// What it holds.
     pub leases: Vec<PresentLease>,
+    /// How it spends its time, as of a renewal of late.
+    pub stats: Option<Stats>,
+    /// Why it leaves, as it said; none while it stays.
+    pub leaving: Option<String>,
+    /// It was asked to leave.
+    pub drain: Option<Drain>,
 }
 
 /// A lease that is held.

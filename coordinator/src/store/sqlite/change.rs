@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use serde_json::json;
 use sqlx::SqliteConnection;
 
-use super::SqliteStore;
-use super::codec::{JOB_COLUMNS, job as read_job, time_text};
+use super::codec::{JOB_COLUMNS, job as read_job, json_text, signed, time_text};
 use super::event::{Event, record};
 use super::finish::{end, find};
 use super::shard_state::{Ending, HeldBy, SHARD_COLUMNS, Shard};
+use super::{SqliteStore, archives};
 use crate::domain::Invalid;
 use crate::domain::blame::ErrorClass;
 use crate::domain::event::EventKind;
@@ -44,8 +44,19 @@ pub(super) async fn change_job(
         Change::Cancel if found.state.has_ended() => found,
         Change::Cancel => cancel(&mut tx, key, &found, by, now).await?,
         Change::Retry(class) => {
-            retried = retry(&mut tx, key, *class, now).await?;
-            if retried > 0 { run_again(&mut tx, key, &found, retried, *class, by, now).await? } else { found }
+            let failed = Taken::Failed(class.map(ErrorClass::word));
+            retried = take_back(&mut tx, key, &failed, now).await?;
+            if retried > 0 {
+                run_again(&mut tx, key, &found, &failed, retried, by, now).await?
+            } else {
+                found
+            }
+        }
+        Change::Requeue(indices) => {
+            let indices = archives::withdraw(&mut tx, key, indices).await?;
+            let done = Taken::Done(json_text(&indices)?);
+            retried = take_back(&mut tx, key, &done, now).await?;
+            if retried > 0 { run_again(&mut tx, key, &found, &done, retried, by, now).await? } else { found }
         }
     };
     tx.commit().await?;
@@ -127,23 +138,46 @@ async fn revoke_leases(db: &mut SqliteConnection, job: i64, by: &By, now: Timest
     Ok(())
 }
 
-/// Takes failures back: their images have no result again, and nothing is counted against them. Their shards are
-/// ready with the attempts that they had, so that an old attempt stays old. How many there were.
-async fn retry(
-    db: &mut SqliteConnection,
-    job: i64,
-    class: Option<ErrorClass>,
-    now: Timestamp,
-) -> Result<u64> {
-    let class = class.map(ErrorClass::word);
-    let moved = sqlx::query(
-        "INSERT INTO retried_results (job, idx, shard, attempt, session, device, render_seconds, error_class, \
-         error, finished_at, retried_at) \
-         SELECT job, idx, shard, attempt, session, device, render_seconds, error_class, error, finished_at, ?3 \
-         FROM results WHERE job = ?1 AND state = 'failed' AND (?2 IS NULL OR error_class = ?2)",
-    )
+/// Results that are taken back.
+enum Taken {
+    /// Failures, of one class or of all.
+    Failed(Option<&'static str>),
+    /// Pictures of these images, a JSON array, whose objects are lost or damaged.
+    Done(String),
+}
+
+impl Taken {
+    /// Which results they are; `?2` says more.
+    fn which(&self) -> &'static str {
+        match self {
+            Self::Failed(_) => "state = 'failed' AND (?2 IS NULL OR error_class = ?2)",
+            Self::Done(_) => "state = 'done' AND idx IN (SELECT value FROM json_each(?2))",
+        }
+    }
+
+    /// Where they are written down, when they were taken back there, and what of each besides.
+    fn table(&self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Failed(_) => ("retried_results", "retried_at", "error_class, error"),
+            Self::Done(_) => ("requeued_results", "requeued_at", "bytes, sha256, recipe, decode_seconds"),
+        }
+    }
+}
+
+/// Takes results back: their images have none again, and nothing is counted against them. Their shards are ready with
+/// the attempts that they had, so that an old attempt stays old. How many there were.
+async fn take_back(db: &mut SqliteConnection, job: i64, taken: &Taken, now: Timestamp) -> Result<u64> {
+    const BOTH: &str = "job, idx, shard, attempt, session, device, render_seconds, finished_at";
+    let ((table, at, more), which) = (taken.table(), taken.which());
+    let of = match taken {
+        Taken::Failed(class) => *class,
+        Taken::Done(indices) => Some(indices.as_str()),
+    };
+    let moved = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "INSERT INTO {table} ({BOTH}, {more}, {at}) SELECT {BOTH}, {more}, ?3 FROM results WHERE job = ?1 AND {which}"
+    )))
     .bind(job)
-    .bind(class)
+    .bind(of)
     .bind(time_text(now))
     .execute(&mut *db)
     .await?
@@ -151,44 +185,46 @@ async fn retry(
     if moved == 0 {
         return Ok(0);
     }
-    // What was retried before is in both tables only if it failed again, with another attempt.
-    const RETRIED: &str = "EXISTS (SELECT 1 FROM retried_results AS t WHERE t.job = results.job \
-        AND t.idx = results.idx AND t.attempt = results.attempt)";
+    // What was taken back before is in both tables only if it has a result again, with another attempt.
+    let moved_rows = format!(
+        "job = ?1 AND {which} AND EXISTS (SELECT 1 FROM {table} AS t WHERE t.job = results.job \
+         AND t.idx = results.idx AND t.attempt = results.attempt)"
+    );
     sqlx::query(sqlx::AssertSqlSafe(format!(
-        "UPDATE images SET errors = 0, losses = 0 WHERE job = ?1 AND idx IN \
-         (SELECT idx FROM results WHERE job = ?1 AND state = 'failed' AND {RETRIED})"
+        "UPDATE images SET errors = 0, losses = 0 WHERE job = ?1 AND idx IN (SELECT idx FROM results WHERE {moved_rows})"
     )))
     .bind(job)
+    .bind(of)
     .execute(&mut *db)
     .await?;
     let shards = sqlx::query(sqlx::AssertSqlSafe(format!(
         "SELECT {SHARD_COLUMNS} FROM shards AS s WHERE s.job = ?1 AND s.state = 'done' AND s.key IN \
          (SELECT coalesce((SELECT c.key FROM shards AS o JOIN shards AS c ON c.cut_from = o.cut_from \
          WHERE o.key = results.shard AND results.idx BETWEEN c.first_index AND c.last_index), results.shard) \
-         FROM results WHERE job = ?1 AND state = 'failed' AND {RETRIED})"
+         FROM results WHERE {moved_rows})"
     )))
     .bind(job)
+    .bind(of)
     .fetch_all(&mut *db)
     .await?;
-    sqlx::query(sqlx::AssertSqlSafe(format!(
-        "DELETE FROM results WHERE job = ?1 AND state = 'failed' AND {RETRIED}"
-    )))
-    .bind(job)
-    .execute(&mut *db)
-    .await?;
+    sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM results WHERE {moved_rows}")))
+        .bind(job)
+        .bind(of)
+        .execute(&mut *db)
+        .await?;
     for row in &shards {
         Shard::read(row)?.become_state(db, ShardState::Ready, now).await?;
     }
     Ok(moved)
 }
 
-/// After a retry: the counters, the state and the history.
+/// After that: the counters, the state and the history. A deadline that a job met with its pictures does not end it now.
 async fn run_again(
     db: &mut SqliteConnection,
     key: i64,
     job: &Job,
-    retried: u64,
-    class: Option<ErrorClass>,
+    taken: &Taken,
+    images: u64,
     by: &By,
     now: Timestamp,
 ) -> Result<Job> {
@@ -198,17 +234,26 @@ async fn run_again(
             job.state.become_state(JobState::Running)?
         }
     };
+    let images = signed(images, "images")?;
+    let (failed, done, kind, detail) = match taken {
+        Taken::Failed(class) => {
+            (images, 0, EventKind::JobRetried, json!({ "images": images, "error_class": class }))
+        }
+        Taken::Done(_) => (0, images, EventKind::JobRequeued, json!({ "images": images })),
+    };
     let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "UPDATE jobs SET failed = failed - ?, state = ?, finished_at = NULL WHERE key = ? RETURNING {JOB_COLUMNS}"
+        "UPDATE jobs SET failed = failed - ?2, done = done - ?3, state = ?4, finished_at = NULL, \
+         deadline = CASE WHEN ?3 > 0 AND deadline <= ?5 THEN NULL ELSE deadline END WHERE key = ?1 \
+         RETURNING {JOB_COLUMNS}"
     )))
-    .bind(super::codec::signed(retried, "images")?)
-    .bind(state.word())
     .bind(key)
+    .bind(failed)
+    .bind(done)
+    .bind(state.word())
+    .bind(time_text(now))
     .fetch_one(&mut *db)
     .await?;
-    let detail = json!({ "images": retried, "error_class": class.map(ErrorClass::word) });
-    let event =
-        Event { job: Some(key), detail: Some(detail), by: Some(by), ..Event::new(EventKind::JobRetried) };
+    let event = Event { job: Some(key), detail: Some(detail), by: Some(by), ..Event::new(kind) };
     record(db, event, now).await?;
     read_job(&row)
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use crate::domain::form::Form;
 use crate::domain::settings::Settings;
 use crate::domain::state::JobState;
 use crate::domain::{Invalid, UnknownWord};
@@ -103,11 +104,21 @@ pub(super) fn settings(row: &SqliteRow) -> Result<Settings> {
     })
 }
 
+/// Reads columns `format` to `thumbnails`.
+pub(super) fn form(row: &SqliteRow) -> Result<Form> {
+    Ok(Form {
+        format: word(row, "format")?,
+        quality: small(row, "quality")?,
+        layout: word(row, "layout")?,
+        thumbnails: row.try_get("thumbnails")?,
+    })
+}
+
 /// The columns that [`job`] reads. The index is named because the planner would rather read all results, and
 /// a job with ever so many errors is still told at once.
 pub(super) const JOB_COLUMNS: &str = "id, name, owner, model, output, state, images, done, failed, sealed_at, \
     started_at, finished_at, output_error, priority, needs, width, height, steps, guidance, bin, decode, deadline, \
-    end_reason, (SELECT json_group_array(json_object('job', a.id, 'any_end', json(iif(a.any_end, 'true', 'false')), \
+    end_reason, format, quality, layout, thumbnails, (SELECT json_group_array(json_object('job', a.id, 'any_end', json(iif(a.any_end, 'true', 'false')), \
     'state', a.state, 'images', a.images, 'finished', a.done + a.failed)) FROM (SELECT n.*, d.any_end \
     FROM job_dependencies AS d JOIN jobs AS n ON n.key = d.needs_job WHERE d.job = jobs.key ORDER BY n.key) AS a) \
     AS after_jobs, CASE WHEN failed = 0 THEN NULL ELSE (SELECT r.error FROM (SELECT error FROM results \
@@ -140,5 +151,6 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job> {
         after: json(row, "after_jobs")?,
         deadline: optional_time("deadline")?,
         end_reason: row.try_get("end_reason")?,
+        form: form(row)?,
     })
 }

@@ -55,10 +55,14 @@ pub(super) async fn end(
     Ok(job)
 }
 
+/// Tars of the output of a row of `jobs` that have no final name yet.
+const UNPUBLISHED: &str = "SELECT 1 FROM archives AS a INDEXED BY archives_to_publish JOIN jobs AS o ON o.key = a.job \
+    WHERE a.published_at IS NULL AND o.output = jobs.output";
+
 pub(super) async fn jobs_to_finish(store: &SqliteStore) -> Result<Vec<Job>> {
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
         "SELECT {JOB_COLUMNS} FROM jobs WHERE state IN ('running', 'paused') AND sealed_at IS NOT NULL \
-         AND done + failed = images ORDER BY key"
+         AND done + failed = images AND NOT EXISTS ({UNPUBLISHED}) ORDER BY key"
     )))
     .fetch_all(&store.reader)
     .await?;
@@ -74,6 +78,15 @@ pub(super) async fn finish_job(store: &SqliteStore, job: &JobId, now: Timestamp)
     }
     if !job_complete(&mut tx, key).await? {
         return Err(Error::Corrupt(format!("job {job} is to be finished but has images without a result")));
+    }
+    let unpublished: bool = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "SELECT EXISTS ({UNPUBLISHED}) FROM jobs WHERE key = ?"
+    )))
+    .bind(key)
+    .fetch_one(&mut *tx)
+    .await?;
+    if unpublished {
+        return Err(Error::Corrupt(format!("job {job} is to be finished but has archives without a name")));
     }
     let ended = end(&mut tx, key, &found, outcome(found.failed), EventKind::JobFinished, None, now).await?;
     tx.commit().await?;

@@ -7,9 +7,9 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::SqliteStore;
-use super::codec::{expiry, json, settings, small, time, time_text, unsigned};
+use super::codec::{expiry, form, json, settings, small, time, time_text, unsigned};
 use super::event::{Event, record};
-use super::session::open_key;
+use super::session::{is_leaving, open_key};
 use super::shard_state::{SHARD_COLUMNS, Shard};
 use super::standing;
 use crate::domain::event::EventKind;
@@ -102,6 +102,7 @@ pub(super) async fn lease_shards(
     for claim in claims {
         answers.push(match open_key(&mut tx, &claim.session).await {
             Ok(session) if standing::is_excluded(&mut tx, session, now).await? => Ok(None),
+            Ok(session) if is_leaving(&mut tx, session).await? => Ok(None),
             Ok(session) => Ok(lease_shard(&mut tx, session, &claim.choices, duration, now).await?),
             Err(error @ (Error::SessionClosed(_) | Error::NotFound { .. })) => Err(error),
             Err(error) => return Err(error),
@@ -149,7 +150,8 @@ pub(super) async fn take(
     now: Timestamp,
 ) -> Result<Option<Lease>> {
     let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "SELECT {SHARD_COLUMNS}, s.id AS shard_id, j.id AS job_id, j.name, j.model, j.output, j.state AS job_state \
+        "SELECT {SHARD_COLUMNS}, s.id AS shard_id, j.id AS job_id, j.name, j.model, j.output, j.state AS job_state, \
+         j.format, j.quality, j.layout, j.thumbnails \
          FROM shards AS s JOIN jobs AS j ON j.key = s.job WHERE s.key = ?2 AND {OPEN}"
     )))
     .bind(time_text(now))
@@ -182,6 +184,7 @@ pub(super) async fn take(
         settings: settings(&group)?,
         images: open_images(db, &shard).await?,
         started_job,
+        form: form(&row)?,
     }))
 }
 
@@ -241,7 +244,7 @@ async fn start_job(db: &mut SqliteConnection, job: i64, from: JobState, now: Tim
 
 async fn open_images(db: &mut SqliteConnection, shard: &Shard) -> Result<Vec<LeasedImage>> {
     let rows = sqlx::query(
-        "SELECT i.idx, i.seed, i.object, p.prompt, \
+        "SELECT i.idx, i.seed, i.object, p.prompt, p.id AS prompt_id, p.extra, \
          coalesce(p.negative_prompt, j.negative_prompt) AS negative_prompt FROM images AS i INDEXED BY images_by_group \
          JOIN prompts AS p ON p.job = i.job AND p.row_no = i.row_no JOIN jobs AS j ON j.key = i.job \
          WHERE i.job = ?1 AND i.group_no = ?2 AND i.idx BETWEEN ?3 AND ?4 \
@@ -261,6 +264,8 @@ async fn open_images(db: &mut SqliteConnection, shard: &Shard) -> Result<Vec<Lea
                 negative_prompt: row.try_get("negative_prompt")?,
                 seed: unsigned(row, "seed")?,
                 object: row.try_get("object")?,
+                id: row.try_get("prompt_id")?,
+                extra: row.try_get("extra")?,
             })
         })
         .collect()

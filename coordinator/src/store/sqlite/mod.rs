@@ -4,9 +4,10 @@
 //! transaction can find at its first write that another one was faster. Reading has connections of its own.
 //!
 //! - `open`: options, migrations, read-only opening
-//! - `submit`, `change`, `session`, `lease`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`, `stories`: one file per
+//! - `submit`, `change`, `session`, `lease`, `signing`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`, `stories`: one file per
 //!   duty
-//! - `query`: the analyst's SQL
+//! - `archives`: tars; `append`: outputs that several jobs share
+//! - `query`: the analyst's SQL; `listing`: what an output may hold
 //! - `shard_state`, `standing`, `event`: what several duties share
 //! - `codec`: between columns and the words of the domain
 
@@ -24,17 +25,21 @@ use super::{Error, Result, Store};
 use crate::domain::blame::Caps;
 use crate::domain::explain::Backlog;
 use crate::domain::id::{JobId, SessionId};
+use crate::domain::leaving::Drain;
 use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
 use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::{Batch, Speed};
 use crate::domain::tail::Share;
 
+mod append;
+mod archives;
 mod change;
 pub(super) mod codec;
 mod event;
 mod finish;
 mod lease;
+mod listing;
 mod open;
 mod presence;
 mod query;
@@ -42,6 +47,7 @@ mod read;
 mod report;
 mod session;
 mod shard_state;
+mod signing;
 mod standing;
 mod stories;
 mod submit;
@@ -190,8 +196,16 @@ impl Store for SqliteStore {
         renewals: &[Renewal],
         duration: Duration,
         now: Timestamp,
-    ) -> Result<Vec<Result<Vec<Kept>>>> {
+    ) -> Result<Vec<Result<Renewed>>> {
         self.written(session::renew_leases(self, renewals, duration, now).await)
+    }
+
+    async fn drain(&self, of: &OfWorker, drain: Drain, by: &By, now: Timestamp) -> Result<Vec<SessionId>> {
+        self.written(session::drain(self, of, drain, by, now).await)
+    }
+
+    async fn attempt_objects(&self, session: &SessionId, lease: &LeaseRef) -> Result<AttemptObjects> {
+        signing::attempt_objects(self, session, lease).await
     }
 
     async fn release_lease(
@@ -237,6 +251,30 @@ impl Store for SqliteStore {
         waiting::next_deadline(self, now).await
     }
 
+    async fn outputs_to_publish(&self) -> Result<Vec<String>> {
+        archives::outputs_to_publish(self).await
+    }
+
+    async fn number_archives(&self, output: &str, limit: u32) -> Result<Vec<Archive>> {
+        self.written(archives::number_archives(self, output, limit).await)
+    }
+
+    async fn archive_published(&self, lease: &LeaseRef, now: Timestamp) -> Result<()> {
+        self.written(archives::archive_published(self, lease, now).await)
+    }
+
+    async fn archives(&self, output: &str, from: u64, limit: u32) -> Result<Vec<Archive>> {
+        archives::archives(self, output, from, limit).await
+    }
+
+    async fn archive_rows(&self, archive: &Archive) -> Result<Vec<ManifestRow>> {
+        read::archive_rows(self, archive).await
+    }
+
+    async fn jobs_of_output(&self, output: &str) -> Result<Vec<Job>> {
+        read::jobs_of_output(self, output).await
+    }
+
     async fn jobs_to_finish(&self) -> Result<Vec<Job>> {
         finish::jobs_to_finish(self).await
     }
@@ -257,6 +295,14 @@ impl Store for SqliteStore {
         read::manifest_rows(self, job, from, limit).await
     }
 
+    async fn objects(
+        &self,
+        output: &str,
+        manifests: &[String],
+    ) -> Result<BoxStream<'static, Result<Vec<Listed>>>> {
+        listing::objects(self, output, manifests).await
+    }
+
     async fn worker(&self, name: &str) -> Result<Option<OfWorker>> {
         stories::worker(self, name).await
     }
@@ -275,6 +321,10 @@ impl Store for SqliteStore {
 
     async fn yielded(&self, of: &Subject) -> Result<Yield> {
         stories::yielded(self, of).await
+    }
+
+    async fn logs(&self, job: &JobId, index: u64, after: u32, limit: u32) -> Result<Vec<AttemptLog>> {
+        stories::logs(self, job, index, after, limit).await
     }
 
     async fn image_story(&self, job: &JobId, index: u64) -> Result<Option<ImageStory>> {

@@ -15,7 +15,7 @@ use crate::store::parts::ANALYSTS;
 use crate::store::{Error, Result};
 
 /// The tables, in the order in which they came to be.
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 9] = [
     (1, "tables", include_str!("../../../../migrations/sqlite/0001_tables.sql")),
     (2, "audit views", include_str!("../../../../migrations/sqlite/0002_audit_views.sql")),
     (3, "scheduling", include_str!("../../../../migrations/sqlite/0003_scheduling.sql")),
@@ -27,6 +27,8 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
     (5, "after and deadline", include_str!("../../../../migrations/sqlite/0005_after_and_deadline.sql")),
     (6, "cut shards", include_str!("../../../../migrations/sqlite/0006_cut_shards.sql")),
     (7, "stories", include_str!("../../../../migrations/sqlite/0007_stories.sql")),
+    (8, "forms and archives", include_str!("../../../../migrations/sqlite/0008_forms_and_archives.sql")),
+    (9, "steering", include_str!("../../../../migrations/sqlite/0009_steering.sql")),
 ];
 const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
@@ -35,10 +37,15 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 4;
 
 fn migrator() -> Migrator {
-    let migrations = MIGRATIONS.map(|(version, name, sql)| {
+    first_migrations(MIGRATIONS.len())
+}
+
+/// The first so many migrations.
+pub(super) fn first_migrations(count: usize) -> Migrator {
+    let first = MIGRATIONS.into_iter().take(count).map(|(version, name, sql)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
-    Migrator::with_migrations(migrations.into())
+    Migrator::with_migrations(first.collect())
 }
 
 /// What every connection that only reads has in common.

@@ -60,7 +60,7 @@ async fn frequent_error(store: &SqliteStore, job: i64) -> Result<Option<(ErrorCl
 pub(super) async fn sessions(store: &SqliteStore) -> Result<Vec<Presence>> {
     let rows = sqlx::query(
         "SELECT w.id AS session_id, w.worker, w.version, w.devices, w.labels, w.embedded, w.opened_at, w.seen_at, \
-         t.excluded_until, \
+         t.excluded_until, w.stats, w.leaving, w.drain, \
          s.id AS shard_id, l.attempt, j.id AS job_id, j.model, s.images, l.expires_at \
          FROM sessions AS w LEFT JOIN leases AS l ON l.session = w.key AND l.ended_at IS NULL \
          LEFT JOIN shards AS s ON s.key = l.shard LEFT JOIN jobs AS j ON j.key = l.job \
@@ -96,6 +96,9 @@ fn presence(row: &SqliteRow, id: SessionId) -> Result<Presence> {
         seen_at: time(row.try_get("seen_at")?)?,
         excluded_until: row.try_get::<Option<&str>, _>("excluded_until")?.map(time).transpose()?,
         leases: Vec::new(),
+        stats: row.try_get::<Option<&str>, _>("stats")?.map(|_| json(row, "stats")).transpose()?,
+        leaving: row.try_get("leaving")?,
+        drain: row.try_get::<Option<&str>, _>("drain")?.map(str::parse).transpose()?,
     })
 }
 

@@ -4,12 +4,14 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, SqliteExecutor};
 
 use super::SqliteStore;
-use super::codec::{JOB_COLUMNS, job as read_job, settings, signed, small, time, unsigned, word};
+use super::codec::{JOB_COLUMNS, form, job as read_job, settings, signed, small, time, unsigned, word};
+use crate::domain::archive;
 use crate::domain::blame::ErrorClass;
+use crate::domain::form::{Form, ImageFormat};
 use crate::domain::id::{JobId, ShardId};
 use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::Speed;
-use crate::store::records::{Image, Job, ManifestRow, ResultRecord};
+use crate::store::records::{Archive, Image, Job, LeaseRef, ManifestRow, Quality, ResultRecord};
 use crate::store::{Error, Result};
 
 /// Jobs and results of each that a speed is taken from.
@@ -17,13 +19,15 @@ const SPEED_JOBS: i64 = 5;
 const SPEED_RESULTS: i64 = 500;
 
 pub(super) async fn speeds(store: &SqliteStore, model: &str) -> Result<Vec<Speed>> {
-    let jobs = sqlx::query("SELECT key FROM jobs WHERE model = ? AND done > 0 ORDER BY key DESC LIMIT ?")
-        .bind(model)
-        .bind(SPEED_JOBS)
-        .fetch_all(&store.reader)
-        .await?;
+    let jobs =
+        sqlx::query("SELECT key, format FROM jobs WHERE model = ? AND done > 0 ORDER BY key DESC LIMIT ?")
+            .bind(model)
+            .bind(SPEED_JOBS)
+            .fetch_all(&store.reader)
+            .await?;
     let mut speeds: Vec<Speed> = Vec::new();
     for job in jobs {
+        let format: ImageFormat = word(&job, "format")?;
         let rows = sqlx::query(
             "SELECT g.width * g.height AS pixels, g.steps, avg(r.render_seconds) AS seconds, \
              avg(r.bytes) AS bytes, count(*) AS images \
@@ -39,9 +43,13 @@ pub(super) async fn speeds(store: &SqliteStore, model: &str) -> Result<Vec<Speed
         for row in &rows {
             let (pixels, steps) = (unsigned(row, "pixels")?, small(row, "steps")?);
             // Newer jobs come first and are believed.
-            if !speeds.iter().any(|speed| speed.pixels == pixels && speed.steps == steps) {
+            if !speeds
+                .iter()
+                .any(|known| (known.pixels, known.steps, known.format) == (pixels, steps, format))
+            {
                 let (seconds, bytes) = (row.try_get("seconds")?, row.try_get("bytes")?);
-                speeds.push(Speed { pixels, steps, seconds, bytes, images: unsigned(row, "images")? });
+                let images = unsigned(row, "images")?;
+                speeds.push(Speed { pixels, steps, format, seconds, bytes, images });
             }
         }
     }
@@ -106,14 +114,16 @@ const IMAGE_COLUMNS: &str = "i.idx, coalesce(r.state, 'pending') AS state, p.pro
     coalesce(p.negative_prompt, j.negative_prompt) AS negative_prompt, i.seed, g.width, g.height, g.steps, \
     g.guidance, g.bin, g.decode, i.object, r.bytes, r.sha256, r.recipe, s.id AS shard_id, r.attempt, \
     coalesce(w.worker, '') AS worker, r.device, r.render_seconds, r.decode_seconds, r.error_class, r.error, \
-    r.finished_at, p.id AS prompt_id, p.line, p.extra";
+    r.finished_at, r.entropy, r.clipped, a.number, j.format, j.quality, j.layout, j.thumbnails, \
+    p.id AS prompt_id, p.line, p.extra";
 /// What every image `i` has.
 const OF_IMAGE: &str = "JOIN jobs AS j ON j.key = i.job \
     JOIN prompts AS p ON p.job = i.job AND p.row_no = i.row_no \
     JOIN settings_groups AS g ON g.job = i.job AND g.group_no = i.group_no";
 /// What comes with a result `r`.
-const OF_RESULT: &str =
-    "LEFT JOIN shards AS s ON s.key = r.shard LEFT JOIN sessions AS w ON w.key = r.session";
+const OF_RESULT: &str = "LEFT JOIN shards AS s ON s.key = r.shard LEFT JOIN sessions AS w ON w.key = r.session \
+    LEFT JOIN archives AS a ON a.shard = r.shard AND a.attempt = r.attempt AND r.state = 'done' \
+    AND a.published_at IS NOT NULL";
 
 /// Images of job ?1 in these states (all of them when there are none), from index ?2 on, ?3 at most.
 pub(super) fn images_sql(states: &[ImageState]) -> String {
@@ -175,17 +185,42 @@ pub(super) async fn manifest_rows(
     from: u64,
     limit: u32,
 ) -> Result<Vec<ManifestRow>> {
-    let rows = image_rows(store, job, &[], from, limit).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(ManifestRow {
-                image: image(row)?,
-                prompt_id: row.try_get("prompt_id")?,
-                line: unsigned(row, "line")?,
-                extra: row.try_get("extra")?,
-            })
-        })
-        .collect()
+    image_rows(store, job, &[], from, limit).await?.iter().map(manifest_row).collect()
+}
+
+fn manifest_row(row: &SqliteRow) -> Result<ManifestRow> {
+    Ok(ManifestRow {
+        image: image(row)?,
+        prompt_id: row.try_get("prompt_id")?,
+        line: unsigned(row, "line")?,
+        extra: row.try_get("extra")?,
+    })
+}
+
+pub(super) async fn archive_rows(store: &SqliteStore, archive: &Archive) -> Result<Vec<ManifestRow>> {
+    let LeaseRef { shard, attempt } = &archive.lease;
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {IMAGE_COLUMNS} FROM shards AS o CROSS JOIN archives AS t ON t.shard = o.key AND t.attempt = ?2 \
+         CROSS JOIN results AS r ON r.job = t.job AND r.idx BETWEEN t.first_index AND t.last_index \
+         AND r.shard = t.shard AND r.attempt = t.attempt AND r.state = 'done' \
+         CROSS JOIN images AS i ON i.job = r.job AND i.idx = r.idx {OF_IMAGE} {OF_RESULT} \
+         WHERE o.id = ?1 ORDER BY r.idx"
+    )))
+    .bind(shard.as_str())
+    .bind(attempt)
+    .fetch_all(&store.reader)
+    .await?;
+    rows.iter().map(manifest_row).collect()
+}
+
+pub(super) async fn jobs_of_output(store: &SqliteStore, output: &str) -> Result<Vec<Job>> {
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {JOB_COLUMNS} FROM jobs WHERE output = ? AND sealed_at IS NOT NULL ORDER BY key"
+    )))
+    .bind(output)
+    .fetch_all(&store.reader)
+    .await?;
+    rows.iter().map(read_job).collect()
 }
 
 pub(super) async fn columns(store: &SqliteStore, job: &JobId) -> Result<Vec<String>> {
@@ -202,16 +237,25 @@ fn image(row: &SqliteRow) -> Result<Image> {
         ImageState::Pending => None,
         ImageState::Done | ImageState::Failed => Some(result(row)?),
     };
+    let form: Form = form(row)?;
+    let object: String = row.try_get("object")?;
     Ok(Image {
+        thumbnail: if state == ImageState::Done { form.thumbnail(&object) } else { None },
         index: unsigned(row, "idx")?,
         state,
         prompt: row.try_get("prompt")?,
         negative_prompt: row.try_get("negative_prompt")?,
         seed: unsigned(row, "seed")?,
         settings: settings(row)?,
-        object: row.try_get("object")?,
+        object,
         result,
     })
+}
+
+/// Of the tar of a picture, once that has its final name.
+fn number(row: &SqliteRow) -> Result<Option<u64>> {
+    let number: Option<i64> = row.try_get("number")?;
+    Ok(number.and_then(|number| u64::try_from(number).ok()))
 }
 
 fn result(row: &SqliteRow) -> Result<ResultRecord> {
@@ -235,5 +279,7 @@ fn result(row: &SqliteRow) -> Result<ResultRecord> {
         decode_seconds: row.try_get::<Option<f64>, _>("decode_seconds")?.unwrap_or_default(),
         error,
         finished_at: time(row.try_get("finished_at")?)?,
+        quality: Quality::read(row.try_get("entropy")?, row.try_get("clipped")?),
+        archive: number(row)?.map(archive::final_name),
     })
 }

@@ -4,11 +4,13 @@ use jiff::Timestamp;
 use sqlx::{Connection, Row, SqliteConnection};
 
 use super::SqliteStore;
+use super::archives::{self, Standing};
 use super::codec::{signed, small, time_text, word};
 use super::shard_state::{Failure, HeldBy, Shard, fail_image};
 use super::{session, standing};
 use crate::domain::Invalid;
 use crate::domain::blame::{Caps, Verdict, after_error};
+use crate::domain::form::Layout;
 use crate::domain::state::JobState;
 use crate::store::records::{ImageReport, LeaseRef, Outcome, Report, Reported};
 use crate::store::{Error, Result};
@@ -54,7 +56,8 @@ async fn commit_report(
     caps: Caps,
     now: Timestamp,
 ) -> Result<Reported> {
-    let Report { session, lease, results } = report;
+    let Report { session, lease, results, .. } = report;
+    let archive = report.checked_archive()?;
     let known_session = session::find(db, session).await?;
     if let Some((key, true)) = known_session {
         session::seen(db, key, now).await?;
@@ -68,6 +71,24 @@ async fn commit_report(
     if given_out.is_none() {
         let what = format!("attempt {} of shard {} was never given out", lease.attempt, lease.shard);
         return Err(Invalid::job(what).into());
+    }
+    let has_pictures = results.iter().any(|result| matches!(result.outcome, Outcome::Done { .. }));
+    if has_pictures && archive.is_some() != (layout(db, shard.job).await? == Layout::Webdataset) {
+        return Err(report.wrong_layout().into());
+    }
+    let stands = match archive {
+        Some(archive) => Some(archives::standing(db, &shard, report, archive).await?),
+        None => None,
+    };
+    let nothing_new = match stands {
+        Some(Standing::Known) => Some((results.len() as u64, Vec::new())),
+        Some(Standing::Taken(taken)) => Some((0, taken)),
+        Some(Standing::New) | None => None,
+    };
+    if let Some((known, taken)) = nothing_new {
+        let held = holds(db, &shard, lease, known_session.map(|(key, _)| key)).await?;
+        let job_complete = job_complete(db, shard.job).await?;
+        return Ok(Reported { accepted: 0, known, held, job_complete, taken });
     }
     if report.has_errors() {
         let Some((key, _)) = known_session else {
@@ -86,15 +107,59 @@ async fn commit_report(
             shard.settle(db, now).await?;
         }
     }
+    if let Some(archive) = archive {
+        archives::insert(db, &shard, report, archive, now).await?;
+    }
     if let Some(session) = reporter.session {
         standing::judge(db, &shard, session, report, now).await?;
     }
     shard.settle(db, now).await?;
-    let held = HeldBy::find(db, shard.key)
-        .await?
-        .is_some_and(|held| held.attempt == lease.attempt && Some(held.session) == reporter.session);
+    keep_logs(db, &shard, &reporter, report).await?;
+    let held = holds(db, &shard, lease, reporter.session).await?;
     let job_complete = job_complete(db, shard.job).await?;
-    Ok(Reported { accepted, known: results.len() as u64 - accepted, held, job_complete })
+    let known = results.len() as u64 - accepted;
+    Ok(Reported { accepted, known, held, job_complete, taken: Vec::new() })
+}
+
+/// Whether the session holds the lease.
+async fn holds(
+    db: &mut SqliteConnection,
+    shard: &Shard,
+    lease: &LeaseRef,
+    session: Option<i64>,
+) -> Result<bool> {
+    let held = HeldBy::find(db, shard.key).await?;
+    Ok(held.is_some_and(|held| held.attempt == lease.attempt && Some(held.session) == session))
+}
+
+async fn layout(db: &mut SqliteConnection, job: i64) -> Result<Layout> {
+    let row = sqlx::query("SELECT layout FROM jobs WHERE key = ?").bind(job).fetch_one(db).await?;
+    word(&row, "layout")
+}
+
+/// Keeps what the worker logged. A report that is sent twice counts once.
+async fn keep_logs(
+    db: &mut SqliteConnection,
+    shard: &Shard,
+    reporter: &Reporter,
+    report: &Report,
+) -> Result<()> {
+    for result in report.logged() {
+        sqlx::query(
+            "INSERT INTO image_logs (job, idx, attempt, session, device, log, at) VALUES (?, ?, ?, ?, ?, ?, ?) \
+             ON CONFLICT (job, idx, attempt) DO NOTHING",
+        )
+        .bind(shard.job)
+        .bind(signed(result.index, "index")?)
+        .bind(reporter.attempt)
+        .bind(reporter.session)
+        .bind(&result.device)
+        .bind(&result.log)
+        .bind(time_text(reporter.now))
+        .execute(&mut *db)
+        .await?;
+    }
+    Ok(())
 }
 
 /// Refuses errors of anybody but the worker that the attempt was given to: they count against its images. It may have
@@ -127,7 +192,8 @@ async fn commit(
     let index = signed(result.index, "index")?;
     let image = sqlx::query(
         "SELECT i.object, i.errors, EXISTS (SELECT 1 FROM results AS r WHERE r.job = i.job AND r.idx = i.idx) \
-         AS known FROM images AS i \
+         AS known, EXISTS (SELECT 1 FROM requeued_results AS q WHERE q.job = i.job AND q.idx = i.idx \
+         AND q.attempt >= ?6) AS requeued FROM images AS i \
          WHERE i.job = ?1 AND i.group_no = ?2 AND i.idx = ?3 AND i.idx BETWEEN ?4 AND ?5",
     )
     .bind(shard.job)
@@ -135,22 +201,24 @@ async fn commit(
     .bind(index)
     .bind(holding.first)
     .bind(holding.last)
+    .bind(reporter.attempt)
     .fetch_optional(&mut *db)
     .await?;
     let Some(image) = image else {
         return Err(Invalid::job(format!("image {index} is not in this shard")).into());
     };
     match &result.outcome {
-        Outcome::Done { object, bytes, sha256, recipe } => {
+        Outcome::Done { object, bytes, sha256, recipe, quality } => {
             let assigned: &str = image.try_get("object")?;
             check_done(index, assigned, object, sha256, recipe)?;
-            if image.try_get("known")? {
+            // The object of a picture that was taken back is not where an attempt of that time put it.
+            if image.try_get("known")? || image.try_get("requeued")? {
                 return Ok(false);
             }
             sqlx::query(
                 "INSERT INTO results (job, idx, state, shard, attempt, session, device, object, bytes, sha256, \
-                 recipe, render_seconds, decode_seconds, finished_at) \
-                 VALUES (?, ?, 'done', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 recipe, render_seconds, decode_seconds, finished_at, entropy, clipped) \
+                 VALUES (?, ?, 'done', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )
             .bind(shard.job)
             .bind(index)
@@ -165,6 +233,8 @@ async fn commit(
             .bind(result.render_seconds)
             .bind(result.decode_seconds)
             .bind(time_text(reporter.now))
+            .bind(quality.map(|quality| quality.entropy))
+            .bind(quality.map(|quality| quality.clipped))
             .execute(&mut *db)
             .await?;
             sqlx::query("UPDATE jobs SET done = done + 1 WHERE key = ?")
@@ -228,7 +298,8 @@ async fn failing_workers(db: &mut SqliteConnection, job: i64, index: i64) -> Res
     let row = sqlx::query(
         "SELECT count(DISTINCT coalesce(w.worker, '')) AS workers FROM image_errors AS e \
          LEFT JOIN sessions AS w ON w.key = e.session WHERE e.job = ?1 AND e.idx = ?2 AND e.attempt > \
-         (SELECT coalesce(max(t.attempt), 0) FROM retried_results AS t WHERE t.job = ?1 AND t.idx = ?2)",
+         (SELECT coalesce(max(t.attempt), 0) FROM (SELECT t.attempt FROM retried_results AS t WHERE t.job = ?1 AND t.idx = ?2 \
+         UNION ALL SELECT t.attempt FROM requeued_results AS t WHERE t.job = ?1 AND t.idx = ?2) AS t)",
     )
     .bind(job)
     .bind(index)
@@ -247,13 +318,19 @@ fn check_done(
     if object != assigned {
         return Err(Invalid::job(format!("image {index} was written to {object:?}, not to {assigned:?}")));
     }
-    if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(Invalid::job(format!("image {index} has the sha256 {sha256:?}, which is none in hex")));
-    }
+    check_sha256(&format!("image {index}"), sha256)?;
     if serde_json::from_str::<serde::de::IgnoredAny>(recipe).is_err() {
         return Err(Invalid::job(format!("the recipe of image {index} is no JSON")));
     }
     Ok(())
+}
+
+/// Refuses what is no hash in hex.
+pub(super) fn check_sha256(whose: &str, sha256: &str) -> std::result::Result<(), Invalid> {
+    if sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    Err(Invalid::job(format!("{whose} has the sha256 {sha256:?}, which is none in hex")))
 }
 
 /// Every image of the job has its result, but the job has not ended.

@@ -15,8 +15,11 @@ use super::shard_state::{Ending, HeldBy, SHARD_COLUMNS, Shard};
 use crate::domain::blame::retry_delay;
 use crate::domain::event::EventKind;
 use crate::domain::id::SessionId;
+use crate::domain::leaving::Drain;
 use crate::domain::state::LeaseEnd;
-use crate::store::records::{By, HeldLease, Kept, LeaseRef, NewSession, Release, ReleaseReason, Renewal};
+use crate::store::records::{
+    By, HeldLease, Kept, LeaseRef, NewSession, OfWorker, Release, ReleaseReason, Renewal, Renewed,
+};
 use crate::store::{Error, Result};
 
 pub(super) async fn open_session(
@@ -86,13 +89,13 @@ pub(super) async fn renew_leases(
     renewals: &[Renewal],
     duration: Duration,
     now: Timestamp,
-) -> Result<Vec<Result<Vec<Kept>>>> {
+) -> Result<Vec<Result<Renewed>>> {
     let mut tx = store.write().await?;
     let expires_at = time_text(expiry(now, duration)?);
     let mut answers = Vec::with_capacity(renewals.len());
     for renewal in renewals {
         answers.push(match open_key(&mut tx, &renewal.session).await {
-            Ok(key) => Ok(renew(&mut tx, key, &renewal.held, &expires_at, now).await?),
+            Ok(key) => Ok(renew(&mut tx, key, renewal, &expires_at, now).await?),
             Err(error @ (Error::SessionClosed(_) | Error::NotFound { .. })) => Err(error),
             Err(error) => return Err(error),
         });
@@ -101,17 +104,29 @@ pub(super) async fn renew_leases(
     Ok(answers)
 }
 
-/// Prolongs one session and what it holds; the leases that it still holds.
+/// Prolongs one session and what it holds, and keeps what it says of itself.
 async fn renew(
     db: &mut SqliteConnection,
     session: i64,
-    held: &[HeldLease],
+    renewal: &Renewal,
     expires_at: &str,
     now: Timestamp,
-) -> Result<Vec<Kept>> {
-    seen(db, session, now).await?;
-    let mut kept = Vec::with_capacity(held.len());
-    for lease in held {
+) -> Result<Renewed> {
+    if let Some(reason) = &renewal.leaving {
+        leave(db, session, reason, now).await?;
+    }
+    let drain: Option<String> = sqlx::query_scalar(
+        "UPDATE sessions SET seen_at = ?2, stats = coalesce(?3, stats), stats_at = iif(?3 IS NULL, stats_at, ?2) \
+         WHERE key = ?1 RETURNING drain",
+    )
+    .bind(session)
+    .bind(time_text(now))
+    .bind(renewal.stats.as_ref().map(json_text).transpose()?)
+    .fetch_one(&mut *db)
+    .await?;
+    let drain = drain.as_deref().map(str::parse).transpose()?;
+    let mut kept = Vec::with_capacity(renewal.held.len());
+    for lease in &renewal.held {
         let shard = match Shard::find(db, &lease.lease.shard).await {
             Ok(shard) => shard,
             Err(Error::NotFound { .. }) => continue,
@@ -132,7 +147,70 @@ async fn renew(
             kept.push(Kept { lease: lease.lease.clone(), last_index: shard.last.unsigned_abs() });
         }
     }
-    Ok(kept)
+    Ok(Renewed { kept, drain })
+}
+
+/// The worker says that it leaves, and says so in every renewal: the first one counts.
+async fn leave(db: &mut SqliteConnection, session: i64, reason: &str, now: Timestamp) -> Result<()> {
+    let first = sqlx::query("UPDATE sessions SET leaving = ? WHERE key = ? AND leaving IS NULL")
+        .bind(reason)
+        .bind(session)
+        .execute(&mut *db)
+        .await?;
+    if first.rows_affected() > 0 {
+        let event = Event { session: Some(session), reason, ..Event::new(EventKind::WorkerLeaving) };
+        record(db, event, now).await?;
+    }
+    Ok(())
+}
+
+/// Whether the session leaves or was asked to: nothing more is leased to it.
+pub(super) async fn is_leaving(db: &mut SqliteConnection, session: i64) -> Result<bool> {
+    let leaving =
+        sqlx::query_scalar("SELECT drain IS NOT NULL OR leaving IS NOT NULL FROM sessions WHERE key = ?")
+            .bind(session)
+            .fetch_one(db)
+            .await?;
+    Ok(leaving)
+}
+
+pub(super) async fn drain(
+    store: &SqliteStore,
+    of: &OfWorker,
+    drain: Drain,
+    by: &By,
+    now: Timestamp,
+) -> Result<Vec<SessionId>> {
+    let mut tx = store.write().await?;
+    let whose = if of.session.is_some() { "id" } else { "worker" };
+    let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT key, id, drain FROM sessions WHERE {whose} = ? AND closed_at IS NULL ORDER BY key"
+    )))
+    .bind(of.session.as_ref().map_or(of.worker.as_str(), SessionId::as_str))
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut asked = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let before = row.try_get::<Option<&str>, _>("drain")?.map(str::parse::<Drain>).transpose()?;
+        if before < Some(drain) {
+            let key: i64 = row.try_get("key")?;
+            sqlx::query("UPDATE sessions SET drain = ? WHERE key = ?")
+                .bind(drain.word())
+                .bind(key)
+                .execute(&mut *tx)
+                .await?;
+            let event = Event {
+                session: Some(key),
+                detail: Some(json!({ "drain": drain.word() })),
+                by: Some(by),
+                ..Event::new(EventKind::WorkerDrained)
+            };
+            record(&mut tx, event, now).await?;
+        }
+        asked.push(SessionId::from(row.try_get::<String, _>("id")?));
+    }
+    tx.commit().await?;
+    Ok(asked)
 }
 
 /// Indices of the shard that the worker says it is rendering, each once. Any others are not its to name.

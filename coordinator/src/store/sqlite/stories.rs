@@ -10,8 +10,8 @@ use super::codec::{json, signed, small, time, unsigned, word};
 use super::read;
 use crate::domain::id::{JobId, SessionId, ShardId};
 use crate::store::Result;
-use crate::store::records::{EventRecord, ImageStory, Newest, OfWorker, Range, Subject, Yield};
-use crate::store::story::{ImageError, Retried, Told};
+use crate::store::records::{AttemptLog, EventRecord, ImageStory, Newest, OfWorker, Range, Subject, Yield};
+use crate::store::story::{ImageError, Picture, Retried, Told};
 
 /// What [`event`] reads of events `e`.
 const EVENTS: &str = "SELECT e.seq, e.at, e.kind, j.id AS job_id, s.id AS shard_id, s.first_index, s.last_index, \
@@ -206,7 +206,7 @@ pub(super) async fn image_story(store: &SqliteStore, job: &JobId, index: u64) ->
          UNION ALL SELECT s.cut_off, (SELECT min(l.attempt) FROM leases AS l WHERE l.shard = s.key) \
          FROM had AS h JOIN shards AS s ON s.key = h.shard WHERE s.cut_off IS NOT NULL) \
          {EVENTS} WHERE e.job = ?1 AND (e.idx = ?2 \
-         OR e.kind IN ('job_submitted', 'job_paused', 'job_resumed', 'job_cancelled', 'job_retried') \
+         OR e.kind IN ('job_submitted', 'job_paused', 'job_resumed', 'job_cancelled', 'job_retried', 'job_requeued') \
          OR e.idx IS NULL AND EXISTS (SELECT 1 FROM had AS h WHERE h.shard = e.shard \
          AND (h.below IS NULL OR e.attempt < h.below))) ORDER BY e.seq"
     )))
@@ -247,7 +247,14 @@ async fn errors(store: &SqliteStore, job: i64, index: i64) -> Result<Vec<ImageEr
 
 async fn retried(store: &SqliteStore, job: i64, index: i64) -> Result<Vec<Retried>> {
     let rows = sqlx::query(
-        "SELECT attempt, finished_at, retried_at FROM retried_results WHERE job = ? AND idx = ? ORDER BY attempt",
+        "SELECT t.attempt, t.finished_at, t.retried_at, t.picture, w.id, coalesce(w.worker, '') AS worker, t.device, \
+         t.bytes, t.sha256, t.render_seconds, t.decode_seconds \
+         FROM (SELECT attempt, finished_at, retried_at, 0 AS picture, session, device, NULL AS bytes, \
+         NULL AS sha256, render_seconds, NULL AS decode_seconds \
+         FROM retried_results WHERE job = ?1 AND idx = ?2 \
+         UNION ALL SELECT attempt, finished_at, requeued_at, 1, session, device, bytes, sha256, render_seconds, \
+         decode_seconds FROM requeued_results WHERE job = ?1 AND idx = ?2) AS t \
+         LEFT JOIN sessions AS w ON w.key = t.session ORDER BY t.attempt, t.retried_at",
     )
     .bind(job)
     .bind(index)
@@ -257,8 +264,53 @@ async fn retried(store: &SqliteStore, job: i64, index: i64) -> Result<Vec<Retrie
         .map(|row| {
             Ok(Retried {
                 attempt: small(row, "attempt")?,
-                failed_at: time(row.try_get("finished_at")?)?,
+                finished_at: time(row.try_get("finished_at")?)?,
                 retried_at: time(row.try_get("retried_at")?)?,
+                picture: if row.try_get("picture")? { Some(picture(row)?) } else { None },
+            })
+        })
+        .collect()
+}
+
+fn picture(row: &SqliteRow) -> Result<Picture> {
+    Ok(Picture {
+        session: row.try_get::<Option<String>, _>("id")?.map(SessionId::from),
+        worker: row.try_get("worker")?,
+        device: row.try_get("device")?,
+        bytes: Some(unsigned(row, "bytes")?),
+        sha256: row.try_get("sha256")?,
+        render_seconds: row.try_get::<Option<f64>, _>("render_seconds")?.unwrap_or_default(),
+        decode_seconds: row.try_get::<Option<f64>, _>("decode_seconds")?.unwrap_or_default(),
+    })
+}
+
+pub(super) async fn logs(
+    store: &SqliteStore,
+    job: &JobId,
+    index: u64,
+    after: u32,
+    limit: u32,
+) -> Result<Vec<AttemptLog>> {
+    let rows = sqlx::query(
+        "SELECT l.attempt, w.id, coalesce(w.worker, '') AS worker, l.device, l.at, l.log FROM image_logs AS l \
+         LEFT JOIN sessions AS w ON w.key = l.session \
+         WHERE l.job = ? AND l.idx = ? AND l.attempt > ? ORDER BY l.attempt LIMIT ?",
+    )
+    .bind(read::key(store, job).await?)
+    .bind(signed(index, "index")?)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(&store.reader)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(AttemptLog {
+                attempt: small(row, "attempt")?,
+                session: row.try_get::<Option<String>, _>("id")?.map(SessionId::from),
+                worker: row.try_get("worker")?,
+                device: row.try_get("device")?,
+                at: time(row.try_get("at")?)?,
+                log: row.try_get("log")?,
             })
         })
         .collect()

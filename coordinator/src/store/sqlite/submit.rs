@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::SqliteStore;
 use super::codec::{JOB_COLUMNS, job as read_job, json_text, signed, time_text};
 use super::event::{Event, record};
-use super::waiting;
+use super::{append, waiting};
 use crate::domain::Invalid;
 use crate::domain::event::EventKind;
 use crate::domain::id::JobId;
@@ -34,18 +34,7 @@ pub(super) async fn begin_job(store: &SqliteStore, spec: &JobSpec, now: Timestam
     if let Some(row) = sealed {
         return Ok(Begun::Existing(Box::new(read_job(&row)?)));
     }
-    // A job that was cancelled before its first picture has left nothing there.
-    let taken = sqlx::query(
-        "SELECT id FROM jobs WHERE output = ? AND sealed_at IS NOT NULL \
-         AND NOT (state = 'cancelled' AND done = 0) LIMIT 1",
-    )
-    .bind(&spec.output)
-    .fetch_optional(&mut *tx)
-    .await?;
-    if let Some(row) = taken {
-        let job = JobId::from(row.try_get::<String, _>("id")?);
-        return Err(Error::OutputTaken { output: spec.output.clone(), job });
-    }
+    let before = append::place(&mut tx, spec).await?;
     spec.check_deadline(now)?;
     let after = waiting::find(&mut tx, &spec.after).await?;
     sqlx::query("UPDATE jobs SET client_token = NULL WHERE client_token = ?")
@@ -56,7 +45,8 @@ pub(super) async fn begin_job(store: &SqliteStore, spec: &JobSpec, now: Timestam
     let inserted = sqlx::query(
         "INSERT INTO jobs (id, client_token, name, owner, model, output, width, height, steps, guidance, bin, \
          decode, negative_prompt, seed, images_per_prompt, name_template, priority, needs, state, created_at, \
-         deadline) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         deadline, format, quality, layout, thumbnails, index_base) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(&id)
     .bind(&spec.client_token)
@@ -79,11 +69,16 @@ pub(super) async fn begin_job(store: &SqliteStore, spec: &JobSpec, now: Timestam
     .bind(JobState::Pending.word())
     .bind(time_text(now))
     .bind(spec.deadline.map(time_text))
+    .bind(spec.form.format.word())
+    .bind(spec.form.quality)
+    .bind(spec.form.layout.word())
+    .bind(spec.form.thumbnails)
+    .bind(signed(before, "images before it")?)
     .execute(&mut *tx)
     .await?;
     waiting::insert(&mut tx, inserted.last_insert_rowid(), &after).await?;
     tx.commit().await?;
-    Ok(Begun::New(JobId::from(id)))
+    Ok(Begun::New(JobId::from(id), before))
 }
 
 /// The key of a job that is still being submitted.
@@ -110,6 +105,7 @@ pub(super) async fn seal_job(store: &SqliteStore, job: &JobId, batch: &Batch, no
     let mut tx = store.write().await?;
     let key = unsealed_key(&mut tx, job).await?;
     insert_batch(&mut tx, key, batch, now).await?;
+    append::keep_place(&mut tx, key).await?;
     let row = sqlx::query(sqlx::AssertSqlSafe(format!(
         "UPDATE jobs SET sealed_at = ? WHERE key = ? RETURNING {JOB_COLUMNS}"
     )))

@@ -11,7 +11,7 @@ use super::SqliteStore;
 use super::codec::{small, time, time_text, unsigned};
 use super::event::{Event, record};
 use super::lease::{OPEN, READY, open_job, take};
-use super::session::{open_key, seen};
+use super::session::{is_leaving, open_key, seen};
 use super::shard_state::{Ending, HeldBy, Shard};
 use super::standing;
 use crate::domain::event::EventKind;
@@ -78,6 +78,7 @@ pub(super) async fn idle(store: &SqliteStore, sessions: &[SessionId]) -> Result<
     let ids: Vec<&str> = sessions.iter().map(SessionId::as_str).collect();
     let rows = sqlx::query(
         "SELECT w.id FROM json_each(?) AS n CROSS JOIN sessions AS w ON w.id = n.value WHERE w.closed_at IS NULL \
+         AND w.drain IS NULL AND w.leaving IS NULL \
          AND NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.session = w.key AND l.ended_at IS NULL)",
     )
     .bind(json!(ids).to_string())
@@ -96,7 +97,7 @@ pub(super) async fn take_over(
     let mut tx = store.write().await?;
     let key = open_key(&mut tx, session).await?;
     seen(&mut tx, key, now).await?;
-    if standing::is_excluded(&mut tx, key, now).await? {
+    if standing::is_excluded(&mut tx, key, now).await? || is_leaving(&mut tx, key).await? {
         return Ok(None);
     }
     let mut shard = Shard::find(&mut tx, &share.shard).await?;

@@ -292,3 +292,59 @@ async fn a_query_without_end_is_stopped() {
         drop(store.query(ENDLESS, Duration::from_secs(600)).await.unwrap());
     }
 }
+
+/// What the version before this one wrote: an image that failed with a class of another name, one of them tried again.
+const BEFORE_FORMS: &str = "
+    INSERT INTO jobs (key, id, client_token, name, owner, model, output, width, height, steps, guidance, bin, decode,
+        negative_prompt, seed, images_per_prompt, name_template, state, images, done, failed, created_at, sealed_at)
+    VALUES (1, 'j', 't', 'n', '', 'm', '/out', 64, 64, 4, 4.5, 'auto', 'exact', '', 0, 1, '{index:08}-{seed}.png',
+        'failed', 2, 1, 1, '2026-11-23T02:47:00.123Z', '2026-11-23T02:47:00.123Z');
+    INSERT INTO settings_groups VALUES (1, 0, 64, 64, 4, 4.5, 'auto', 'exact');
+    INSERT INTO prompts VALUES (1, 0, 1, NULL, 'p', NULL, NULL), (1, 1, 2, NULL, 'q', NULL, NULL);
+    INSERT INTO images (job, idx, row_no, group_no, seed, object) VALUES (1, 0, 0, 0, 0, 'a.png'), (1, 1, 1, 0, 1, 'b.png');
+    INSERT INTO shards (key, id, job, group_no, first_index, last_index, images, state, attempt, not_before)
+    VALUES (1, 's', 1, 0, 0, 1, 2, 'done', 2, '');
+    INSERT INTO results (job, idx, state, shard, attempt, device, object, bytes, sha256, recipe, finished_at)
+    VALUES (1, 0, 'done', 1, 1, 'cpu', 'a.png', 7, 'x', '{}', '2026-11-23T02:47:01.000Z');
+    INSERT INTO results (job, idx, state, shard, attempt, device, error_class, error, finished_at)
+    VALUES (1, 1, 'failed', 1, 2, 'cpu', 'numeric', 'flat', '2026-11-23T02:47:01.000Z');
+    INSERT INTO retried_results (job, idx, shard, attempt, device, error_class, error, finished_at, retried_at)
+    VALUES (1, 1, 1, 1, 'cpu', 'numeric', 'flat', '', '');
+    INSERT INTO image_errors (job, idx, attempt, device, error_class, error, at) VALUES (1, 1, 1, 'cpu', 'numeric', 'flat', '');
+    INSERT INTO events (at, kind, job, idx, detail) VALUES ('', 'image_failed', 1, 1, '{\"error_class\":\"numeric\"}')";
+
+#[tokio::test]
+async fn what_an_older_program_wrote_is_kept_in_the_words_of_this_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("farm.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+    let mut old = options.connect().await.unwrap();
+    super::open::first_migrations(7).run(&mut old).await.unwrap();
+    sqlx::raw_sql(BEFORE_FORMS).execute(&mut old).await.unwrap();
+    old.close().await.unwrap();
+    let bench = Bench::new(Arc::new(SqliteStore::open(&file).await.unwrap()));
+    let classes = "select group_concat(c, ' ') from (select error_class as c from audit_images where state = 'failed' \
+        union all select detail ->> '$.error_class' from audit_events)";
+    assert_eq!(bench.value(classes).await, "bad_image bad_image");
+    let job = bench.store.job("j").await.unwrap();
+    assert_eq!(job.form, crate::domain::form::Form::default());
+    let images = bench.images(&job.id).await;
+    assert_eq!(images[0].result.as_ref().unwrap().bytes, Some(7));
+    // Guarded as before, also where the table was made anew.
+    let mut client = plain(&folder).await;
+    let stored =
+        "SELECT (SELECT error_class FROM retried_results) || ' ' || (SELECT error_class FROM image_errors)";
+    let stored: String = sqlx::query_scalar(stored).fetch_one(&mut client).await.unwrap();
+    assert_eq!(stored, "bad_image bad_image");
+    for sql in [
+        "UPDATE results SET sha256 = 'x'",
+        "DELETE FROM results WHERE state = 'done'",
+        "UPDATE events SET kind = 'x'",
+        "UPDATE retried_results SET device = 'x'",
+        "UPDATE results SET error_class = 'numeric' WHERE state = 'failed'",
+        "INSERT INTO results (job, idx, state, shard, attempt, device, error_class, finished_at) \
+         VALUES (1, 7, 'failed', 1, 2, 'cpu', 'numeric', '')",
+    ] {
+        assert!(client.execute(sql).await.is_err(), "{sql}");
+    }
+}

@@ -7,7 +7,7 @@ use crate::domain::blame::ErrorClass;
 use crate::domain::submission::Batch;
 use crate::store::conformance::{Bench, LEASE, error, row, spec};
 use crate::store::postgres::PostgresStore;
-use crate::store::postgres::open::MIGRATIONS;
+use crate::store::postgres::open::{MIGRATIONS, first_migrations};
 use crate::store::records::{Begun, Change};
 use crate::store::{Error, Store};
 use sanafarm_test_servers::Postgres;
@@ -123,7 +123,7 @@ async fn the_history_has_room_for_the_months_to_come() {
 async fn rows_that_a_stopped_server_lost_are_missed() {
     let (store, server) = fresh().await;
     let bench = Bench::new(store);
-    let Begun::New(id) = bench.store.begin_job(&spec("a"), bench.now).await.unwrap() else { panic!() };
+    let Begun::New(id, _) = bench.store.begin_job(&spec("a"), bench.now).await.unwrap() else { panic!() };
     let mut submission = crate::domain::submission::Submission::new(spec("a"), LEASE, Vec::new()).unwrap();
     let mut batch = |lines: std::ops::Range<u64>| -> Batch {
         lines.for_each(|line| submission.push(row(line)).unwrap());
@@ -152,4 +152,67 @@ async fn connections_are_encrypted_as_the_url_says() {
     let unknown = PostgresStore::open(&format!("{url}?sslmode=verify-full")).await.unwrap_err().to_string();
     assert!(unknown.contains("certificate"), "{unknown}");
     PostgresStore::open(&format!("{url}?sslmode=disable")).await.unwrap().close().await;
+}
+
+/// What the version before this one wrote: an image that failed with a class of another name, once tried again.
+const BEFORE_FORMS: &str = "
+    INSERT INTO coordinators DEFAULT VALUES;
+    INSERT INTO jobs (id, client_token, name, owner, model, output, width, height, steps, guidance, bin, decode,
+        negative_prompt, seed, images_per_prompt, name_template, priority, needs, state, images, done, failed, coordinator,
+        named, created_at, sealed_at)
+    VALUES ('01930000-0000-7000-8000-000000000000', 't', 'n', '', 'm', '/out', 64, 64, 4, 4.5, 'auto', 'exact', '', 0, 1,
+        '{index:08}-{seed}.png', 0, '{}', 'failed', 2, 1, 1, 1, false, now(), now());
+    INSERT INTO settings_groups VALUES (1, 0, 64, 64, 4, 4.5, 'auto', 'exact');
+    INSERT INTO images (job, idx, seed, group_no, copy, mixed, named, object, line, prompt)
+    VALUES (1, 0, 0, 0, 0, false, false, 'a.png', 1, 'p'), (1, 1, 1, 0, 0, false, false, 'b.png', 2, 'q');
+    INSERT INTO shards (id, job, group_no, first_index, last_index, images, remaining, state, attempt, not_before)
+    VALUES (gen_random_uuid(), 1, 0, 0, 1, 2, 0, 'done', 2, now());
+    SELECT make_results_part(1), make_events_part(now());
+    INSERT INTO results (job, idx, state, shard, attempt, device, bytes, sha256, recipe, finished_at)
+    VALUES (1, 0, 'done', 1, 1, 'cpu', 7, decode(repeat('ab', 32), 'hex'), '{}', now());
+    INSERT INTO results (job, idx, state, shard, attempt, device, error_class, error, finished_at)
+    VALUES (1, 1, 'failed', 1, 2, 'cpu', 'numeric', 'flat', now());
+    INSERT INTO retried_results (job, idx, shard, attempt, device, error_class, error, finished_at, retried_at)
+    VALUES (1, 1, 1, 1, 'cpu', 'numeric', 'flat', now(), now());
+    INSERT INTO image_errors (job, idx, attempt, device, error_class, error, at)
+    VALUES (1, 1, 1, 'cpu', 'numeric', 'flat', now());
+    INSERT INTO events (at, kind, job, idx, detail) VALUES (now(), 'image_failed', 1, 1, '{\"error_class\":\"numeric\"}')";
+
+#[tokio::test]
+async fn what_an_older_program_wrote_is_kept_in_the_words_of_this_one() {
+    let server = Postgres::start();
+    let mut client = PgConnection::connect(&server.database("farm")).await.unwrap();
+    first_migrations(8).run(&mut client).await.unwrap();
+    sqlx::raw_sql(BEFORE_FORMS).execute(&mut client).await.unwrap();
+    let bench = another(&server).await;
+    let classes = "select string_agg(c, ' ') from (select error_class as c from audit_images where state = 'failed' \
+        union all select detail ->> 'error_class' from audit_events) as x";
+    assert_eq!(bench.value(classes).await, "bad_image bad_image");
+    let job = bench.store.jobs(&[], 1).await.unwrap().remove(0);
+    assert_eq!(job.form, crate::domain::form::Form::default());
+    assert_eq!(bench.images(&job.id).await[0].result.as_ref().unwrap().bytes, Some(7));
+    let stored =
+        "SELECT (SELECT error_class FROM retried_results) || ' ' || (SELECT error_class FROM image_errors)";
+    assert_eq!(server.sql("farm", stored), "bad_image bad_image");
+    // Guarded as before, in the parts that were there and in those to come.
+    client.execute("SELECT make_results_part(64)").await.unwrap();
+    for (sql, reason) in [
+        ("UPDATE results SET device = 'x'", "committed once"),
+        ("UPDATE results_0 SET device = 'x'", "committed once"),
+        ("UPDATE events SET kind = 'x'", "events are append-only"),
+        ("UPDATE retried_results SET device = 'x'", "retried is append-only"),
+        (
+            "INSERT INTO results (job, idx, state, shard, attempt, device, error_class, finished_at) \
+             VALUES (1, 7, 'failed', 1, 2, 'cpu', 'numeric', now())",
+            "results_error_class_check",
+        ),
+        (
+            "INSERT INTO results (job, idx, state, shard, attempt, device, error_class, finished_at) \
+             VALUES (64, 7, 'failed', 1, 2, 'cpu', 'numeric', now())",
+            "results_error_class_check",
+        ),
+    ] {
+        let refused = client.execute(sql).await.unwrap_err().to_string();
+        assert!(refused.contains(reason), "{sql}: {refused}");
+    }
 }

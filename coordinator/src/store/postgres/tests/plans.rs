@@ -157,14 +157,14 @@ async fn what_many_hold_is_looked_up_one_by_one() {
         let session = bench.session(&format!("w{worker}")).await;
         let lease = bench.lease(&session).await.unwrap();
         let holding = HeldLease { lease: lease.lease.clone(), rendering: vec![lease.images[0].index] };
-        renewals.push(Renewal { session: session.clone(), held: vec![holding] });
+        renewals.push(Renewal { session: session.clone(), held: vec![holding], stats: None, leaving: None });
         let results = vec![done(&lease.images[0])];
-        reports.push(Report { session, lease: lease.lease, results });
+        reports.push(Report { session, lease: lease.lease, results, archive: None });
     }
     sqlx::raw_sql("SELECT pg_stat_force_next_flush()").execute(&pool).await.unwrap();
     let before = readings(&server);
     let renewed = bench.store.renew_leases(&renewals, LEASE, bench.now).await.unwrap();
-    assert!(renewed.into_iter().all(|kept| kept.unwrap().len() == 1));
+    assert!(renewed.into_iter().all(|kept| kept.unwrap().kept.len() == 1));
     for _ in 0..10 {
         assert_eq!(tails().await, 1);
     }

@@ -111,7 +111,9 @@ async fn every_view_can_be_read_by_analysts() {
         .sql("farm", "SELECT relname FROM pg_class WHERE relkind = 'v' AND relname LIKE 'audit%' ORDER BY 1");
     assert!(views.lines().count() >= 4, "{views}");
     for view in views.lines() {
-        assert_ne!(bench.value(&format!("select count(*) from {view}")).await, "0", "{view}");
+        let rows = bench.value(&format!("select count(*) from {view}")).await;
+        // The job has no tars and nothing was logged.
+        assert_eq!(rows == "0", ["audit_archives", "audit_logs"].contains(&view), "{view}: {rows}");
     }
     assert_eq!(bench.value("select current_user").await, "sanafarm_reader");
 }

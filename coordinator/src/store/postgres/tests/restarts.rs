@@ -57,7 +57,9 @@ async fn what_a_living_coordinator_does_is_left_alone() {
     first.submit("a", 4, 2).await;
     let (near, far) = (first.open("near", true).await, first.session("far").await);
     let (held, lost) = (first.lease(&near).await.unwrap(), first.lease(&far).await.unwrap());
-    let Begun::New(unsealed) = first.store.begin_job(&spec("b"), first.now).await.unwrap() else { panic!() };
+    let Begun::New(unsealed, _) = first.store.begin_job(&spec("b"), first.now).await.unwrap() else {
+        panic!()
+    };
     first.pass(LEASE);
     // Another one starts: it takes nothing away, and gives nobody more time.
     let second = another(&server).await;
@@ -95,8 +97,8 @@ async fn the_first_to_come_back_gives_workers_time() {
     assert_eq!((recovered.0.unwrap(), recovered.1.unwrap()), (Recovered::default(), Recovered::default()));
     assert_eq!(second.store.expire_leases(CAPS, bench.now).await.unwrap(), 0);
     let held = vec![crate::store::records::HeldLease { lease: lease.lease.clone(), rendering: vec![0] }];
-    let renewal = crate::store::records::Renewal { session, held };
-    let kept = third.store.renew_leases(&[renewal], LEASE, bench.now).await.unwrap().remove(0).unwrap();
+    let renewal = crate::store::records::Renewal { session, held, stats: None, leaving: None };
+    let kept = third.store.renew_leases(&[renewal], LEASE, bench.now).await.unwrap().remove(0).unwrap().kept;
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].lease, lease.lease);
 }
@@ -107,7 +109,7 @@ async fn a_duty_is_done_by_one_and_handed_over() {
     let first = Bench::new(store);
     let second = another(&server).await;
     let id = first.submit("a", 1, 1).await;
-    for duty in [Duty::Sweep, Duty::Purge, Duty::Finish(id)] {
+    for duty in [Duty::Sweep, Duty::Purge, Duty::Finish(id.to_string())] {
         let turn = first.store.turn(&duty).await.unwrap();
         assert!(turn.is_some());
         assert!(second.store.turn(&duty).await.unwrap().is_none());

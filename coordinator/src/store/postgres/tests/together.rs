@@ -80,7 +80,12 @@ async fn the_same_results_are_committed_once() {
             if number == 1 {
                 results[3] = error(&piece[3], ErrorClass::Prompt);
             }
-            reports.push(Report { session: session.clone(), lease: lease.lease.clone(), results });
+            reports.push(Report {
+                session: session.clone(),
+                lease: lease.lease.clone(),
+                results,
+                archive: None,
+            });
         }
     }
     let reports = Arc::new(reports);
@@ -151,6 +156,7 @@ async fn renewals_and_reports_of_the_same_leases_do_not_get_stuck() {
                         session: session.clone(),
                         lease: lease.lease.clone(),
                         results: vec![done(&lease.images[(task + round) % 4])],
+                        archive: None,
                     };
                     let reports: Vec<_> = mine.iter().map(report).collect();
                     for answer in store.report_results(&reports, CAPS, now).await.unwrap() {
@@ -161,7 +167,12 @@ async fn renewals_and_reports_of_the_same_leases_do_not_get_stuck() {
                         lease: lease.lease.clone(),
                         rendering: vec![lease.images[0].index],
                     });
-                    let renewal = Renewal { session: session.clone(), held: held.collect() };
+                    let renewal = Renewal {
+                        session: session.clone(),
+                        held: held.collect(),
+                        stats: None,
+                        leaving: None,
+                    };
                     store.renew_leases(&[renewal], LEASE, now).await.unwrap().remove(0).unwrap();
                 }
             }
@@ -255,7 +266,7 @@ async fn a_token_is_one_job_however_often_it_is_sent() {
             let now = first.now;
             tokio::spawn(async move {
                 match store.begin_job(&spec("same"), now).await.unwrap() {
-                    Begun::New(id) => match store.seal_job(&id, &Default::default(), now).await {
+                    Begun::New(id, _) => match store.seal_job(&id, &Default::default(), now).await {
                         Ok(job) => Some(job.id),
                         Err(Error::Replaced(_)) => None,
                         Err(error) => panic!("{error}"),
@@ -345,7 +356,7 @@ async fn one_connection_serves_many_calls() {
                 bench.report(&session, &lease.lease, &[failed, done(&lease.images[1])]).await;
                 bench.store.expire_leases(CAPS, bench.now).await.unwrap();
                 let other = spec(&format!("other {task}"));
-                let Begun::New(other) = bench.store.begin_job(&other, bench.now).await.unwrap() else {
+                let Begun::New(other, _) = bench.store.begin_job(&other, bench.now).await.unwrap() else {
                     panic!()
                 };
                 bench.store.seal_job(&other, &Default::default(), bench.now).await.unwrap();
