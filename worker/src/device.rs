@@ -1,9 +1,13 @@
 //! What this machine can render on.
 
+use std::path::Path;
+use std::str::FromStr;
+
 use cudarc::driver::result::device;
 use cudarc::driver::sys::CUdevice_attribute::{
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
 };
+use cudarc::driver::sys::cuDriverGetVersion;
 use cudarc::driver::sys::cudaError_enum::CUDA_ERROR_NO_DEVICE;
 use cudarc::driver::{DriverError, result};
 use sana::{Placement, Precision};
@@ -14,40 +18,115 @@ const CPU: &str = "cpu";
 /// Whether this build renders on CUDA devices.
 const CUDA: bool = cfg!(feature = "cuda");
 
-/// The device to render on, and the placement of models there: the one of that name, or else the first CUDA device of a
-/// build that has them, or else the CPU. All that are found are told about in the log.
+/// What a worker renders on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Devices {
+    /// All CUDA devices of a build that has them, or else the CPU.
+    #[default]
+    Auto,
+    /// Every device that the build can use, the CPU among them.
+    All,
+    /// These, by their ids: `cpu`, `cuda:0`.
+    Named(Vec<String>),
+}
+
+impl FromStr for Devices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "all" => return Ok(Self::All),
+            _ => {}
+        }
+        let mut ids: Vec<String> = Vec::new();
+        for name in text.split(',').map(str::trim) {
+            let number = name.strip_prefix("cuda:").map(str::parse::<u16>);
+            let id = match (name, number) {
+                (CPU, _) => CPU.to_owned(),
+                ("cuda", _) => "cuda:0".to_owned(),
+                (_, Some(Ok(number))) => format!("cuda:{number}"),
+                _ => {
+                    return Err(format!(
+                        "device {name}: take auto, all, or a list such as cuda:0,cuda:2 or cpu"
+                    ));
+                }
+            };
+            if ids.contains(&id) {
+                return Err(format!("device {id} is named twice"));
+            }
+            ids.push(id);
+        }
+        Ok(Self::Named(ids))
+    }
+}
+
+/// The devices to render on, with the placement of models there. All that are found are told about in the log. Where devices
+/// are not named, one that cannot be opened is left out.
 ///
 /// Blocks while a CUDA driver wakes its devices.
-pub(crate) fn choose(wanted: Option<&str>) -> Result<(Device, Placement), String> {
-    let mut devices = vec![cpu()];
+pub(crate) fn choose(wanted: &Devices) -> Result<Vec<(Device, Placement)>, String> {
+    let mut found = vec![cpu()];
     match cuda() {
-        Ok(found) => devices.extend(found),
+        Ok(devices) => found.extend(devices),
         Err(error) => tracing::warn!(%error, "CUDA driver is there and does not answer"),
     }
-    for found in &devices {
+    for device in &found {
         tracing::info!(
-            device = %found.id, name = %found.name, memory_bytes = found.memory_bytes,
-            compute_capability = %found.compute_capability, "found device"
+            device = %device.id, name = %device.name, memory_bytes = device.memory_bytes,
+            compute_capability = %device.compute_capability, driver = %device.driver, "found device"
         );
     }
-    if !CUDA && devices.len() > 1 {
+    if !CUDA && found.len() > 1 {
         tracing::warn!(
             "this build renders on the CPU and leaves CUDA devices idle: build with the feature cuda"
         );
     }
-    let id = match wanted {
-        Some("cuda") => "cuda:0",
-        Some(id) => id,
-        None => devices.get(1).filter(|_| CUDA).map_or(CPU, |first| first.id.as_str()),
+    let usable = if CUDA { found.len() } else { 1 };
+    let chosen: Vec<Device> = match wanted {
+        Devices::Auto if usable > 1 => found[1..].to_vec(),
+        Devices::Auto => found[..1].to_vec(),
+        Devices::All => found[..usable].to_vec(),
+        Devices::Named(ids) => ids.iter().map(|id| named(&found, id)).collect::<Result<_, _>>()?,
     };
-    let there: Vec<_> = devices.iter().map(|device| device.id.as_str()).collect();
-    let Some(at) = there.iter().position(|device| *device == id) else {
-        return Err(format!("there is no device {id}: this machine has {}", there.join(", ")));
-    };
-    let placement = Placement::parse(id, Precision::default()).map_err(|error| error.to_string())?;
-    let device = devices.swap_remove(at);
-    tracing::info!(device = %device.id, "rendering");
-    Ok((device, placement))
+    let mut opened = Vec::with_capacity(chosen.len());
+    let mut refused = Vec::new();
+    for mut device in chosen {
+        match open(&mut device) {
+            Ok(placement) => {
+                tracing::info!(device = %device.id, memory_free_bytes = device.memory_free_bytes, "rendering");
+                opened.push((device, placement));
+            }
+            Err(error) if matches!(wanted, Devices::Named(_)) => return Err(error),
+            Err(error) => {
+                tracing::error!(device = %device.id, error, "device cannot be opened");
+                refused.push(error);
+            }
+        }
+    }
+    if opened.is_empty() {
+        return Err(format!("no device can be opened: {}", refused.join("; ")));
+    }
+    Ok(opened)
+}
+
+fn named(found: &[Device], id: &str) -> Result<Device, String> {
+    let device = found.iter().find(|device| device.id == id);
+    device.cloned().ok_or_else(|| {
+        let there: Vec<_> = found.iter().map(|device| device.id.as_str()).collect();
+        format!("there is no device {id}: this machine has {}", there.join(", "))
+    })
+}
+
+/// Opens a device. Only then its free memory can be asked for: that takes a context, hundreds of megabytes on the device.
+fn open(device: &mut Device) -> Result<Placement, String> {
+    let placement = Placement::parse(&device.id, Precision::default()).map_err(|error| error.to_string())?;
+    let memory =
+        placement.device_memory().map_err(|error| format!("ask {} for its memory: {error}", device.id))?;
+    if let Some((free, _)) = memory {
+        device.memory_free_bytes = free;
+    }
+    Ok(placement)
 }
 
 /// The CPU.
@@ -56,17 +135,40 @@ pub(crate) fn cpu() -> Device {
     Device {
         id: CPU.into(),
         name,
-        memory_bytes: memory("MemTotal"),
-        memory_free_bytes: memory("MemAvailable"),
+        memory_bytes: memory("MemTotal").unwrap_or_default(),
+        memory_free_bytes: cpu_memory_free().unwrap_or_default(),
         compute_capability: String::new(),
+        driver: String::new(),
     }
 }
 
-/// Bytes; 0 where the system does not say.
-fn memory(field: &str) -> u64 {
+/// Bytes that can still be taken: what the system has, or what is left to this container; none where the system does not
+/// say.
+pub(crate) fn cpu_memory_free() -> Option<u64> {
+    let free = memory("MemAvailable");
+    match container_room(Path::new("/sys/fs/cgroup")) {
+        Some(room) => Some(free.map_or(room, |free| free.min(room))),
+        None => free,
+    }
+}
+
+/// What a control group (version 2) may still take, if it has a limit. Files that are only cached do not count as taken.
+fn container_room(group: &Path) -> Option<u64> {
+    let read = |file: &str| std::fs::read_to_string(group.join(file)).ok();
+    let number = |text: String| text.trim().parse::<u64>().ok();
+    let limit = read("memory.max").and_then(number)?;
+    let taken = read("memory.current").and_then(number)?;
+    let stat = read("memory.stat").unwrap_or_default();
+    let cached = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
+    let cached = cached.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0);
+    Some(limit.saturating_sub(taken.saturating_sub(cached)))
+}
+
+/// Bytes; none where the system does not say.
+fn memory(field: &str) -> Option<u64> {
     let kib = proc_field("/proc/meminfo", field)
         .and_then(|value| value.strip_suffix("kB").and_then(|number| number.trim().parse::<u64>().ok()));
-    kib.map_or(0, |kib| kib * 1024)
+    kib.map(|kib| kib * 1024)
 }
 
 /// The first `field : value` line of a file of Linux's /proc.
@@ -90,10 +192,19 @@ fn cuda() -> Result<Vec<Device>, DriverError> {
         Err(DriverError(CUDA_ERROR_NO_DEVICE)) => return Ok(Vec::new()),
         initialised => initialised?,
     }
-    (0..device::get_count()?).map(cuda_device).collect()
+    let driver = driver()?;
+    (0..device::get_count()?).map(|ordinal| cuda_device(ordinal, &driver)).collect()
 }
 
-fn cuda_device(ordinal: i32) -> Result<Device, DriverError> {
+/// The version of CUDA that the driver knows.
+fn driver() -> Result<String, DriverError> {
+    let mut version = 0;
+    // SAFETY: it writes one integer.
+    unsafe { cuDriverGetVersion(&raw mut version) }.result()?;
+    Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+}
+
+fn cuda_device(ordinal: i32, driver: &str) -> Result<Device, DriverError> {
     let handle = device::get(ordinal)?;
     // SAFETY: the handle comes from `device::get`.
     let (memory, major, minor) = unsafe {
@@ -107,9 +218,9 @@ fn cuda_device(ordinal: i32) -> Result<Device, DriverError> {
         id: format!("cuda:{ordinal}"),
         name: device::get_name(handle)?,
         memory_bytes: memory as u64,
-        // Asking for it would take a context, which costs hundreds of megabytes on the device.
         memory_free_bytes: 0,
         compute_capability: format!("{major}.{minor}"),
+        driver: driver.to_owned(),
     })
 }
 
@@ -119,7 +230,8 @@ mod tests {
 
     #[test]
     fn there_is_always_a_cpu() {
-        let (device, placement) = choose(Some("cpu")).unwrap();
+        let chosen = choose(&Devices::Named(vec![CPU.into()])).unwrap();
+        let [(device, placement)] = chosen.as_slice() else { panic!("{chosen:?}") };
         assert_eq!((device.id.as_str(), placement.name()), (CPU, CPU));
         assert!(!device.name.is_empty());
         if cfg!(target_os = "linux") {
@@ -127,13 +239,41 @@ mod tests {
             assert!(device.memory_free_bytes > 0);
         }
         if !CUDA {
-            assert_eq!(choose(None).unwrap().0.id, CPU);
+            assert_eq!(choose(&Devices::Auto).unwrap()[0].0.id, CPU);
+            assert_eq!(choose(&Devices::All).unwrap().len(), 1);
         }
     }
 
     #[test]
     fn a_device_that_is_not_there_is_told_with_those_that_are() {
-        let error = choose(Some("cuda:99")).unwrap_err();
+        let error = choose(&"cpu,cuda:99".parse().unwrap()).unwrap_err();
         assert!(error.contains("cuda:99") && error.contains("has cpu"), "{error}");
+    }
+
+    #[test]
+    fn lists_of_devices_are_read() {
+        let named = |ids: &[&str]| Ok(Devices::Named(ids.iter().map(|id| (*id).to_owned()).collect()));
+        assert_eq!("auto".parse(), Ok(Devices::Auto));
+        assert_eq!("all".parse(), Ok(Devices::All));
+        assert_eq!("cuda:0, cuda:12".parse(), named(&["cuda:0", "cuda:12"]));
+        assert_eq!("cpu,cuda".parse(), named(&["cpu", "cuda:0"]));
+        for bad in ["", "gpu", "cuda:", "cuda:x", "cpu,auto", "cuda:0,,", "cuda,cuda:0", "CPU"] {
+            let error = bad.parse::<Devices>().unwrap_err();
+            assert!(error.contains("take auto, all") || error.contains("named twice"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_container_has_what_its_limit_leaves() {
+        let group = tempfile::tempdir().unwrap();
+        assert_eq!(container_room(group.path()), None);
+        let write = |file: &str, text: &str| std::fs::write(group.path().join(file), text).unwrap();
+        write("memory.max", "max\n");
+        write("memory.current", "700\n");
+        assert_eq!(container_room(group.path()), None);
+        write("memory.max", "1000\n");
+        assert_eq!(container_room(group.path()), Some(300));
+        write("memory.stat", "anon 100\ninactive_file 600\nactive_file 5\n");
+        assert_eq!(container_room(group.path()), Some(900));
     }
 }

@@ -1,4 +1,5 @@
-//! Telling the coordinator what the engine does, and hearing at once when a job has ended. Hints in both directions: the
+//! Telling the coordinator what the engine does, and hearing at once when a job has ended
+//! or the worker is asked to leave. Hints in both directions: the
 //! work goes on without them.
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tonic::Status;
 
 use crate::Activity;
 use crate::leases::Leases;
+use crate::leave::Leave;
 use crate::retry::Backoff;
 use crate::session::Session;
 
@@ -23,10 +25,15 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Follows until it is dropped.
-pub(crate) async fn follow(session: Session, activity: watch::Receiver<Activity>, leases: Arc<Leases>) {
+pub(crate) async fn follow(
+    session: Session,
+    activity: watch::Receiver<Vec<Activity>>,
+    leases: Arc<Leases>,
+    leave: Arc<Leave>,
+) {
     let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
-        let ended = converse(&session, activity.clone(), &leases, &mut pauses).await;
+        let ended = converse(&session, activity.clone(), &leases, &leave, &mut pauses).await;
         tracing::debug!(?ended, "the coordinator does not follow");
         sleep(pauses.wait()).await;
     }
@@ -34,8 +41,9 @@ pub(crate) async fn follow(session: Session, activity: watch::Receiver<Activity>
 
 async fn converse(
     session: &Session,
-    mut activity: watch::Receiver<Activity>,
+    mut activity: watch::Receiver<Vec<Activity>>,
     leases: &Leases,
+    leave: &Leave,
     pauses: &mut Backoff,
 ) -> Result<(), Status> {
     let (tell, told) = mpsc::channel(1);
@@ -43,8 +51,9 @@ async fn converse(
     *pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let telling = async {
         loop {
-            let now = activity.borrow_and_update().clone();
-            if tell.send(session.progress(now)).await.is_err() {
+            // One device speaks for all.
+            let now = activity.borrow_and_update().iter().find(|device| !device.stage.is_empty()).cloned();
+            if tell.send(session.progress(now.unwrap_or_default())).await.is_err() {
                 return;
             }
             sleep(GAP).await;
@@ -56,7 +65,11 @@ async fn converse(
     };
     let listening = async {
         while let Some(notice) = notices.next().await {
-            leases.job_ended(&notice?.ended_job);
+            let notice = notice?;
+            leave.asked(notice.drain(), "the coordinator asked");
+            if !notice.ended_job.is_empty() {
+                leases.job_ended(&notice.ended_job);
+            }
         }
         Ok(())
     };

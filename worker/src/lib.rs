@@ -1,18 +1,23 @@
 //! Sanafarm's worker: leases shards, renders and publishes pictures.
 //!
-//! One async side and two threads. The async side (`shift`) leases shards ahead, publishes finished pictures
-//! and reports results; the engine thread owns the model and never waits for anything but work; the encoder
-//! thread turns rows into a PNG while the engine is at its next picture. All channels between them are bounded.
+//! One async side, and two threads for each device. The async side (`shift`) leases shards ahead, keeps finished pictures in
+//! the outbox on local disk, stores and reports them; an engine thread owns the model on its device and never waits for
+//! anything but work and room in the outbox; its encoder thread turns rows into a file while the engine is at its next
+//! picture. All engines take their work from one queue. What waits between two stages is bounded.
 //!
 //! ```text
-//! session ── lease ──> shift ── command ──> engine ── rows ──> encoder ── picture ──> publish ──> report
+//! session ── lease ──> shift ── command ──> engines ── rows ──> encoders ── picture ──> outbox ──> store ──> report
 //! ```
 //!
 //! - [`run`]: the worker, until it is told to leave by [`Shutdown`].
-//! - [`models`]: where models are found; the bundled one is inside the program.
+//! - [`Devices`]: what it renders on.
+//! - [`models`]: where models are found and how they are kept; the bundled one is inside the program.
+//! - [`picture`]: picture files and the recipes in them.
+//! - [`reproduce`]: a picture rendered again from its recipe.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -22,42 +27,90 @@ mod device;
 mod engine;
 mod follow;
 mod leases;
+mod leave;
 pub mod models;
-mod picture;
-mod publish;
+mod notice;
+mod outbox;
+pub mod picture;
 mod recipe;
 mod report;
+pub mod reproduce;
 mod retry;
 mod session;
 mod shift;
+mod stats;
+mod store;
 
 #[cfg(test)]
 mod tests;
+
+pub use device::Devices;
+pub use notice::{Notices, Spot};
+pub use outbox::Settings as OutboxSettings;
+pub use shift::Limits;
 
 /// How a worker runs.
 #[derive(Debug)]
 pub struct Options {
     /// Lasting name of this worker.
     pub name: String,
-    /// Folder for unpacked and downloaded models.
-    pub cache: PathBuf,
+    /// Where models come from and where they are kept.
+    pub models: models::Options,
     /// The only job to work for; any when absent.
     pub job: Option<String>,
-    /// The device to render on, `cpu` or `cuda:N`; when absent the first CUDA device of a build that has them, or else the
-    /// CPU.
-    pub device: Option<String>,
+    /// What it renders on.
+    pub devices: Devices,
     /// What its operator says about it, for jobs that ask for labels.
     pub labels: BTreeMap<String, String>,
-    /// Says what the device is doing right now, for a progress display.
-    pub activity: Option<watch::Sender<Activity>>,
+    /// Says what each device is doing right now, for a progress display.
+    pub activity: Option<watch::Sender<Vec<Activity>>>,
+    /// Where finished images are kept until they are acknowledged.
+    pub outbox: OutboxSettings,
+    /// Uploads at once.
+    pub uploads: usize,
+    /// When it leaves by itself.
+    pub limits: Limits,
+    /// What makes it leave from outside.
+    pub notices: Notices,
+    /// How long finished images may still be uploaded when it leaves; the others stay in the outbox.
+    pub drain_timeout: Duration,
+}
+
+/// Bytes that an outbox may hold unless told otherwise.
+pub const OUTBOX_BYTES: u64 = 10_000_000_000;
+/// Uploads at once unless told otherwise.
+pub const UPLOADS: usize = 8;
+/// How long a worker that leaves uploads unless told otherwise.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+
+impl Options {
+    /// A worker of that name with all else as usual; models and outboxes lie below `cache`.
+    pub fn new(name: impl Into<String>, cache: PathBuf) -> Self {
+        let outbox = OutboxSettings { folder: cache.join("outbox"), limit: OUTBOX_BYTES };
+        Self {
+            name: name.into(),
+            models: models::Options::new(cache),
+            job: None,
+            devices: Devices::default(),
+            labels: BTreeMap::new(),
+            activity: None,
+            outbox,
+            uploads: UPLOADS,
+            limits: Limits::default(),
+            notices: Notices::default(),
+            drain_timeout: DRAIN_TIMEOUT,
+        }
+    }
 }
 
 /// What a device is doing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Activity {
+    /// `cpu` or `cuda:0`.
+    pub device: String,
     /// Its job; empty while it waits for work.
     pub job: String,
-    /// Index of the image in its job.
+    /// Index of the image in its job; one of those that are denoised together.
     pub index: u64,
     /// `load`, `text`, `denoise` or `decode`; empty before the first image and while it waits for work.
     pub stage: &'static str,
@@ -79,10 +132,12 @@ pub struct Shutdown {
 /// What a worker did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
-    /// Images rendered and published.
+    /// Images published and acknowledged.
     pub done: u64,
     /// Errors reported.
     pub failed: u64,
+    /// Finished images that wait in the outbox for the next worker of this name.
+    pub kept: u64,
 }
 
 /// Why a worker ended before it was told to. Its leases were handed back.
@@ -91,10 +146,19 @@ pub enum Error {
     /// The output cannot be written: full, refused or out of reach.
     #[error("{0}; {hint}", hint = .0.hint())]
     Storage(sanafarm_storage::Error),
-    /// The coordinator refuses what this worker asks, or cannot be reached while it leaves.
+    /// The coordinator refuses what this worker asks.
     #[error("{0}")]
     Coordinator(String),
-    /// The engine or the encoder broke down: this process cannot render any more.
+    /// The outbox cannot be opened, or does not take what is finished.
+    #[error("{0}")]
+    Outbox(String),
+    /// The devices that were asked for cannot be used.
+    #[error("{0}")]
+    Devices(String),
+    /// Every device broke: this process cannot render any more.
+    #[error("no device is left to render on: {0}")]
+    NoDevice(String),
+    /// A part of the worker broke down.
     #[error("{0}")]
     Engine(String),
 }
@@ -103,9 +167,13 @@ pub enum Error {
 ///
 /// A coordinator that is away is waited for. Dropping the future stops the engine at its next step.
 pub async fn run(channel: Channel, options: Options, shutdown: Shutdown) -> Result<Summary, Error> {
-    let wanted = options.device.clone();
-    let chosen = tokio::task::spawn_blocking(move || device::choose(wanted.as_deref())).await;
+    let wanted = options.devices.clone();
+    let chosen = tokio::task::spawn_blocking(move || device::choose(&wanted)).await;
     let chosen = chosen.map_err(|error| Error::Engine(format!("probe devices: {error}")))?;
-    let (device, placement) = chosen.map_err(Error::Engine)?;
-    shift::run(channel, options, shutdown, Box::new(engine::SanaEngine::new(placement)), device).await
+    let engine = |(device, placement)| {
+        let engine: Box<dyn engine::Engine> = Box::new(engine::SanaEngine::new(placement));
+        (device, engine)
+    };
+    let engines = chosen.map_err(Error::Devices)?.into_iter().map(engine).collect();
+    shift::run(channel, options, shutdown, engines).await
 }

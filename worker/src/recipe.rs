@@ -8,29 +8,48 @@ use serde::{Deserialize, Serialize};
 ///
 /// Nothing in it tells when, where or by whom the picture was rendered: the same recipe gives the same file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Provenance {
-    pub(crate) program: String,
-    pub(crate) version: String,
-    pub(crate) model: String,
-    pub(crate) weights_sha256: String,
-    pub(crate) prompt: String,
-    pub(crate) negative_prompt: String,
-    pub(crate) seed: u64,
-    pub(crate) width: u32,
-    pub(crate) height: u32,
-    /// Size that was rendered before the picture was resized and cropped.
-    pub(crate) compute_width: u32,
-    pub(crate) compute_height: u32,
-    pub(crate) steps: u32,
-    pub(crate) guidance: f64,
-    pub(crate) scheduler: String,
-    pub(crate) dtype: String,
-    pub(crate) bin: BinMode,
-    pub(crate) decode: DecodeMode,
+pub struct Provenance {
+    /// `sanafarm`.
+    pub program: String,
+    /// Of the program.
+    pub version: String,
+    /// Name of the model's folder.
+    pub model: String,
+    /// Over the model's files, in hex.
+    pub weights_sha256: String,
+    /// As the list gave it.
+    pub prompt: String,
+    /// Empty for none.
+    pub negative_prompt: String,
+    /// Of the noise that the picture began as.
+    pub seed: u64,
+    /// Of the picture, in pixels.
+    pub width: u32,
+    /// Of the picture, in pixels.
+    pub height: u32,
+    /// Width that was rendered before the picture was resized and cropped.
+    pub compute_width: u32,
+    /// Height that was rendered before the picture was resized and cropped.
+    pub compute_height: u32,
+    /// Denoising steps.
+    pub steps: u32,
+    /// Scale of the guidance.
+    pub guidance: f64,
+    /// `flow-dpm-solver++`, `flow-euler` or `scm`.
+    pub scheduler: String,
+    /// What the device computed in: `f32` or `bf16`.
+    pub dtype: String,
+    /// How the rendered size follows from the size of the picture.
+    pub bin: BinMode,
+    /// How the latent became a picture.
+    pub decode: DecodeMode,
+    /// Of a lossy file, 1 to 100; none where no pixel was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<u8>,
 }
 
 impl Provenance {
-    pub(crate) fn new(recipe: &Recipe, model: &ModelInfo, compute: (u32, u32)) -> Self {
+    pub(crate) fn new(recipe: &Recipe, model: &ModelInfo, compute: (u32, u32), dtype: &str) -> Self {
         Self {
             program: "sanafarm".into(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -46,19 +65,35 @@ impl Provenance {
             steps: recipe.steps,
             guidance: recipe.guidance,
             scheduler: model.scheduler.into(),
-            dtype: "f32".into(),
+            dtype: dtype.into(),
             bin: recipe.bin,
             decode: recipe.decode,
+            quality: None,
+        }
+    }
+
+    /// What a model renders it with.
+    pub(crate) fn recipe(&self) -> Recipe {
+        Recipe {
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            seed: self.seed,
+            width: self.width,
+            height: self.height,
+            steps: self.steps,
+            guidance: self.guidance,
+            bin: self.bin,
+            decode: self.decode,
         }
     }
 
     /// As one line of JSON.
-    pub(crate) fn to_json(&self) -> String {
+    pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("strings and numbers always serialize")
     }
 
     /// Whether the other picture was made from the same recipe, by whatever version of the program.
-    pub(crate) fn same_recipe(&self, other: &Self) -> bool {
+    pub fn same_recipe(&self, other: &Self) -> bool {
         Self { version: other.version.clone(), ..self.clone() } == *other
     }
 }
@@ -111,17 +146,20 @@ impl Failure {
     }
 }
 
-impl From<sana::Error> for Failure {
-    fn from(error: sana::Error) -> Self {
-        let class = match &error {
+impl From<&sana::Error> for Failure {
+    fn from(error: &sana::Error) -> Self {
+        let class = match error {
             sana::Error::Model(_) => ErrorClass::Model,
             sana::Error::Prompt(_) => ErrorClass::Prompt,
             sana::Error::Size(_) => ErrorClass::Size,
-            sana::Error::Numeric(_) | sana::Error::NotFinite { .. } => ErrorClass::Numeric,
+            sana::Error::Numeric(_) | sana::Error::NotFinite { .. } => ErrorClass::BadImage,
             sana::Error::OutOfMemory(_) => ErrorClass::OutOfMemory,
             sana::Error::Sink(_) => ErrorClass::Encode,
             // The coordinator checks settings at submission, and whoever cancels asks for no result.
-            sana::Error::Setting(_) | sana::Error::Cancelled | sana::Error::Tensor(_) => ErrorClass::Internal,
+            sana::Error::Setting(_)
+            | sana::Error::Cancelled
+            | sana::Error::Device(_)
+            | sana::Error::Tensor(_) => ErrorClass::Internal,
         };
         Self::new(class, error.to_string())
     }

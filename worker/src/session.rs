@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use sanafarm_proto::v1::worker_service_client::WorkerServiceClient;
 use sanafarm_proto::v1::{
-    CloseSessionRequest, HeldLease, ImageResult, Lease, LeaseShardRequest, Notice, OpenSessionRequest,
-    OpenSessionResponse, Progress, ReleaseLeaseRequest, ReleaseLeaseResponse, ReleaseReason,
-    RenewLeasesRequest, RenewLeasesResponse, ReportResultsRequest, ReportResultsResponse,
+    Archive, CloseSessionRequest, HeldLease, ImageResult, Lease, LeaseShardRequest, Notice,
+    OpenSessionRequest, OpenSessionResponse, Progress, ReleaseLeaseRequest, ReleaseLeaseResponse,
+    ReleaseReason, RenewLeasesRequest, RenewLeasesResponse, ReportResultsRequest, ReportResultsResponse,
+    SignObjectsRequest, SignedObject, WorkerStats,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use tonic::{Response, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::Error;
 use crate::leases::LeaseKey;
@@ -55,6 +56,52 @@ pub(crate) struct End {
     pub(crate) leaving: CancellationToken,
     /// The hard shutdown.
     pub(crate) now: CancellationToken,
+}
+
+/// Why a call has no answer: the final one of its errors.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct CallError {
+    text: String,
+    code: Code,
+    /// The worker leaves.
+    leaving: bool,
+}
+
+impl CallError {
+    /// The coordinator is away, and the worker leaves and waits no longer.
+    pub(crate) fn is_away(&self) -> bool {
+        self.leaving && matches!(verdict(self.code), Verdict::Wait | Verdict::Few)
+    }
+
+    /// The coordinator answered, and refuses what this one call asks.
+    pub(crate) fn is_about_request(&self) -> bool {
+        match self.code {
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::FailedPrecondition
+            | Code::OutOfRange => true,
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::Aborted
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+            | Code::Unauthenticated => false,
+        }
+    }
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        Self::Coordinator(error.text)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -112,7 +159,7 @@ impl Session {
     }
 
     /// Waits some time for a shard.
-    pub(crate) async fn lease(&self, job: &str) -> Result<Option<Lease>, Error> {
+    pub(crate) async fn lease(&self, job: &str) -> Result<Option<Lease>, CallError> {
         let wait = prost_types::Duration { seconds: LEASE_WAIT.as_secs() as i64, nanos: 0 };
         let answer = self
             .call("lease a shard", LEASE_WAIT + CALL_LIMIT, |mut client, session_id| {
@@ -123,25 +170,56 @@ impl Session {
         Ok(answer.lease)
     }
 
-    pub(crate) async fn renew(&self, held: Vec<HeldLease>) -> Result<RenewLeasesResponse, Error> {
+    pub(crate) async fn renew(
+        &self,
+        held: Vec<HeldLease>,
+        stats: WorkerStats,
+        leaving: String,
+    ) -> Result<RenewLeasesResponse, CallError> {
         self.call("renew leases", CALL_LIMIT, |mut client, session_id| {
-            let request = RenewLeasesRequest { session_id, held: held.clone() };
+            let request = RenewLeasesRequest {
+                session_id,
+                held: held.clone(),
+                stats: Some(stats.clone()),
+                leaving: leaving.clone(),
+            };
             async move { client.renew_leases(request).await }
         })
         .await
     }
 
+    /// Reports results; with an archive, those of all pictures in it.
     pub(crate) async fn report(
         &self,
         lease: &LeaseKey,
         results: Vec<ImageResult>,
-    ) -> Result<ReportResultsResponse, Error> {
+        archive: Option<Archive>,
+    ) -> Result<ReportResultsResponse, CallError> {
         self.call("report results", CALL_LIMIT, |mut client, session_id| {
             let lease = Some(lease.clone().into());
-            let request = ReportResultsRequest { session_id, lease, results: results.clone() };
+            let request = ReportResultsRequest {
+                session_id,
+                lease,
+                results: results.clone(),
+                archive: archive.clone(),
+            };
             async move { client.report_results(request).await }
         })
         .await
+    }
+
+    /// URLs for objects of a lease, also of one that is not held any more; in the order of the names.
+    pub(crate) async fn sign(
+        &self,
+        lease: &LeaseKey,
+        objects: Vec<String>,
+    ) -> Result<Vec<SignedObject>, CallError> {
+        let signed = self.call("sign objects", CALL_LIMIT, |mut client, session_id| {
+            let lease = Some(lease.clone().into());
+            let request = SignObjectsRequest { session_id, lease, objects: objects.clone() };
+            async move { client.sign_objects(request).await }
+        });
+        Ok(signed.await?.objects)
     }
 
     pub(crate) async fn release(
@@ -149,7 +227,7 @@ impl Session {
         lease: &LeaseKey,
         reason: ReleaseReason,
         message: String,
-    ) -> Result<(), Error> {
+    ) -> Result<(), CallError> {
         self.call("release a lease", CALL_LIMIT, |mut client, session_id| {
             let request = ReleaseLeaseRequest {
                 session_id,
@@ -188,7 +266,7 @@ impl Session {
         name: &str,
         limit: Duration,
         send: impl Fn(Client, String) -> F,
-    ) -> Result<T, Error>
+    ) -> Result<T, CallError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
@@ -217,7 +295,7 @@ impl Session {
     }
 
     /// Opens a new session unless another call has done so since `unknown` was the current one.
-    async fn reopen(&self, unknown: &str) -> Result<(), Error> {
+    async fn reopen(&self, unknown: &str) -> Result<(), CallError> {
         let _one_at_a_time = self.shared.reopening.lock().await;
         if self.current().id != unknown {
             return Ok(());
@@ -241,7 +319,7 @@ async fn open(
     client: &Client,
     registration: &OpenSessionRequest,
     end: &End,
-) -> Result<OpenSessionResponse, Error> {
+) -> Result<OpenSessionResponse, CallError> {
     let mut tries = Tries::new("open a session");
     loop {
         let mut client = client.clone();
@@ -275,13 +353,14 @@ async fn once<T>(
 }
 
 /// Waits before the next try, or says that there is none.
-async fn failed(tries: &mut Tries<'_>, status: Status, end: &End) -> Result<(), Error> {
+async fn failed(tries: &mut Tries<'_>, status: Status, end: &End) -> Result<(), CallError> {
     let leaving = match (end.now.is_cancelled(), end.leaving.is_cancelled()) {
         (true, _) => Leaving::Now,
         (false, true) => Leaving::Soon,
         (false, false) => Leaving::No,
     };
-    let wait = tries.failed(&status, leaving, Instant::now()).map_err(Error::Coordinator)?;
+    let refused = |text| CallError { text, code: status.code(), leaving: leaving != Leaving::No };
+    let wait = tries.failed(&status, leaving, Instant::now()).map_err(refused)?;
     tokio::select! {
         () = sleep(wait) => Ok(()),
         () = end.now.cancelled() => Ok(()),

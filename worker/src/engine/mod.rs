@@ -1,43 +1,44 @@
-//! The engine: what turns a recipe into rows of a picture, behind a small synchronous trait.
+//! The engines: what turns recipes into rows of pictures, behind a small synchronous trait, each with a thread of its own.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
-use sana::{ModelInfo, Recipe};
+use sana::plan::Fit;
+use sana::{Memory, ModelInfo, Recipe, Sink};
 
+mod batch;
+mod command;
+mod devices;
 mod encoder;
+mod fits;
 mod pipeline;
+mod queue;
 mod thread;
 
+pub(crate) use command::{Claim, Command, Effort, Outcome, Rendered, Reply};
+pub(crate) use devices::{Context, Threads, start};
 pub(crate) use encoder::Picture;
 pub(crate) use pipeline::SanaEngine;
-pub(crate) use thread::{Claim, Command, Context, Outcome, Rendered, Threads, start};
+pub(crate) use queue::Commands;
 
-/// Where a picture is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// The prompt is being encoded.
-    Text,
-    /// That many denoising steps are done.
-    Denoise(u32),
-    /// Rows are being handed out.
-    Decode,
-}
-
-/// Renders pictures on one device, one at a time, on the thread that owns it.
+/// Renders pictures on one device, on the thread that owns it.
 pub(crate) trait Engine: Send + 'static {
+    /// How pictures like this one are rendered with the model in `folder` in the memory that there is. The model need not be
+    /// loaded, and the one that is may stay.
+    fn fit(&mut self, folder: &Path, recipe: &Recipe) -> Result<Fit, sana::Error>;
+
     /// Loads the model in `folder` in place of the one before.
-    fn load(&mut self, folder: &Path) -> Result<ModelInfo, sana::Error>;
+    fn load(&mut self, folder: &Path, memory: Memory) -> Result<ModelInfo, sana::Error>;
+
+    /// What it computes in: `f32` or `bf16`.
+    fn dtype(&self) -> &'static str;
 
     /// Width and height that the recipe is rendered at with the loaded model.
     fn compute_size(&self, recipe: &Recipe) -> Result<(u32, u32), sana::Error>;
 
-    /// Renders with the loaded model. `on_stage` hears of every stage and step and ends the work with
-    /// `Break` (the error is then `Cancelled`); `rows` takes whole rows of RGB bytes in order.
-    fn render(
-        &mut self,
-        recipe: &Recipe,
-        on_stage: &mut (dyn FnMut(Stage) -> ControlFlow<()> + Send),
-        rows: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
-    ) -> Result<(), sana::Error>;
+    /// Renders with the loaded model pictures that agree in size and settings. What becomes of each is told to `sink`; the
+    /// error is one of all that have not ended.
+    fn render(&mut self, recipes: &[Recipe], fit: &Fit, sink: &mut dyn Sink) -> Result<(), sana::Error>;
+
+    /// Whether the device still works, after it has failed.
+    fn probe(&mut self) -> Result<(), sana::Error>;
 }

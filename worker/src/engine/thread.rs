@@ -1,152 +1,30 @@
-//! The engine thread: it owns the model and waits for nothing but commands and a full encoder.
+//! The engine thread of a device: it owns the model and waits for nothing but commands and a full encoder.
 
 use std::any::Any;
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
-use sana::{ModelInfo, Recipe};
+use sana::plan::Fit;
+use sana::{Memory, ModelInfo, Recipe};
 use sanafarm_proto::v1::ErrorClass;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
-use super::encoder::{Encoder, Picture};
-use super::{Engine, Stage};
-use crate::Activity;
-use crate::leases::{LeaseKey, Leases};
-use crate::models;
+use super::Engine;
+use super::batch::{Batch, Face, InHand, Trouble, internal};
+use super::command::Command;
+use super::devices::Context;
+use super::encoder::Encoder;
+use super::fits::{Fits, Kind, together};
+use super::queue::Queue;
+use crate::leases::LeaseKey;
+use crate::models::{self, Cancel, Held};
 use crate::recipe::{Failure, Provenance};
-
-/// Render this image.
-#[derive(Debug)]
-pub(crate) struct Command {
-    pub(crate) lease: LeaseKey,
-    pub(crate) job: String,
-    pub(crate) index: u64,
-    /// As the job names it.
-    pub(crate) model: String,
-    pub(crate) recipe: Recipe,
-    pub(crate) claim: Claim,
-    /// Stops this image at its next step: its job has ended.
-    pub(crate) halt: CancellationToken,
-    pub(crate) reply: oneshot::Sender<Rendered>,
-}
-
-/// Who decides about an image that waits at the engine: the engine by starting it or its waiter by giving it
-/// up, whoever comes first.
-#[derive(Clone, Debug)]
-pub(crate) struct Claim {
-    decided: Arc<OnceLock<Decision>>,
-    skip: CancellationToken,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Decision {
-    Started,
-    GivenUp,
-}
-
-impl Claim {
-    /// `skip` is cancelled when the image is not to be started any more.
-    pub(crate) fn new(skip: CancellationToken) -> Self {
-        Self { decided: Arc::default(), skip }
-    }
-
-    /// Whether the image is the engine's to render.
-    pub(crate) fn start(&self) -> bool {
-        !self.skip.is_cancelled() && self.decide(Decision::Started)
-    }
-
-    /// Waits until the image is not to be started any more; `false` when it was started before.
-    pub(crate) async fn given_up(&self) -> bool {
-        self.skip.cancelled().await;
-        self.decide(Decision::GivenUp)
-    }
-
-    /// It is not to be started any more.
-    pub(crate) fn cancel(&self) {
-        self.skip.cancel();
-    }
-
-    /// The engine has it.
-    pub(crate) fn is_started(&self) -> bool {
-        self.decided.get() == Some(&Decision::Started)
-    }
-
-    /// Whether this is the first decision, which is the one that counts.
-    fn decide(&self, decision: Decision) -> bool {
-        self.decided.set(decision).is_ok()
-    }
-}
-
-/// What became of an image.
-#[derive(Debug)]
-pub(crate) struct Rendered {
-    pub(crate) outcome: Outcome,
-    /// Time on the device.
-    pub(crate) render_seconds: f64,
-    /// The decode part of it.
-    pub(crate) decode_seconds: f64,
-}
-
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    Picture(Box<Picture>),
-    Failed(Failure),
-    /// Not started, or stopped in the middle because the worker leaves.
-    Skipped,
-}
-
-impl Rendered {
-    pub(crate) fn failed(failure: Failure) -> Self {
-        Self { outcome: Outcome::Failed(failure), render_seconds: 0.0, decode_seconds: 0.0 }
-    }
-
-    pub(crate) fn skipped() -> Self {
-        Self { outcome: Outcome::Skipped, render_seconds: 0.0, decode_seconds: 0.0 }
-    }
-}
-
-/// What the engine thread shares with the async side.
-pub(crate) struct Context {
-    pub(crate) cache: PathBuf,
-    pub(crate) activity: watch::Sender<Activity>,
-    pub(crate) leases: Arc<Leases>,
-    /// Stops the picture in hand at its next step.
-    pub(crate) stop: CancellationToken,
-}
-
-/// The async side's handle on the engine and encoder threads.
-pub(crate) struct Threads {
-    /// One image waits here while one is rendered. The threads end when this is dropped.
-    pub(crate) commands: mpsc::Sender<Command>,
-    /// Why the threads ended, when they have.
-    pub(crate) ended: oneshot::Receiver<Result<(), String>>,
-}
-
-/// Starts both threads.
-pub(crate) fn start(engine: Box<dyn Engine>, context: Context) -> std::io::Result<Threads> {
-    let (commands, queue) = mpsc::channel(1);
-    let (end, ended) = oneshot::channel();
-    let encoder = Encoder::start()?;
-    std::thread::Builder::new().name("engine".into()).spawn(move || {
-        let worked = EngineThread { engine, context, model: Model::None }.work(queue, &encoder);
-        let encoded = encoder.finish().map_err(|panic| format!("the encoder broke down: {}", text(&*panic)));
-        // Nobody listens when the worker was dropped.
-        let _ = end.send(encoded.and(worked));
-    })?;
-    Ok(Threads { commands, ended })
-}
+use crate::stats::DeviceMeter;
 
 /// The last model asked for.
 enum Model {
     None,
-    Loaded {
-        reference: String,
-        info: ModelInfo,
-    },
+    Loaded(Loaded),
     /// Not tried again for other images of the same lease.
     Failed {
         reference: String,
@@ -155,150 +33,295 @@ enum Model {
     },
 }
 
-struct EngineThread {
+#[derive(Clone)]
+struct Loaded {
+    reference: String,
+    /// Nobody removes its files meanwhile.
+    held: Arc<Held>,
+    memory: Memory,
+    info: ModelInfo,
+}
+
+/// Why a model is not ready.
+enum Unready {
+    /// Nobody can render this image here.
+    Failure(Failure),
+    Trouble(Trouble),
+    /// The image was stopped while its model was on the way.
+    Stopped,
+}
+
+impl From<sana::Error> for Unready {
+    fn from(error: sana::Error) -> Self {
+        match error {
+            sana::Error::OutOfMemory(text) => Self::Trouble(Trouble::Memory(text)),
+            sana::Error::Device(text) => Self::Trouble(Trouble::Device(text)),
+            error => Self::Failure(Failure::from(&error)),
+        }
+    }
+}
+
+pub(super) struct EngineThread {
     engine: Box<dyn Engine>,
-    context: Context,
+    queue: Arc<Queue>,
+    encoder: Encoder,
+    face: Face,
     model: Model,
+    fits: Fits,
 }
 
 impl EngineThread {
-    fn work(mut self, mut queue: mpsc::Receiver<Command>, encoder: &Encoder) -> Result<(), String> {
-        while let Some(command) = queue.blocking_recv() {
+    pub(super) fn new(
+        engine: Box<dyn Engine>,
+        place: usize,
+        device_id: String,
+        context: Context,
+        queue: Arc<Queue>,
+        encoder: Encoder,
+        meter: Arc<DeviceMeter>,
+    ) -> Self {
+        let face = Face { device_id, place, meter, busy: None, context };
+        Self { engine, queue, encoder, face, model: Model::None, fits: Fits::default() }
+    }
+
+    /// Works until there is nothing more to do; the error is why the device is given up.
+    pub(super) fn work(mut self) -> Result<(), String> {
+        let worked = self.serve_all();
+        let encoded = self.encoder.finish();
+        encoded.map_err(|panic| format!("the encoder broke down: {}", text(&*panic))).and(worked)
+    }
+
+    fn serve_all(&mut self) -> Result<(), String> {
+        while let Some(command) = self.queue.take() {
             // Without an answer the image counts as skipped.
-            if self.context.stop.is_cancelled() || !command.claim.start() {
-                continue;
+            if self.starts(&command) {
+                let served = self.serve(command);
+                self.face.show("", None);
+                served?;
             }
-            self.context.leases.started(&command.lease, command.index);
-            let rendered = self.render(command, encoder);
-            self.context.activity.send_replace(Activity::default());
-            rendered?;
         }
         Ok(())
     }
 
-    /// Answers the command by itself or through the encoder; the error ends the thread.
-    fn render(&mut self, command: Command, encoder: &Encoder) -> Result<(), String> {
-        let loading = Activity {
-            job: command.job.clone(),
-            index: command.index,
-            stage: "load",
-            step: 0,
-            steps: command.recipe.steps,
-        };
-        self.context.activity.send_replace(loading);
-        let (failure, end) = match catch_unwind(AssertUnwindSafe(|| self.prepare(&command))) {
-            Ok(Ok(provenance)) => return self.draw(command, provenance, encoder),
-            Ok(Err(failure)) => (failure, Ok(())),
-            Err(panic) => broken_down(&*panic),
-        };
-        // Nobody listens when the worker was dropped.
-        let _ = command.reply.send(Rendered::failed(failure));
-        end
+    /// Whether the image is to be rendered; it counts as started then.
+    fn starts(&self, command: &Command) -> bool {
+        let starts = !self.face.context.stop.is_cancelled() && command.claim.start();
+        if starts {
+            self.face.context.leases.started(&command.lease, command.index);
+        }
+        starts
     }
 
-    fn prepare(&mut self, command: &Command) -> Result<Provenance, Failure> {
-        let model = self.load(command)?;
-        let compute = self.engine.compute_size(&command.recipe)?;
-        Ok(Provenance::new(&command.recipe, &model, compute))
-    }
-
-    fn draw(&mut self, command: Command, provenance: Provenance, encoder: &Encoder) -> Result<(), String> {
-        let Command { job, index, recipe, halt, reply, .. } = command;
-        let Some(canvas) = encoder.begin(provenance, reply) else {
-            return Err("the encoder has ended".into());
-        };
-        let stop = self.context.stop.clone();
-        let is_stopped = || stop.is_cancelled() || halt.is_cancelled();
-        let activity = self.context.activity.clone();
-        let started = Instant::now();
-        let mut decode_started = started;
-        let mut on_stage = |stage| {
-            let (name, step) = match stage {
-                Stage::Text => ("text", 0),
-                Stage::Denoise(step) => ("denoise", step),
-                Stage::Decode => {
-                    decode_started = Instant::now();
-                    ("decode", recipe.steps)
+    /// Renders an image, and others that wait and are like it, until each of them is answered. The error is why the device
+    /// is given up: its images are others' to render then.
+    fn serve(&mut self, first: Command) -> Result<(), String> {
+        let kind = Kind::of(&first.model, &first.recipe);
+        let mut hand = vec![InHand::new(first)];
+        let (mut gathered, mut alone) = (false, false);
+        while let Some(first) = hand.first() {
+            if self.face.context.stop.is_cancelled() {
+                return Ok(());
+            }
+            let mut loading = false;
+            self.face.show("load", Some((&first.command, 0)));
+            let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare(&kind, &first.command)));
+            let (mut tried, rest, trouble) = match prepared.unwrap_or_else(|panic| Err(broken_down(&*panic)))
+            {
+                Ok((info, fit)) => {
+                    if !gathered {
+                        gathered = true;
+                        self.gather(&mut hand, together(&fit));
+                    }
+                    let count = if alone { 1 } else { together(&fit).min(hand.len()) };
+                    let rest = hand.split_off(count);
+                    let (tried, trouble) = self.render(hand, &info, &fit);
+                    (tried, rest, trouble)
+                }
+                Err(Unready::Failure(failure)) => {
+                    hand.into_iter().for_each(|image| image.fail(&self.face.device_id, failure.clone()));
+                    return Ok(());
+                }
+                // Without an answer it counts as skipped.
+                Err(Unready::Stopped) => return Ok(()),
+                Err(Unready::Trouble(trouble)) => {
+                    loading = true;
+                    (hand, Vec::new(), Some(trouble))
                 }
             };
-            activity.send_replace(Activity {
-                job: job.clone(),
-                index,
-                stage: name,
-                step,
-                steps: recipe.steps,
-            });
-            if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        let mut rows = |rows: &[u8]| {
-            if is_stopped() {
-                return Err(std::io::Error::new(std::io::ErrorKind::Interrupted, "stopped from outside"));
+            match trouble {
+                None => {}
+                Some(Trouble::Memory(text)) => tried = self.step_down(&kind, loading, tried, &text),
+                Some(Trouble::Device(text)) => {
+                    if let Err(reason) = self.probe(&text) {
+                        tried.extend(rest);
+                        self.queue.put_back(tried.into_iter().map(|image| image.command).collect());
+                        return Err(reason);
+                    }
+                    // The device is well, so it is one of the images: which one shows when each is alone.
+                    match <[InHand; 1]>::try_from(tried) {
+                        Ok([image]) => {
+                            image.fail(&self.face.device_id, internal(text));
+                            tried = Vec::new();
+                        }
+                        Err(several) => {
+                            alone = true;
+                            tried = several;
+                        }
+                    }
+                }
+                Some(Trouble::Encoder) => {
+                    tried.extend(rest);
+                    self.queue.put_back(tried.into_iter().map(|image| image.command).collect());
+                    return Err("the encoder has ended".into());
+                }
             }
-            canvas.rows(rows)
-        };
+            tried.extend(rest);
+            hand = tried;
+        }
+        Ok(())
+    }
+
+    /// Takes more images of the kind in hand, without waiting for any.
+    fn gather(&self, hand: &mut Vec<InHand>, most: usize) {
+        let Some(first) = hand.first() else { return };
+        let more = self.queue.take_like(&first.command, most.saturating_sub(hand.len()));
+        hand.extend(more.into_iter().filter(|command| self.starts(command)).map(InHand::new));
+    }
+
+    /// Renders images together. Those that are left without an answer, and why.
+    fn render(&mut self, hand: Vec<InHand>, info: &ModelInfo, fit: &Fit) -> (Vec<InHand>, Option<Trouble>) {
+        let (mut recipes, mut images): (Vec<Recipe>, Vec<_>) = (Vec::new(), Vec::new());
+        for image in hand {
+            let recipe = &image.command.recipe;
+            match self.engine.compute_size(recipe) {
+                Ok(compute) => {
+                    recipes.push(recipe.clone());
+                    let provenance = Provenance::new(recipe, info, compute, self.engine.dtype());
+                    images.push((image, provenance));
+                }
+                Err(error) => image.fail(&self.face.device_id, Failure::from(&error)),
+            }
+        }
+        let mut batch = Batch::new(images, &self.encoder, &mut self.face);
         let engine = &mut self.engine;
-        let rendered = catch_unwind(AssertUnwindSafe(|| engine.render(&recipe, &mut on_stage, &mut rows)));
-        let render_seconds = started.elapsed().as_secs_f64();
-        match rendered {
-            Ok(Ok(())) => {
-                canvas.whole(render_seconds, decode_started.elapsed().as_secs_f64());
-                Ok(())
+        let rendered = catch_unwind(AssertUnwindSafe(|| engine.render(&recipes, fit, &mut batch)));
+        let (left, trouble) = batch.finish();
+        let failed = match rendered {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(Unready::from(error)),
+            Err(panic) => Some(broken_down(&*panic)),
+        };
+        let failure = match (failed, trouble) {
+            (Some(Unready::Trouble(trouble)), _) | (None, Some(trouble)) => return (left, Some(trouble)),
+            (Some(Unready::Failure(failure)), _) => failure,
+            (Some(Unready::Stopped), _) => return (Vec::new(), None),
+            (None, None) => internal("the engine did not say what became of the picture".into()),
+        };
+        left.into_iter().for_each(|image| image.fail(&self.face.device_id, failure.clone()));
+        (Vec::new(), None)
+    }
+
+    /// Goes on with less memory. Images that cannot do with less fail; the others are given back.
+    fn step_down(&mut self, kind: &Kind, loading: bool, mut tried: Vec<InHand>, text: &str) -> Vec<InHand> {
+        let Some(next) = self.fits.step_down(kind, loading) else {
+            tracing::error!(device = %self.face.device_id, error = text, "out of memory, with nothing left to try");
+            for image in tried {
+                image.fail(&self.face.device_id, Failure::new(ErrorClass::OutOfMemory, text));
             }
-            // Stopped from outside, whatever the engine calls it.
-            Ok(Err(_)) if is_stopped() => {
-                canvas.ended(Rendered::skipped());
-                Ok(())
-            }
-            Ok(Err(error)) => {
-                canvas.ended(Rendered { render_seconds, ..Rendered::failed(error.into()) });
-                Ok(())
-            }
-            Err(panic) => {
-                let (failure, broken) = broken_down(&*panic);
-                canvas.ended(Rendered { render_seconds, ..Rendered::failed(failure) });
-                broken
-            }
+            return Vec::new();
+        };
+        self.face.meter.stepped_down();
+        tracing::warn!(device = %self.face.device_id, error = text, "out of memory: {next}");
+        for image in &mut tried {
+            image.note(format!("{}: out of memory ({text}); goes on with {next}", self.face.device_id));
+        }
+        tried
+    }
+
+    /// Asks the device whether it is well after `text`. What it held is lost; the error is why it is given up.
+    fn probe(&mut self, text: &str) -> Result<(), String> {
+        tracing::error!(device = %self.face.device_id, error = text, "device or engine failed: probing it");
+        self.model = Model::None;
+        let engine = &mut self.engine;
+        match catch_unwind(AssertUnwindSafe(|| engine.probe())) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("{text}; and then: {error}")),
+            Err(panic) => Err(format!("{text}; and then: {}", self::text(&*panic))),
         }
     }
 
-    /// The model that the command names, loaded now if it is not yet.
-    fn load(&mut self, command: &Command) -> Result<ModelInfo, Failure> {
+    /// The model that the command names, loaded now if it is not yet, and how it is used for such images.
+    fn prepare(&mut self, kind: &Kind, command: &Command) -> Result<(ModelInfo, Fit), Unready> {
         let wanted = &command.model;
-        match &self.model {
-            Model::Loaded { reference, info } if reference == wanted => return Ok(info.clone()),
-            Model::Failed { reference, lease, failure } if reference == wanted && *lease == command.lease => {
-                return Err(failure.clone());
-            }
-            Model::None | Model::Loaded { .. } | Model::Failed { .. } => {}
+        if let Model::Failed { reference, lease, failure } = &self.model
+            && reference == wanted
+            && *lease == command.lease
+        {
+            return Err(Unready::Failure(failure.clone()));
+        }
+        let prepared = self.load(kind, command);
+        if let Err(Unready::Failure(failure)) = &prepared
+            && failure.class == ErrorClass::Model
+        {
+            tracing::error!(model = %wanted, error = %failure.message, "model cannot be loaded");
+            self.model = Model::Failed {
+                reference: wanted.clone(),
+                lease: command.lease.clone(),
+                failure: failure.clone(),
+            };
+        }
+        prepared
+    }
+
+    /// The files of the model that the command names, downloaded now if they are not here. That ends at once when the
+    /// worker leaves, or nobody wants the image any more.
+    fn find(&self, command: &Command) -> Result<Held, Unready> {
+        let tokens = [&self.face.context.stop, &command.halt, command.claim.skip()];
+        let found =
+            self.face.context.models.resolve(&command.model, &Cancel::when_any(tokens.map(Clone::clone)));
+        found.map_err(|error| match error {
+            models::Error::Cancelled => Unready::Stopped,
+            error => Unready::Failure(Failure::new(ErrorClass::Model, error.in_full())),
+        })
+    }
+
+    fn load(&mut self, kind: &Kind, command: &Command) -> Result<(ModelInfo, Fit), Unready> {
+        let wanted = &command.model;
+        let loaded = match &self.model {
+            Model::Loaded(loaded) if loaded.reference == *wanted => Some(loaded.clone()),
+            Model::None | Model::Loaded(_) | Model::Failed { .. } => None,
+        };
+        let held = match &loaded {
+            Some(loaded) => Arc::clone(&loaded.held),
+            None => Arc::new(self.find(command)?),
+        };
+        let engine = &mut self.engine;
+        let fit = self.fits.get(kind.clone(), || engine.fit(held.folder(), &command.recipe))?;
+        // More may come while the model is loaded.
+        self.queue.set_share(self.face.place, together(&fit));
+        self.face.meter.set_batch(u32::try_from(fit.batch).unwrap_or(u32::MAX));
+        self.face.meter.set_resident(fit.memory == Memory::Resident);
+        if let Some(loaded) = loaded
+            && loaded.memory == fit.memory
+        {
+            return Ok((loaded.info, fit));
         }
         let started = Instant::now();
         self.model = Model::None;
-        let loaded = models::resolve(wanted, &self.context.cache)
-            .map_err(|error| Failure::new(ErrorClass::Model, error.to_string()))
-            .and_then(|folder| self.engine.load(&folder).map_err(Failure::from));
-        match loaded {
-            Ok(info) => {
-                tracing::info!(model = %wanted, bytes = info.weights_bytes, elapsed = ?started.elapsed(), "loaded model");
-                self.model = Model::Loaded { reference: wanted.clone(), info: info.clone() };
-                Ok(info)
-            }
-            Err(failure) => {
-                tracing::error!(model = %wanted, error = %failure.message, "model cannot be loaded");
-                self.model = Model::Failed {
-                    reference: wanted.clone(),
-                    lease: command.lease.clone(),
-                    failure: failure.clone(),
-                };
-                Err(failure)
-            }
-        }
+        let info = self.engine.load(held.folder(), fit.memory)?;
+        tracing::info!(
+            device = %self.face.device_id, model = %wanted, bytes = info.weights_bytes,
+            elapsed = ?started.elapsed(), "loaded model"
+        );
+        let reference = wanted.clone();
+        self.model = Model::Loaded(Loaded { reference, held, memory: fit.memory, info: info.clone() });
+        Ok((info, fit))
     }
 }
 
-/// A panic leaves the model in an unknown state: the image fails and the thread ends.
-fn broken_down(panic: &(dyn Any + Send)) -> (Failure, Result<(), String>) {
-    let message = format!("the engine broke down: {}", text(panic));
-    (Failure::new(ErrorClass::Internal, message.clone()), Err(message))
+/// A panic leaves the engine in an unknown state.
+fn broken_down(panic: &(dyn Any + Send)) -> Unready {
+    Unready::Trouble(Trouble::Device(format!("the engine broke down: {}", text(panic))))
 }
 
 /// What a panic says.

@@ -1,36 +1,49 @@
-//! One image on its way to the engine and from there to its report.
+//! One image on its way to the engine and from there to the outbox.
 
-use sanafarm_proto::v1::image_result::Outcome as Told;
-use sanafarm_proto::v1::{ImageFailed, ImageResult};
-use sanafarm_storage::Output;
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+
+use sanafarm_proto::v1::{ImageResult, LeasedImage};
+use tokio::sync::oneshot;
 use tokio::task::JoinError;
 
 use super::Shift;
-use crate::engine::{Claim, Command, Outcome, Rendered};
+use crate::engine::{Claim, Command, Commands, Effort, Outcome, Picture, Rendered, Reply};
 use crate::leases::LeaseKey;
-use crate::publish::{Published, publish};
-use crate::recipe::Failure;
+use crate::outbox::Outbox;
+use crate::outbox::record::{File, Record, Sample, Thumbnail};
 use crate::report::Report;
 use crate::{Error, recipe};
 
 /// What became of an image.
 pub(super) enum Settled {
-    /// Stored, and its result is on the way.
-    Done,
+    /// It is in the outbox.
+    Kept,
     /// Its error is on the way.
     Failed,
     /// Not started, or stopped because the worker leaves.
     Skipped,
-    /// The output cannot take it.
-    Stuck(sanafarm_storage::Error),
+    /// The outbox cannot take it.
+    Lost(String),
 }
 
 pub(super) struct Image {
     pub(super) lease: LeaseKey,
+    pub(super) job: String,
     pub(super) index: u64,
-    pub(super) device_id: String,
+    /// Bytes that its file may have.
+    pub(super) room: u64,
+    pub(super) render_seconds: f64,
     pub(super) settled: Settled,
+}
+
+/// What the record of an image holds beside its picture.
+pub(super) struct Draft {
+    output: String,
+    object: String,
+    /// Empty for none.
+    thumbnail: String,
+    presigned: bool,
+    sample: Option<Sample>,
 }
 
 /// Waits for the engine's answer.
@@ -58,40 +71,54 @@ impl Waiter {
 }
 
 impl Shift {
-    /// Sends the next image to the engine.
-    pub(super) fn start_image(&mut self, permit: mpsc::Permit<'_, Command>) {
-        let Some(reports) = self.reports.clone() else { return };
+    /// Bytes that the picture of the next image may have; `None` without one.
+    pub(super) fn next_room(&self) -> Option<u64> {
+        let shard = self.shards.iter().find(|shard| !shard.waiting.is_empty())?;
+        // No picture is much larger than its pixels.
+        Some(u64::from(shard.settings.width) * u64::from(shard.settings.height) * 3)
+    }
+
+    /// Sends the next image to the engines.
+    pub(super) fn start_image(&mut self, commands: &Commands) {
+        let Some(room) = self.next_room() else { return };
         let Some(shard) = self.shards.iter_mut().find(|shard| !shard.waiting.is_empty()) else { return };
         let Some(leased) = shard.waiting.pop_front() else { return };
         shard.untouched = false;
-        shard.in_hand += 1;
-        let (reply, rendered) = oneshot::channel();
+        shard.in_hand.insert(leased.index);
+        let (reply, rendered) = Reply::new();
         let claim = Claim::new(shard.skip.child_token());
         shard.sent.insert(leased.index, claim.clone());
         let image = Image {
             lease: shard.key.clone(),
+            job: shard.job.clone(),
             index: leased.index,
-            device_id: self.device_id.clone(),
+            room,
+            render_seconds: 0.0,
             settled: Settled::Skipped,
         };
-        match recipe::recipe(&shard.settings, &leased) {
-            Ok(recipe) => permit.send(Command {
+        let encoding = shard.encoding.clone();
+        let wanted = encoding.and_then(|encoding| Ok((recipe::recipe(&shard.settings, &leased)?, encoding)));
+        match wanted {
+            Ok((recipe, encoding)) => commands.send(Command {
                 lease: shard.key.clone(),
                 job: shard.job.clone(),
                 index: leased.index,
                 model: shard.model.clone(),
                 recipe,
+                encoding,
                 claim: claim.clone(),
                 halt: shard.halt.clone(),
                 reply,
             }),
-            Err(failure) => {
-                let answered = reply.send(Rendered::failed(failure));
-                debug_assert!(answered.is_ok(), "the receiver is still here");
-            }
+            Err(failure) => reply.answer(Rendered::failed(failure)),
         }
+        let LeasedImage { object, id, extra, thumbnail, .. } = leased;
+        let sample = shard.archive.clone().map(|archive| Sample { archive, id, extra });
+        let (output, presigned) = (shard.output.clone(), shard.presigned);
+        let draft = Draft { output, object, thumbnail, presigned, sample };
         let waiter = Waiter { rendered, claim };
-        self.images.spawn(image.see_through(waiter, shard.output.clone(), leased.object, reports));
+        self.room_in_hand += room;
+        self.images.spawn(image.see_through(waiter, draft, self.outbox.clone()));
     }
 
     pub(super) fn settle_image(&mut self, image: Result<Image, JoinError>) {
@@ -99,77 +126,76 @@ impl Shift {
             Ok(image) => image,
             // By the hard shutdown.
             Err(error) if error.is_cancelled() => return,
-            Err(error) => {
-                self.fail(Error::Engine(format!("publish a picture: {error}")));
-                return self.abandon_shards();
-            }
+            Err(error) => return self.fail(Error::Engine(format!("keep a picture: {error}"))),
         };
+        self.room_in_hand = self.room_in_hand.saturating_sub(image.room);
+        if image.render_seconds > 0.0 {
+            self.pace = Some(image.render_seconds);
+        }
         self.leases.ended(&image.lease, image.index);
-        let mut shard = self.shards.iter_mut().find(|shard| shard.key == image.lease);
-        if let Some(shard) = &mut shard {
-            shard.sent.remove(&image.index);
-        }
-        match image.settled {
-            Settled::Done => {
-                self.summary.done += 1;
+        for shard in self.shards.iter_mut().filter(|shard| shard.job == image.job) {
+            if shard.key == image.lease {
+                shard.sent.remove(&image.index);
             }
-            Settled::Failed => self.summary.failed += 1,
-            Settled::Skipped | Settled::Stuck(_) => {
-                if let Some(shard) = shard {
-                    shard.in_hand = shard.in_hand.saturating_sub(1);
-                    shard.cut_short |= image.index <= shard.last_index;
-                }
+            // Also a later lease of its shard, which waits for it.
+            if matches!(image.settled, Settled::Skipped | Settled::Lost(_))
+                && shard.in_hand.remove(&image.index)
+            {
+                shard.cut_short |= image.index <= shard.last_index;
             }
         }
-        if let Settled::Stuck(error) = image.settled {
-            // No picture can be stored there: rendering on would be in vain.
+        if let Settled::Lost(why) = image.settled {
+            // No other picture can be kept there: rendering on would be in vain.
             self.stop.cancel();
-            self.fail(Error::Storage(error));
+            self.fail(Error::Outbox(why));
         }
     }
 }
 
 impl Image {
-    /// Waits for the picture, publishes it and passes its result to the reporter.
-    pub(super) async fn see_through(
-        mut self,
-        waiter: Waiter,
-        output: Output,
-        object: String,
-        reports: mpsc::Sender<Report>,
-    ) -> Self {
+    /// Waits for the picture and keeps it in the outbox, or passes its error to the reporter.
+    pub(super) async fn see_through(mut self, waiter: Waiter, draft: Draft, outbox: Arc<Outbox>) -> Self {
         let rendered = waiter.rendered().await;
-        let published = match rendered.outcome {
+        let Effort { device_id, render_seconds, decode_seconds, log } = rendered.effort;
+        self.render_seconds = render_seconds;
+        let picture = match rendered.outcome {
             Outcome::Skipped => return self,
-            Outcome::Failed(failure) => Ok(Published::Failed(failure)),
-            Outcome::Picture(picture) => publish(&output, &object, *picture).await,
-        };
-        let told = match published {
-            Ok(Published::Done(done)) => {
-                self.settled = Settled::Done;
-                Told::Done(done)
-            }
-            Ok(Published::Failed(Failure { class, message })) => {
-                tracing::warn!(index = self.index, ?class, message, "image failed");
+            Outcome::Failed(failure) => {
+                let (lease, job) = (self.lease.clone(), self.job.clone());
+                let mut report = Report::failed(lease, job, self.index, device_id, failure);
+                report.result = ImageResult { render_seconds, decode_seconds, log, ..report.result };
+                outbox.report(report);
                 self.settled = Settled::Failed;
-                Told::Failed(ImageFailed { error_class: class.into(), message })
-            }
-            Err(error) => {
-                self.settled = Settled::Stuck(error);
                 return self;
             }
+            Outcome::Picture(picture) => picture,
         };
-        let result = ImageResult {
+        let Draft { output, object, thumbnail, presigned, sample } = draft;
+        let Picture { bytes, sha256, provenance, encoding, quality, thumbnail: small } = *picture;
+        let small = small.filter(|_| !thumbnail.is_empty());
+        let record = Record {
+            lease: self.lease.clone(),
+            job: self.job.clone(),
             index: self.index,
-            outcome: Some(told),
-            device_id: self.device_id.clone(),
-            render_seconds: rendered.render_seconds,
-            decode_seconds: rendered.decode_seconds,
+            output,
+            object,
+            presigned,
+            picture: File { bytes: bytes.len() as u64, sha256 },
+            recipe: provenance.to_json(),
+            encoding,
+            quality,
+            thumbnail: small.as_ref().map(|small| Thumbnail { object: thumbnail, file: File::of(small) }),
+            device: device_id,
+            render_seconds,
+            decode_seconds,
+            log,
+            sample,
+            stored: None,
         };
-        if reports.send(Report { lease: self.lease.clone(), result }).await.is_err() {
-            // It ended with an error, which ends the worker. The picture stays and is adopted by the next attempt.
-            tracing::debug!(index = self.index, "result not reported: the reporter has ended");
-        }
+        self.settled = match outbox.add(record, bytes, small).await {
+            Ok(()) => Settled::Kept,
+            Err(why) => Settled::Lost(why),
+        };
         self
     }
 }

@@ -1,13 +1,14 @@
-//! The shift: one loop that owns what is leased, keeps the engine fed and sees every image to its report.
+//! The shift: one loop that owns what is leased, keeps the engine fed and sees every image into the outbox, from where
+//! the store stage and the reporter take it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sanafarm_proto::v1::{Device, LeasedImage, OpenSessionRequest, ReleaseReason, Settings};
-use sanafarm_storage::Output;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
@@ -15,23 +16,35 @@ use tonic::transport::Channel;
 use crate::engine::{self, Claim, Context, Engine, Threads};
 use crate::follow::follow;
 use crate::leases::{LeaseKey, Leases};
-use crate::report::{Acknowledged, Report, renew_leases, report_results};
-use crate::session::{End, Session};
+use crate::leave::Leave;
+use crate::models::Models;
+use crate::notice::listen;
+use crate::outbox::{Outbox, Queues};
+use crate::picture::Encoding;
+use crate::recipe::Failure;
+use crate::report::{Acknowledged, renew_leases, report_results};
+use crate::session::{CallError, End, Session};
+use crate::stats::Stats;
+use crate::store::Store;
 use crate::{Error, Options, Shutdown, Summary};
 
 mod image;
 mod lease;
+mod leaving;
+mod limits;
 
 use image::Image;
 use lease::Leased;
+pub use limits::Limits;
+use limits::Spent;
 
-/// Images in hand at most: waiting at the engine, being rendered, encoded, stored. Bounds the finished
-/// pictures in memory when the output is slow.
-const IN_HAND: usize = 6;
-/// The next shard is leased when this many images are left to start, and none when a whole shard is: late
-/// enough to leave work to others, early enough that the engine never waits.
-const LOW_WATER: usize = 2;
-/// Results and acknowledgements under way.
+/// Images being encoded and written to the outbox for each device, besides those that are rendered at once and as many that
+/// wait at the engines. Bounds the finished pictures in memory.
+const BEHIND: usize = 4;
+/// The next shard is leased when this many images are left to start besides those that the engines take at once, and none
+/// when a whole shard is: late enough to leave work to others, early enough that no engine waits.
+const LOW_WATER: usize = 1;
+/// Acknowledgements under way.
 const NOTES: usize = 64;
 /// How long the engine may take to stop at its next step.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -42,7 +55,15 @@ struct Shard {
     job: String,
     model: String,
     settings: Settings,
-    output: Output,
+    /// What is written for its images; the failure of all of them when this worker cannot.
+    encoding: Result<Encoding, Failure>,
+    /// As the lease names it.
+    output: String,
+    presigned: bool,
+    /// The tar that its pictures belong in.
+    archive: Option<String>,
+    /// No more pictures of it collect for a tar.
+    packed: bool,
     /// Cancelled when images of it are not to be started any more.
     skip: CancellationToken,
     /// Cancelled when the image in hand is to be stopped too.
@@ -54,14 +75,12 @@ struct Shard {
     last_index: u64,
     /// No image of it was sent to the engine yet.
     untouched: bool,
-    /// Started, and neither acknowledged by the coordinator nor given up.
-    in_hand: usize,
+    /// Started or finished, under whatever lease, and neither acknowledged by the coordinator nor given up.
+    in_hand: BTreeSet<u64>,
     /// What the coordinator said last: images are left to do.
     held: bool,
     /// Images were left undone because the worker leaves.
     cut_short: bool,
-    /// Nobody will tell what became of the images in hand.
-    abandoned: bool,
 }
 
 impl Shard {
@@ -80,30 +99,43 @@ impl Shard {
 /// What runs beside the images.
 enum Aside {
     Renewed(Result<(), Error>),
+    Stored(Result<(), Error>),
     Reported(Result<(), Error>),
-    Released(Result<(), Error>),
+    Released(Result<(), CallError>),
     Leased(Result<Option<Box<Leased>>, Error>),
 }
 
 struct Shift {
     session: Session,
-    /// Of the device that images are rendered on.
-    device_id: String,
     /// The only job to work for; any when empty.
     job: String,
     leases: Arc<Leases>,
+    outbox: Arc<Outbox>,
+    leave: Arc<Leave>,
+    limits: Spent,
     shards: Vec<Shard>,
     images: JoinSet<Image>,
+    /// Bytes that the pictures of these may have.
+    room_in_hand: u64,
+    /// Seconds that the last image took on the device.
+    pace: Option<f64>,
     asides: JoinSet<Aside>,
-    /// `None` when the worker leaves: what is in hand has its own.
-    reports: Option<mpsc::Sender<Report>>,
-    /// The reporter runs.
+    /// The store stage and the reporter run.
+    storing: bool,
     reporting: bool,
     releasing: usize,
     leasing: Option<AbortHandle>,
     /// Output of the last lease.
-    output: Option<(String, Output)>,
+    output: Option<String>,
     leaving: bool,
+    /// How long what is in the outbox may take when the worker leaves.
+    drain_timeout: Duration,
+    /// Nothing is in hand any more but what is in the outbox.
+    flushing: bool,
+    /// When the worker leaves: all that is not done then is left.
+    end_by: Option<Instant>,
+    /// Stops the store stage.
+    stop_storing: CancellationToken,
     /// Parent of all `skip` tokens, and of the session's patience: cancelled when the worker leaves, by the soft
     /// shutdown itself so that not one image is started after it.
     skip: CancellationToken,
@@ -113,118 +145,137 @@ struct Shift {
     failure: Option<Error>,
 }
 
-/// Registers, works with `engine` until told to leave, and hands back what is left.
+/// Registers, works with the engine of each device until told to leave, and hands back what is left.
 pub(crate) async fn run(
     channel: Channel,
     options: Options,
     shutdown: Shutdown,
-    engine: Box<dyn Engine>,
-    device: Device,
+    engines: Vec<(Device, Box<dyn Engine>)>,
 ) -> Result<Summary, Error> {
-    let device_id = device.id.clone();
+    let stats = Arc::new(Stats::default());
+    let opened = Outbox::open(&options.outbox, &options.name, stats.clone()).await;
+    let (outbox, queues) = opened.map_err(Error::Outbox)?;
+    let (devices, engines): (Vec<Device>, Vec<_>) =
+        engines.into_iter().map(|(device, engine)| (device.clone(), (device.id, engine))).unzip();
     let registration = OpenSessionRequest {
         worker: options.name,
         version: env!("CARGO_PKG_VERSION").into(),
-        devices: vec![device],
+        devices,
         labels: options.labels.into_iter().collect(),
     };
+    let leave = Arc::new(Leave::new(&shutdown));
     // Cancelled by the soft shutdown, and by whatever else makes the worker leave.
-    let leaving = shutdown.soft.child_token();
-    let end = End { leaving: leaving.clone(), now: shutdown.hard.clone() };
+    let leaving = leave.soft().child_token();
+    let end = End { leaving: leaving.clone(), now: leave.hard().clone() };
     let Some(session) = Session::open(channel, registration, end).await? else {
         return Ok(Summary::default());
     };
     let leases = Arc::new(Leases::default());
     let activity = options.activity.unwrap_or_default();
-    let stop = shutdown.hard.child_token();
+    let stop = leave.hard().child_token();
     // Whoever drops this future stops the engine too.
     let _stop_when_dropped = stop.clone().drop_guard();
     let context = Context {
-        cache: options.cache,
+        models: Models::new(options.models),
         activity: activity.clone(),
         leases: leases.clone(),
         stop: stop.clone(),
+        stats,
     };
-    let threads = engine::start(engine, context)
-        .map_err(|error| Error::Engine(format!("start the engine thread: {error}")))?;
-    let job = options.job.unwrap_or_default();
+    let threads = engine::start(engines, &context)
+        .map_err(|error| Error::Engine(format!("start the engine threads: {error}")))?;
     // It ends when this future does.
-    let _following =
-        AbortOnDropHandle::new(tokio::spawn(follow(session.clone(), activity.subscribe(), leases.clone())));
-    Shift::new(session, device_id, job, leases, leaving, stop).work(threads, shutdown).await
+    let following = follow(session.clone(), activity.subscribe(), leases.clone(), leave.clone());
+    let _following = AbortOnDropHandle::new(tokio::spawn(following));
+    let _listening = AbortOnDropHandle::new(tokio::spawn(listen(options.notices, leave.clone())));
+    let shift = Shift {
+        session,
+        job: options.job.unwrap_or_default(),
+        leases,
+        outbox,
+        leave,
+        limits: Spent::new(options.limits),
+        shards: Vec::new(),
+        images: JoinSet::new(),
+        room_in_hand: 0,
+        pace: None,
+        asides: JoinSet::new(),
+        storing: true,
+        reporting: true,
+        releasing: 0,
+        leasing: None,
+        output: None,
+        leaving: false,
+        drain_timeout: options.drain_timeout,
+        flushing: false,
+        end_by: None,
+        stop_storing: CancellationToken::new(),
+        skip: leaving,
+        stop,
+        summary: Summary::default(),
+        failure: None,
+    };
+    shift.work(threads, queues, options.uploads).await
 }
 
 impl Shift {
-    fn new(
-        session: Session,
-        device_id: String,
-        job: String,
-        leases: Arc<Leases>,
-        skip: CancellationToken,
-        stop: CancellationToken,
-    ) -> Self {
-        Self {
-            session,
-            device_id,
-            job,
-            leases,
-            shards: Vec::new(),
-            images: JoinSet::new(),
-            asides: JoinSet::new(),
-            reports: None,
-            reporting: false,
-            releasing: 0,
-            leasing: None,
-            output: None,
-            leaving: false,
-            skip,
-            stop,
-            summary: Summary::default(),
-            failure: None,
-        }
-    }
-
-    async fn work(mut self, threads: Threads, shutdown: Shutdown) -> Result<Summary, Error> {
+    async fn work(mut self, threads: Threads, queues: Queues, uploads: usize) -> Result<Summary, Error> {
         let Threads { commands, mut ended } = threads;
         let stop_renewing = CancellationToken::new();
-        let mut acknowledgements = self.start_conversations(&stop_renewing);
-        let leases = self.leases.clone();
+        let mut acknowledgements = self.start_conversations(queues, uploads, &stop_renewing);
+        let (leases, outbox, leave) = (self.leases.clone(), self.outbox.clone(), self.leave.clone());
         let mut cut = false;
         loop {
             self.settle_shards();
+            if self.limits.is_closed() && self.shards.is_empty() {
+                self.leave("it has worked for as many jobs as it was to");
+            }
+            self.wind_down();
             if self.has_left() {
                 break;
             }
-            self.lease_ahead();
-            let can_start = self.images.len() < IN_HAND && self.shards.iter().any(|s| !s.waiting.is_empty());
+            self.lease_ahead(&commands);
+            self.limits.set_idle(self.shards.is_empty());
+            let in_hand = 2 * commands.at_once() + BEHIND * commands.devices();
+            let room = self.next_room().filter(|_| self.images.len() < in_hand);
+            let can_start = room.is_some_and(|room| outbox.has_room(self.room_in_hand, room));
+            let limit = self.limits.end().filter(|_| !self.leaving);
+            let end_by = self.end_by;
             tokio::select! {
-                // Acknowledgements before the end of the reporter that sent them.
+                // Acknowledgements before the end of the stages that sent them.
                 biased;
-                () = shutdown.hard.cancelled(), if !cut => {
+                () = leave.hard().cancelled(), if !cut => {
                     cut = true;
                     self.leave("stopping at the next step");
                     self.images.abort_all();
-                    self.abandon_shards();
+                    self.stop_storing.cancel();
                 }
-                () = shutdown.soft.cancelled(), if !self.leaving => {
-                    self.leave("finishing the image in hand");
-                }
+                () = leave.soft().cancelled(), if !self.leaving => self.leave_in_time(),
                 end = &mut ended, if !self.leaving => self.engine_ended(end),
                 Some(image) = self.images.join_next() => self.settle_image(image),
                 Some(note) = acknowledgements.recv() => self.acknowledge(&note),
                 Some(aside) = self.asides.join_next() => self.settle_aside(aside),
                 // Their images make room for another shard.
                 () = leases.lost() => {}
-                permit = commands.reserve(), if can_start => match permit {
-                    Ok(permit) => self.start_image(permit),
-                    Err(_) => self.leave("the engine has ended"),
-                },
+                () = commands.room(), if can_start => self.start_image(&commands),
+                () = outbox.changed(), if room.is_some() && !can_start => {}
+                () = until(limit.map(|(end, _)| end)), if limit.is_some() => {
+                    self.leave(limit.map_or("", |(_, why)| why));
+                }
+                () = until(end_by), if end_by.is_some() => self.end(),
             }
         }
         stop_renewing.cancel();
         drop(commands);
         if !ended.is_terminated() {
             self.wait_for_engine(ended).await;
+        }
+        self.summary.kept = self.outbox.images();
+        if self.summary.kept > 0 {
+            tracing::warn!(
+                images = self.summary.kept, outbox = %self.outbox.path().display(),
+                "finished images wait in the outbox: a worker of this name reports them when it is started again"
+            );
         }
         let reason = self.failure.as_ref().map_or_else(|| "drain".to_owned(), ToString::to_string);
         self.session.close(&reason).await;
@@ -234,85 +285,47 @@ impl Shift {
         }
     }
 
-    /// Starts the reporter and the renewal, and gives the reporter's acknowledgements.
-    fn start_conversations(&mut self, stop_renewing: &CancellationToken) -> mpsc::Receiver<Acknowledged> {
-        let (reports, to_report) = mpsc::channel(NOTES);
+    /// Starts the store stage, the reporter and the renewal, and gives their acknowledgements.
+    fn start_conversations(
+        &mut self,
+        queues: Queues,
+        uploads: usize,
+        stop_renewing: &CancellationToken,
+    ) -> mpsc::Receiver<Acknowledged> {
         let (acknowledge, acknowledgements) = mpsc::channel(NOTES);
-        let reporter = report_results(self.session.clone(), to_report, acknowledge);
-        let renewal = renew_leases(self.session.clone(), self.leases.clone(), stop_renewing.clone());
+        let Queues { work, reports } = queues;
+        let (session, outbox) = (self.session.clone(), self.outbox.clone());
+        let store = Store::new(session.clone(), outbox.clone(), acknowledge.clone(), uploads.max(1));
+        let stop_storing = self.stop_storing.clone();
+        self.asides.spawn(async { Aside::Stored(store.run(work, stop_storing).await) });
+        let reporter = report_results(session.clone(), outbox, reports, acknowledge);
         self.asides.spawn(async { Aside::Reported(reporter.await) });
+        let stats = self.outbox.stats().clone();
+        let renewal =
+            renew_leases(session, self.leases.clone(), stats, self.leave.clone(), stop_renewing.clone());
         self.asides.spawn(async { Aside::Renewed(renewal.await) });
-        self.reports = Some(reports);
-        self.reporting = true;
         acknowledgements
     }
 
-    /// Whether nothing is left to finish, report or hand back.
-    fn has_left(&self) -> bool {
-        let at_work =
-            self.reporting || self.releasing > 0 || !self.images.is_empty() || !self.shards.is_empty();
-        self.leaving && !at_work
-    }
-
-    /// Starts no more images and leases no more shards; what is in hand goes on.
-    fn leave(&mut self, why: &str) {
-        if self.leaving {
-            return;
-        }
-        tracing::info!(why, "leaving");
-        self.leaving = true;
-        self.skip.cancel();
-        self.reports = None;
-        if let Some(leasing) = self.leasing.take() {
-            // A lease granted in this moment is released when the session closes.
-            leasing.abort();
-        }
-        for shard in &mut self.shards {
-            shard.cut_short |= !shard.waiting.is_empty();
-            shard.waiting.clear();
-        }
-    }
-
-    /// Waits for no image in hand any more.
-    fn abandon_shards(&mut self) {
-        for shard in &mut self.shards {
-            shard.abandoned = true;
-            shard.cut_short = true;
-        }
-    }
-
-    /// Leaves with an error; the first one is told.
-    fn fail(&mut self, failure: Error) {
-        tracing::error!(error = %failure, "worker ends");
-        self.failure.get_or_insert(failure);
-        self.leave("an error");
-    }
-
-    fn engine_ended(&mut self, end: Result<Result<(), String>, oneshot::error::RecvError>) {
+    fn engine_ended(&mut self, end: Result<Result<(), Error>, oneshot::error::RecvError>) {
         match end {
             // It ends so only when nobody can send commands any more.
             Ok(Ok(())) => self.leave("the engine has ended"),
-            Ok(Err(broken)) => self.fail(Error::Engine(broken)),
-            Err(_) => self.fail(Error::Engine("the engine thread broke down".into())),
-        }
-    }
-
-    async fn wait_for_engine(&mut self, ended: oneshot::Receiver<Result<(), String>>) {
-        let stop = self.stop.clone();
-        let too_long = async {
-            stop.cancelled().await;
-            tokio::time::sleep(STOP_LIMIT).await;
-        };
-        tokio::select! {
-            end = ended => self.engine_ended(end),
-            () = too_long => tracing::warn!("engine does not stop: leaving it to the end of the process"),
+            Ok(Err(broken)) => self.fail(broken),
+            Err(_) => self.fail(Error::Engine("the engine threads broke down".into())),
         }
     }
 
     fn acknowledge(&mut self, note: &Acknowledged) {
-        if let Some(shard) = self.shards.iter_mut().find(|shard| shard.key == note.lease) {
-            shard.in_hand = shard.in_hand.saturating_sub(note.results);
-            shard.held = note.held;
+        self.summary.done += note.done;
+        self.summary.failed += note.failed;
+        for shard in self.shards.iter_mut().filter(|shard| shard.job == note.job) {
+            for index in &note.indices {
+                shard.in_hand.remove(index);
+            }
+            if shard.key == note.lease {
+                shard.held = note.held;
+            }
         }
     }
 
@@ -320,18 +333,32 @@ impl Shift {
         let ended = match aside {
             Ok(Aside::Leased(leased)) => {
                 self.leasing = None;
-                leased.map(|leased| leased.map_or((), |leased| self.take(*leased)))
+                leased.map(|leased| match leased {
+                    Some(leased) => self.take(*leased),
+                    None => self.limits.found_nothing(),
+                })
+            }
+            Ok(Aside::Stored(ended)) => {
+                self.storing = false;
+                if ended.is_err() {
+                    // No picture can be stored there: rendering on would be in vain.
+                    self.stop.cancel();
+                }
+                ended
             }
             Ok(Aside::Reported(ended)) => {
                 self.reporting = false;
-                if ended.is_err() {
-                    self.abandon_shards();
-                }
                 ended
             }
             Ok(Aside::Released(ended)) => {
                 self.releasing -= 1;
-                ended
+                match ended {
+                    Err(error) if error.is_away() => {
+                        tracing::warn!(%error, "a lease is not handed back: it will expire");
+                        Ok(())
+                    }
+                    ended => ended.map_err(Error::from),
+                }
             }
             Ok(Aside::Renewed(ended)) => ended,
             // The lease that was being asked for when the worker left.
@@ -350,11 +377,16 @@ impl Shift {
                 Some(last_index) => shard.end_at(last_index),
                 None => shard.waiting.clear(),
             }
+            if shard.archive.is_some() && !shard.packed && shard.waiting.is_empty() && shard.sent.is_empty() {
+                shard.packed = true;
+                self.outbox.pack(&shard.key);
+            }
         }
-        let reporting = self.reporting;
+        // Nobody will tell what became of what is in hand.
+        let abandoned = !self.storing && !self.reporting;
         let ended = |shard: &mut Shard| {
-            let told = shard.in_hand == 0 || (shard.abandoned && !reporting);
-            shard.waiting.is_empty() && told
+            shard.cut_short |= abandoned && !shard.in_hand.is_empty();
+            shard.waiting.is_empty() && (shard.in_hand.is_empty() || abandoned)
         };
         let ended: Vec<Shard> = self.shards.extract_if(.., ended).collect();
         for shard in ended {
@@ -368,7 +400,9 @@ impl Shift {
     /// Hands a lease back beside the work.
     fn release(&mut self, key: LeaseKey, cut_short: bool) {
         let (reason, message) = match (&self.failure, cut_short) {
-            (Some(error @ Error::Storage(_)), _) => (ReleaseReason::Storage, error.to_string()),
+            (Some(error @ (Error::Storage(_) | Error::Outbox(_))), _) => {
+                (ReleaseReason::Storage, error.to_string())
+            }
             (Some(error), _) => (ReleaseReason::Drain, error.to_string()),
             (None, true) => (ReleaseReason::Drain, "the worker leaves".into()),
             (None, false) => (ReleaseReason::Finished, "some images are to be tried again".into()),
@@ -376,5 +410,12 @@ impl Shift {
         let session = self.session.clone();
         self.releasing += 1;
         self.asides.spawn(async move { Aside::Released(session.release(&key, reason, message).await) });
+    }
+}
+
+/// Waits until a time that is there.
+async fn until(time: Option<Instant>) {
+    if let Some(time) = time {
+        sleep_until(time).await;
     }
 }

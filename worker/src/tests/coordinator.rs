@@ -7,6 +7,7 @@ use std::time::Duration;
 use sanafarm_proto::v1::image_result::Outcome;
 use sanafarm_proto::v1::worker_service_server::{WorkerService, WorkerServiceServer};
 use sanafarm_proto::v1::*;
+use sanafarm_storage::{Access, Output};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
@@ -44,6 +45,20 @@ pub(super) struct State {
     pub(super) notices: Vec<mpsc::UnboundedSender<Result<Notice, Status>>>,
     /// A failed image counts as its result.
     pub(super) errors_are_final: bool,
+    /// Committed tars, with the images in them.
+    pub(super) archives: Vec<(LeaseRef, Archive, Vec<u64>)>,
+    /// What was said of tars that were refused.
+    pub(super) taken: Vec<Vec<u64>>,
+    /// What workers told with their last renewal.
+    pub(super) stats: WorkerStats,
+    /// Why workers said that they leave.
+    pub(super) leaving: Vec<String>,
+    /// Told with every answer to a renewal.
+    pub(super) drain: Drain,
+    /// Has the keys that workers lack.
+    pub(super) signer: Option<Output>,
+    /// Calls that fail until further notice.
+    pub(super) away: BTreeMap<&'static str, Code>,
 }
 
 impl State {
@@ -129,6 +144,7 @@ impl TestCoordinator {
     ) -> Result<Response<T>, Status> {
         let mut state = self.state();
         let fault = state.faults.get_mut(call).and_then(VecDeque::pop_front);
+        let fault = fault.or_else(|| state.away.get(call).copied().map(Fault::Refuse));
         if let Some(Fault::Refuse(code)) = fault {
             drop(state);
             self.changed.send_replace(());
@@ -196,6 +212,10 @@ impl WorkerService for TestCoordinator {
         let request = request.into_inner();
         self.answer("renew", Some(&request.session_id), |state| {
             state.renewals.push(request.held.clone());
+            state.stats = request.stats.unwrap_or_default();
+            if !request.leaving.is_empty() {
+                state.leaving.push(request.leaving.clone());
+            }
             let last_index = |lease: &LeaseRef| {
                 let (known, session) = state.leased.get(&lease.shard_id)?;
                 let held = known.r#ref.as_ref() == Some(lease) && *session == request.session_id;
@@ -204,7 +224,7 @@ impl WorkerService for TestCoordinator {
             let asked = request.held.iter().filter_map(|held| held.r#ref.clone());
             let (held, last_indices) =
                 asked.filter_map(|lease| last_index(&lease).map(|last| (lease, last))).unzip();
-            Ok(RenewLeasesResponse { held, last_indices })
+            Ok(RenewLeasesResponse { held, last_indices, drain: state.drain.into() })
         })
     }
 
@@ -215,6 +235,18 @@ impl WorkerService for TestCoordinator {
         let request = request.into_inner();
         self.answer("report", Some(&request.session_id), |state| {
             let (mut accepted, mut known) = (0, 0);
+            let indices: Vec<u64> = request.results.iter().map(|result| result.index).collect();
+            let known_object =
+                |archive: &Archive| state.archives.iter().any(|(_, known, _)| known.object == archive.object);
+            if let Some(archive) = request.archive.filter(|archive| !known_object(archive)) {
+                let taken: Vec<u64> =
+                    indices.iter().copied().filter(|index| state.results.contains_key(index)).collect();
+                if !taken.is_empty() {
+                    state.taken.push(taken.clone());
+                    return Ok(ReportResultsResponse { taken, held: true, ..Default::default() });
+                }
+                state.archives.push((request.lease.clone().unwrap(), archive, indices));
+            }
             for result in request.results {
                 let index = result.index;
                 match result.outcome.clone().unwrap() {
@@ -236,8 +268,24 @@ impl WorkerService for TestCoordinator {
             if !left {
                 state.leased.retain(|_, (known, _)| known.r#ref.as_ref() != Some(&lease));
             }
-            Ok(ReportResultsResponse { accepted, known, held: left })
+            Ok(ReportResultsResponse { accepted, known, held: left, taken: Vec::new() })
         })
+    }
+
+    async fn sign_objects(
+        &self,
+        request: Request<SignObjectsRequest>,
+    ) -> Result<Response<SignObjectsResponse>, Status> {
+        let request = request.into_inner();
+        let signer = self.state().signer.clone();
+        let signer = signer.ok_or_else(|| Status::failed_precondition("this coordinator signs no URLs"))?;
+        let mut objects = Vec::new();
+        for object in request.objects {
+            let sign = async |access| signer.sign(&object, access, Duration::from_secs(60)).await.unwrap();
+            let (put_url, get_url) = (sign(Access::Put).await.into(), sign(Access::Get).await.into());
+            objects.push(SignedObject { object, put_url, get_url, expires_at: None });
+        }
+        self.answer("sign", Some(&request.session_id), |_| Ok(SignObjectsResponse { objects }))
     }
 
     async fn release_lease(

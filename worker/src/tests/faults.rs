@@ -111,22 +111,29 @@ async fn worker_killed_between_upload_and_report_has_its_picture_adopted() {
 
 #[tokio::test]
 async fn files_of_others_are_never_overwritten() {
-    let mut farm = Farm::start(|out, model| vec![shard("a", 0, &["x"], out, model)]).await;
-    farm.finish(1).await;
+    let mut farm = Farm::start(|out, model| {
+        let mut jpeg = shard("b", 5, &["x"], out, model);
+        jpeg.form.as_mut().unwrap().format = ImageFormat::Jpeg.into();
+        vec![shard("a", 0, &["x"], out, model), jpeg]
+    })
+    .await;
+    farm.finish(2).await;
     let whole = farm.file("0000.png");
+    // Of the recipe of image 5, in another format than it will be wanted in.
+    let jpeg = farm.file("0005.png");
     // Somebody's text, half a picture of ours, a picture with a broken pixel, and a whole one of another recipe.
     let half = whole[..whole.len() / 2].to_vec();
     let mut broken = whole.clone();
     let at = broken.len() - 40;
     broken[at] ^= 1;
-    let theirs = [b"a text".to_vec(), half, broken, whole.clone()];
+    let theirs = [b"a text".to_vec(), half, broken, whole.clone(), jpeg];
     let folder = farm.folder;
     for (content, index) in theirs.iter().zip(1..) {
         std::fs::write(folder.path().join(format!("out/{index:04}.png")), content).unwrap();
     }
-    let shards = |out: &Path, model: &Path| vec![shard("a", 1, &["x"; 4], out, model)];
+    let shards = |out: &Path, model: &Path| vec![shard("a", 1, &["x"; 5], out, model)];
     let mut farm = Farm::start_in(folder, shards, |_| {}).await;
-    assert_eq!(farm.finish(4).await.failed, 4);
+    assert_eq!(farm.finish(5).await.failed, 5);
     let state = farm.coordinator().state();
     for (content, index) in theirs.iter().zip(1..) {
         let failed = state.failed(index);
@@ -186,18 +193,6 @@ async fn output_that_fails_in_the_middle_ends_the_worker_and_blames_no_image() {
     assert!(!state.results.contains_key(&1));
     assert_eq!(state.releases[0].1, ReleaseReason::Storage);
     assert!(state.releases[0].2.contains("sub/y.png"), "{:?}", state.releases);
-}
-
-#[tokio::test]
-async fn panic_of_the_engine_is_an_error_of_the_image_and_the_end_of_the_worker() {
-    let mut farm = Farm::start(|out, model| vec![shard("a", 0, &["x", "panic", "y"], out, model)]).await;
-    let error = farm.end().await.unwrap_err();
-    assert!(matches!(&error, Error::Engine(text) if text.contains("as the prompt says")), "{error}");
-    let state = farm.coordinator().state();
-    assert_eq!(state.failed(1).error_class(), ErrorClass::Internal);
-    assert_eq!(state.done(0).object, "0000.png");
-    assert!(!state.results.contains_key(&2));
-    assert_eq!((state.releases[0].1, state.closed), (ReleaseReason::Drain, 1));
 }
 
 #[tokio::test]

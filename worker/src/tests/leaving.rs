@@ -78,14 +78,8 @@ async fn worker_without_a_coordinator_can_be_told_to_leave() {
     drop(listener);
     let channel =
         tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-    let options = crate::Options {
-        name: "w".into(),
-        cache: "cache".into(),
-        job: None,
-        device: None,
-        labels: Default::default(),
-        activity: None,
-    };
+    let folder = tempfile::tempdir().unwrap();
+    let options = crate::Options::new("w", folder.path().into());
     let shutdown = crate::Shutdown::default();
     let worker = tokio::spawn(crate::run(channel, options, shutdown.clone()));
     tokio::task::yield_now().await;

@@ -8,12 +8,19 @@ use sanafarm_proto::v1::*;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+use crate::engine::Engine;
 use crate::{Error, Options, Shutdown, Summary, shift};
 
+mod archive;
+mod bench;
 mod coordinator;
+mod devices;
 mod engine;
 mod faults;
 mod leaving;
+mod notice;
+mod outbox;
+mod presigned;
 mod tail;
 mod work;
 
@@ -35,10 +42,37 @@ impl Farm {
         Self::start_in(tempfile::tempdir().unwrap(), shards, |_| {}).await
     }
 
+    /// The same on devices of the caller's choice.
+    async fn on(
+        shards: impl FnOnce(&Path, &Path) -> Vec<Lease>,
+        engines: impl FnOnce(&Arc<Watch>) -> Vec<(Device, Box<dyn Engine>)>,
+    ) -> Self {
+        Self::start_on(tempfile::tempdir().unwrap(), shards, |_| {}, |_| {}, engines).await
+    }
+
     async fn start_in(
         folder: TempDir,
         shards: impl FnOnce(&Path, &Path) -> Vec<Lease>,
         script: impl FnOnce(&mut coordinator::State),
+    ) -> Self {
+        Self::start_with(folder, shards, script, |_| {}).await
+    }
+
+    async fn start_with(
+        folder: TempDir,
+        shards: impl FnOnce(&Path, &Path) -> Vec<Lease>,
+        script: impl FnOnce(&mut coordinator::State),
+        set: impl FnOnce(&mut Options),
+    ) -> Self {
+        Self::start_on(folder, shards, script, set, one_cpu).await
+    }
+
+    async fn start_on(
+        folder: TempDir,
+        shards: impl FnOnce(&Path, &Path) -> Vec<Lease>,
+        script: impl FnOnce(&mut coordinator::State),
+        set: impl FnOnce(&mut Options),
+        engines: impl FnOnce(&Arc<Watch>) -> Vec<(Device, Box<dyn Engine>)>,
     ) -> Self {
         let model = folder.path().join("model");
         std::fs::create_dir_all(&model).unwrap();
@@ -49,18 +83,10 @@ impl Farm {
         served.coordinator.change(script);
         let watch = Arc::new(Watch::default());
         let shutdown = Shutdown::default();
-        let options = Options {
-            name: "worker-1".into(),
-            cache: folder.path().join("cache"),
-            job: None,
-            device: None,
-            labels: Default::default(),
-            activity: None,
-        };
-        let engine = Box::new(TestEngine(watch.clone()));
-        let device = crate::device::cpu();
+        let mut options = Options::new("worker-1", folder.path().join("cache"));
+        set(&mut options);
         let worker =
-            tokio::spawn(shift::run(served.channel.clone(), options, shutdown.clone(), engine, device));
+            tokio::spawn(shift::run(served.channel.clone(), options, shutdown.clone(), engines(&watch)));
         Self { served, folder, watch, shutdown, worker }
     }
 
@@ -81,9 +107,29 @@ impl Farm {
         self.end().await.unwrap()
     }
 
+    /// Ends the worker as if it were killed, and gives its folder: nothing of it runs any more.
+    async fn kill(self) -> TempDir {
+        self.worker.abort();
+        let ended = self.worker.await;
+        assert!(ended.is_err_and(|error| error.is_cancelled()), "it was at work");
+        let outbox = std::fs::File::open(self.folder.path().join("cache/outbox/worker-1")).unwrap();
+        let gone = async {
+            while Arc::strong_count(&self.watch) > 1 || outbox.try_lock().is_err() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), gone).await.expect("its threads end");
+        self.folder
+    }
+
     fn file(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.folder.path().join("out").join(name)).unwrap()
     }
+}
+
+/// A worker's only device.
+fn one_cpu(watch: &Arc<Watch>) -> Vec<(Device, Box<dyn Engine>)> {
+    vec![(crate::device::cpu(), Box::new(TestEngine::new(watch.clone())))]
 }
 
 /// A shard of small pictures, one for each prompt, with indices from `first`.
@@ -94,6 +140,7 @@ fn shard(id: &str, first: u64, prompts: &[&str], output: &Path, model: &Path) ->
         negative_prompt: String::new(),
         seed: 100 + index,
         object: format!("{index:04}.png"),
+        ..Default::default()
     });
     Lease {
         r#ref: Some(LeaseRef { shard_id: id.into(), attempt: 1 }),
@@ -101,6 +148,13 @@ fn shard(id: &str, first: u64, prompts: &[&str], output: &Path, model: &Path) ->
         job_name: "job".into(),
         model: model.to_str().unwrap().into(),
         output: output.to_str().unwrap().into(),
+        form: Some(Form {
+            format: ImageFormat::Png.into(),
+            layout: Layout::Files.into(),
+            ..Default::default()
+        }),
+        archive: String::new(),
+        presigned: false,
         settings: Some(Settings {
             width: 40,
             height: 24,

@@ -142,7 +142,7 @@ async fn a_failing_image_leaves_its_neighbours_alone() {
     let summary = farm.finish(3).await;
     assert_eq!((summary.done, summary.failed), (2, 1));
     let failed = farm.coordinator().state().failed(1);
-    assert_eq!(failed.error_class(), ErrorClass::Numeric);
+    assert_eq!(failed.error_class(), ErrorClass::BadImage);
     assert!(!farm.folder.path().join("out/0001.png").exists(), "no part of the failed picture stays");
 }
 
@@ -157,7 +157,7 @@ async fn a_shard_with_errors_to_try_again_is_released_as_finished() {
         let state = farm.coordinator().state();
         let (lease, reason, _) = &state.releases[0];
         assert_eq!((lease.attempt, *reason), (1, ReleaseReason::Finished));
-        assert_eq!(state.errors[0].1.error_class(), ErrorClass::Numeric);
+        assert_eq!(state.errors[0].1.error_class(), ErrorClass::BadImage);
         assert!(state.results.contains_key(&0));
     }
     farm.shutdown.soft.cancel();
@@ -182,6 +182,85 @@ async fn a_model_that_cannot_be_loaded_fails_each_image_and_is_tried_once_a_leas
     assert!(state.failed(0).message.contains("vae/config.json"));
     assert!(state.failed(3).message.contains("absent"));
     assert_eq!(*farm.watch.loads.lock().unwrap(), 1);
+}
+
+/// Quality and thumbnail of the second image, and the files beside it.
+#[tokio::test]
+async fn pictures_come_in_the_form_that_the_lease_asks_for() {
+    for (format, ending) in [
+        (ImageFormat::Png, "png"),
+        (ImageFormat::Jpeg, "jpg"),
+        (ImageFormat::Webp, "webp"),
+        (ImageFormat::WebpLossless, "webp"),
+    ] {
+        let mut farm = Farm::start(|out, model| {
+            let mut lease = shard("a", 0, &["x", "y"], out, model);
+            lease.form =
+                Some(Form { format: format.into(), quality: 95, thumbnails: true, ..Default::default() });
+            for image in &mut lease.images {
+                image.object = format!("{}.{ending}", image.index);
+            }
+            lease.images[1].thumbnail = "small/1.jpg".into();
+            vec![lease]
+        })
+        .await;
+        assert_eq!(farm.finish(2).await.done, 2, "{format:?}");
+        let done = farm.coordinator().state().done(1);
+        let file = farm.file(&format!("1.{ending}"));
+        assert_eq!(done.sha256, picture::sha256(&file));
+        let stored = picture::read(&file).unwrap();
+        assert_eq!(serde_json::from_str::<Provenance>(&done.recipe).unwrap(), stored);
+        let name = match format {
+            ImageFormat::Png => "PNG",
+            ImageFormat::Jpeg => "JPEG",
+            _ => "WebP",
+        };
+        assert_eq!(picture::Format::of(&file).map(picture::Format::name), Some(name));
+        let rgb: Vec<u8> = (0..24).flat_map(|y| engine::row(101, 40, y)).collect();
+        let found = picture::pixels(&file).unwrap();
+        assert_eq!((found.width, found.height), (40, 24));
+        assert!(found.rgb == rgb || matches!(format, ImageFormat::Jpeg | ImageFormat::Webp));
+        let quality = done.quality.unwrap();
+        assert!(quality.entropy > 5.0 && quality.entropy < 8.0, "{quality:?}");
+        assert_eq!(quality.clipped, 0.0);
+        let small = picture::pixels(&farm.file("small/1.jpg")).unwrap();
+        assert_eq!((small.width, small.height), (40, 24));
+        let folder = std::fs::read_dir(farm.folder.path().join("out")).unwrap();
+        assert_eq!(folder.count(), 3, "no thumbnail without a name for it");
+    }
+}
+
+#[tokio::test]
+async fn a_form_that_this_worker_cannot_write_fails_the_image_before_it_is_rendered() {
+    let mut farm = Farm::start(|out, model| {
+        let mut newer = shard("a", 0, &["x"], out, model);
+        newer.form.as_mut().unwrap().format = 99;
+        let mut large = shard("b", 1, &["y"], out, model);
+        large.form.as_mut().unwrap().format = ImageFormat::Webp.into();
+        large.settings.as_mut().unwrap().height = 16_384;
+        let mut older = shard("c", 2, &["z"], out, model);
+        older.form = None;
+        vec![newer, large, older]
+    })
+    .await;
+    assert_eq!(farm.finish(3).await.failed, 2);
+    let state = farm.coordinator().state();
+    assert_eq!(state.failed(0).error_class(), ErrorClass::Internal);
+    assert!(state.failed(0).message.contains("picture format 99"), "{:?}", state.failed(0));
+    assert_eq!(state.failed(1).error_class(), ErrorClass::Size);
+    assert!(state.failed(1).message.contains("40x16384"), "{:?}", state.failed(1));
+    assert_eq!(farm.watch.started(), ["z"]);
+    assert!(picture::read(&farm.file("0002.png")).is_ok());
+}
+
+#[tokio::test]
+async fn a_flat_picture_is_refused_whatever_the_engine_says() {
+    let mut farm = Farm::start(|out, model| vec![shard("a", 0, &["white", "x"], out, model)]).await;
+    assert_eq!(farm.finish(2).await.failed, 1);
+    let failed = farm.coordinator().state().failed(0);
+    assert_eq!(failed.error_class(), ErrorClass::BadImage);
+    assert!(failed.message.contains("#ffffff"), "{failed:?}");
+    assert!(!farm.folder.path().join("out/0000.png").exists());
 }
 
 #[tokio::test]
@@ -213,12 +292,12 @@ async fn a_job_that_ends_stops_its_image_at_the_next_step_and_others_go_on() {
     coordinator.change(|state| {
         state.leased.remove("a");
         for notices in &state.notices {
-            notices.send(Ok(Notice { ended_job: "job".into() })).unwrap();
+            notices.send(Ok(Notice { ended_job: "job".into(), ..Default::default() })).unwrap();
         }
     });
     // Nobody opens the gate: only a stopped image makes room for the other job's.
     let summary = farm.finish(1).await;
-    assert_eq!(summary, crate::Summary { done: 1, failed: 0 });
+    assert_eq!(summary, crate::Summary { done: 1, failed: 0, kept: 0 });
     assert_eq!(farm.watch.started(), ["wait", "red"]);
     assert!(coordinator.state().results.contains_key(&5));
 }
@@ -231,30 +310,19 @@ async fn the_activity_names_image_stage_and_step() {
     std::fs::write(model.join("model_index.json"), "{}").unwrap();
     let lease = shard("a", 5, &["wait"], &out, &model);
     let served = super::TestCoordinator::serve(vec![lease]).await;
-    let (activity, mut seen) = watch::channel(Activity::default());
-    let options = crate::Options {
-        name: "w".into(),
-        cache: folder.path().into(),
-        job: None,
-        device: None,
-        labels: Default::default(),
-        activity: Some(activity),
-    };
+    let (activity, mut seen) = watch::channel(Vec::new());
+    let options =
+        crate::Options { activity: Some(activity), ..crate::Options::new("w", folder.path().into()) };
     let shutdown = crate::Shutdown::default();
     let gate = std::sync::Arc::new(engine::Watch::default());
-    let test_engine = Box::new(engine::TestEngine(gate.clone()));
-    let worker = tokio::spawn(shift::run(
-        served.channel.clone(),
-        options,
-        shutdown.clone(),
-        test_engine,
-        crate::device::cpu(),
-    ));
-    let denoising = Activity { job: "job".to_owned(), index: 5, stage: "denoise", step: 3, steps: 3 };
-    seen.wait_for(|now| *now == denoising).await.unwrap();
+    let worker =
+        tokio::spawn(shift::run(served.channel.clone(), options, shutdown.clone(), super::one_cpu(&gate)));
+    let (device, job) = ("cpu".to_owned(), "job".to_owned());
+    let denoising = Activity { device, job, index: 5, stage: "denoise", step: 3, steps: 3 };
+    seen.wait_for(|now| *now == [denoising.clone()]).await.unwrap();
     gate.open();
     served.coordinator.until("the result", |state| state.results.len() == 1).await;
     shutdown.soft.cancel();
     worker.await.unwrap().unwrap();
-    assert_eq!(seen.borrow().stage, "", "idle at the end");
+    assert_eq!(seen.borrow()[0].stage, "", "idle at the end");
 }

@@ -1,39 +1,18 @@
-//! Finding models: the bundled one by name, any other by its folder.
+//! The model inside the program.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use super::Error;
+
 /// Name of the model inside the program.
 pub const BUNDLED: &str = "sana-tiny";
 
-/// Why a model could not be found.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// There is no such folder.
-    #[error(
-        "there is no model folder {0}: give a folder in the diffusers layout, or `{BUNDLED}` for the bundled model"
-    )]
-    Absent(String),
-    /// The folder is there and holds no model.
-    #[error("{0} holds no model_index.json: give the folder of a whole model in the diffusers layout")]
-    NoModel(String),
-    /// The bundled model could not be unpacked.
-    #[error(
-        "unpack the bundled model into {folder}: {source}; check that the folder can be written and has room"
-    )]
-    Unpack {
-        /// Where it was to be unpacked.
-        folder: String,
-        /// What went wrong.
-        source: io::Error,
-    },
-}
-
 macro_rules! bundled {
     ($($name:literal),* $(,)?) => {
-        [$(($name, include_bytes!(concat!("../../models/sana-tiny/", $name)) as &[u8])),*]
+        [$(($name, include_bytes!(concat!("../../../models/sana-tiny/", $name)) as &[u8])),*]
     };
 }
 
@@ -52,25 +31,25 @@ static FILES: [(&str, &[u8]); 11] = bundled![
     "vae/diffusion_pytorch_model.safetensors",
 ];
 
-/// The absolute folder of the model called `reference`; the bundled model is unpacked below `cache` first, and
-/// mended there when a file of it is missing or damaged.
+/// The absolute folder of the bundled model, which is unpacked below `cache` first, and mended there when a file of it is
+/// missing or damaged.
 ///
 /// Blocks for reading 8 MB.
-pub fn resolve(reference: &str, cache: &Path) -> Result<PathBuf, Error> {
-    if reference == BUNDLED {
-        let folder = cache.join(BUNDLED);
-        return unpack(&folder, cache)
-            .and_then(|()| std::path::absolute(&folder))
-            .map_err(|source| Error::Unpack { folder: folder.display().to_string(), source });
-    }
-    let folder = Path::new(reference);
-    if !folder.is_dir() {
-        return Err(Error::Absent(reference.into()));
-    }
-    if !folder.join("model_index.json").is_file() {
-        return Err(Error::NoModel(reference.into()));
-    }
-    std::path::absolute(folder).map_err(|_| Error::Absent(reference.into()))
+pub(super) fn unpacked(cache: &Path) -> Result<PathBuf, Error> {
+    let folder = cache.join(BUNDLED);
+    unpack(&folder, cache)
+        .and_then(|()| std::path::absolute(&folder))
+        .map_err(|source| Error::Unpack { folder: folder.display().to_string(), source })
+}
+
+/// Bytes of its files.
+pub(super) fn bytes() -> u64 {
+    FILES.iter().map(|(_, content)| content.len() as u64).sum()
+}
+
+/// How many files it has.
+pub(super) fn count() -> usize {
+    FILES.len()
 }
 
 /// Every file appears whole: a process killed in the middle leaves what the next one completes.
@@ -112,11 +91,11 @@ mod tests {
     #[test]
     fn the_bundled_model_is_unpacked_whole_and_mended() {
         let cache = tempfile::tempdir().unwrap();
-        let folder = resolve(BUNDLED, cache.path()).unwrap();
+        let folder = unpacked(cache.path()).unwrap();
         assert!(folder.is_absolute() && folder.ends_with(BUNDLED));
         std::fs::write(folder.join("model_index.json"), "{}").unwrap();
         std::fs::remove_file(folder.join("vae/config.json")).unwrap();
-        assert_eq!(resolve(BUNDLED, cache.path()).unwrap(), folder);
+        assert_eq!(unpacked(cache.path()).unwrap(), folder);
         for (name, content) in FILES {
             assert!(std::fs::read(folder.join(name)).unwrap() == content, "{name}");
         }
@@ -129,7 +108,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| resolve(BUNDLED, cache.path()).unwrap());
+                scope.spawn(|| unpacked(cache.path()).unwrap());
             }
         });
         let index = std::fs::read(cache.path().join(BUNDLED).join("model_index.json")).unwrap();
@@ -137,23 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn other_models_are_folders_with_an_index() {
-        let cache = tempfile::tempdir().unwrap();
-        let absent = resolve("Efficient-Large-Model/Sana", cache.path()).unwrap_err();
-        assert!(matches!(absent, Error::Absent(_)) && absent.to_string().contains("sana-tiny"), "{absent}");
-        let empty = tempfile::tempdir().unwrap();
-        let reference = empty.path().to_str().unwrap();
-        assert!(matches!(resolve(reference, cache.path()), Err(Error::NoModel(_))));
-        std::fs::write(empty.path().join("model_index.json"), "{}").unwrap();
-        assert_eq!(resolve(reference, cache.path()).unwrap(), empty.path());
-    }
-
-    #[test]
     fn a_cache_that_cannot_be_written_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let cache = folder.path().join("file");
         std::fs::write(&cache, "x").unwrap();
-        let error = resolve(BUNDLED, &cache).unwrap_err();
+        let error = unpacked(&cache).unwrap_err();
         assert!(error.to_string().contains(cache.to_str().unwrap()), "{error}");
     }
 }

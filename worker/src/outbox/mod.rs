@@ -1,0 +1,494 @@
+//! The outbox: finished pictures on local disk until a coordinator has acknowledged them.
+//!
+//! A picture is written here before anything else is done with it. From then on it survives the worker, its host's
+//! restart and the network: it is uploaded (`store`), reported (`report`) and removed when it is acknowledged; what is left
+//! of it when the worker ends is taken up by the next one of the same name. Pictures that belong in a tar collect here until
+//! their lease has nothing left to render.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
+
+use crate::leases::LeaseKey;
+use crate::recipe::Failure;
+use crate::report::Report;
+use crate::stats::{Kept, Stats};
+
+pub(crate) mod folder;
+pub(crate) mod record;
+mod recover;
+
+pub(crate) use folder::Id;
+use folder::{Aside, Folder};
+use record::{Record, Stored, Tar};
+
+/// Where an outbox lies and how much it may hold.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Folder of outboxes: each worker has one of its own in it.
+    pub folder: PathBuf,
+    /// Bytes of finished pictures that may wait for a coordinator: the device waits beyond that.
+    pub limit: u64,
+}
+
+/// A finished picture.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: Id,
+    pub(crate) record: Record,
+    pub(crate) payload: Payload,
+    /// It was left by the process before.
+    pub(crate) recovered: bool,
+}
+
+/// Where the file of a picture is.
+#[derive(Clone, Debug)]
+pub(crate) enum Payload {
+    Disk,
+    /// The outbox could not take it: it is lost with this process.
+    Memory {
+        picture: Bytes,
+        thumbnail: Option<Bytes>,
+    },
+    /// In the output.
+    Gone,
+}
+
+impl Entry {
+    /// Room that it takes.
+    fn bytes(&self) -> u64 {
+        let record = (self.record.recipe.len() + self.record.log.len()) as u64;
+        let thumbnail = self.record.thumbnail.as_ref().map_or(0, |thumbnail| thumbnail.file.bytes);
+        match self.payload {
+            Payload::Disk | Payload::Memory { .. } => record + self.record.picture.bytes + thumbnail,
+            Payload::Gone => record,
+        }
+    }
+
+    fn is_in_memory(&self) -> bool {
+        matches!(self.payload, Payload::Memory { .. })
+    }
+
+    /// It waits for the others of its tar.
+    fn collects(&self) -> bool {
+        self.record.sample.is_some()
+    }
+}
+
+/// What the store stage is to do.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Upload a picture.
+    Picture(Arc<Entry>),
+    /// Pack and upload the pictures that collected for a lease.
+    Archive(LeaseKey),
+}
+
+/// The outbox of one worker.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    folder: Arc<Folder>,
+    limit: u64,
+    stats: Arc<Stats>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: BTreeMap<Id, Arc<Entry>>,
+    /// Room that entries and tars take.
+    bytes: u64,
+    /// Entries that lie in memory alone.
+    in_memory: usize,
+    /// Of the images that lie here, by job.
+    images: BTreeSet<(String, u64)>,
+    tars: BTreeMap<LeaseKey, (Id, Tar)>,
+    /// Leases whose pictures collect no more.
+    packing: BTreeSet<LeaseKey>,
+    /// Both channels hold no more than lies here.
+    work: Option<mpsc::UnboundedSender<Work>>,
+    reports: Option<mpsc::UnboundedSender<Report>>,
+}
+
+/// The receiving ends of an outbox.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    pub(crate) work: mpsc::UnboundedReceiver<Work>,
+    pub(crate) reports: mpsc::UnboundedReceiver<Report>,
+}
+
+impl Outbox {
+    /// Opens the outbox of a worker and queues what lies there. The error says what to try.
+    pub(crate) async fn open(
+        settings: &Settings,
+        worker: &str,
+        stats: Arc<Stats>,
+    ) -> Result<(Arc<Self>, Queues), String> {
+        let path = settings.folder.join(folder_name(worker));
+        let shown = path.display().to_string();
+        let opened = tokio::task::spawn_blocking(move || {
+            let Some(folder) = Folder::open(&path)? else { return Ok(None) };
+            recover::recover(&folder).map(|recovered| Some((folder, recovered)))
+        });
+        let failed = |error: io::Error| {
+            format!("open the outbox {shown}: {error}; name a folder on a local disk with --outbox")
+        };
+        let (folder, recovered) = match opened.await.map_err(io::Error::other).flatten().map_err(failed)? {
+            Some(opened) => opened,
+            None => {
+                return Err(format!(
+                    "another worker uses the outbox {shown}: name this one otherwise, or give it a folder of its own \
+                     with --outbox"
+                ));
+            }
+        };
+        let (work, works) = mpsc::unbounded_channel();
+        let (reports, to_report) = mpsc::unbounded_channel();
+        let state = State { work: Some(work), reports: Some(reports), ..State::default() };
+        let outbox = Arc::new(Self {
+            folder: Arc::new(folder),
+            limit: settings.limit,
+            stats,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        });
+        outbox.take_up(recovered);
+        Ok((outbox, Queues { work: works, reports: to_report }))
+    }
+
+    fn take_up(&self, recovered: recover::Recovered) {
+        let recover::Recovered { entries, tars, troubles } = recovered;
+        if !entries.is_empty() {
+            let images = entries.len();
+            tracing::info!(images, outbox = %self.path().display(), "found finished images of an earlier run");
+        }
+        if !troubles.is_empty() {
+            self.stats.set_trouble("outbox", Some(troubles.join("; ")));
+        }
+        let mut state = self.lock();
+        for (id, tar) in tars {
+            state.put_tar(id, tar);
+        }
+        let mut leases = BTreeSet::new();
+        for entry in entries {
+            let entry = Arc::new(entry);
+            state.insert(entry.clone());
+            if entry.collects() {
+                leases.insert(entry.record.lease.clone());
+            } else {
+                state.send(Work::Picture(entry));
+            }
+        }
+        for lease in leases {
+            state.packing.insert(lease.clone());
+            state.send(Work::Archive(lease));
+        }
+        self.tell(&state);
+    }
+
+    /// Its folder.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Keeps a finished picture; it is stored and reported from now on, or collects for its tar. When the disk does not take
+    /// it, it goes its way from memory, unless it is for a tar: then the error says why.
+    pub(crate) async fn add(
+        &self,
+        record: Record,
+        picture: Bytes,
+        thumbnail: Option<Bytes>,
+    ) -> Result<(), String> {
+        let id = Id::fresh();
+        let kept = {
+            let (record, picture, thumbnail) = (record.clone(), picture.clone(), thumbnail.clone());
+            self.block(move |folder| folder.keep(id, &record, &picture, thumbnail.as_deref())).await
+        };
+        let payload = match kept {
+            Ok(()) => {
+                self.stats.set_trouble("outbox disk", None);
+                Payload::Disk
+            }
+            Err(error) => {
+                let trouble = format!("write to the outbox {}: {error}", self.path().display());
+                tracing::error!(index = record.index, trouble, "a finished image cannot be kept on disk");
+                self.stats.set_trouble("outbox disk", Some(trouble.clone()));
+                if record.sample.is_some() {
+                    return Err(trouble);
+                }
+                Payload::Memory { picture, thumbnail }
+            }
+        };
+        let entry = Arc::new(Entry { id, record, payload, recovered: false });
+        let mut state = self.lock();
+        state.insert(entry.clone());
+        if !entry.collects() {
+            state.send(Work::Picture(entry));
+        }
+        self.tell(&state);
+        Ok(())
+    }
+
+    /// No image of this lease will be added any more: those that collected are packed. Whether there are any.
+    pub(crate) fn pack(&self, lease: &LeaseKey) -> bool {
+        let mut state = self.lock();
+        let collected = state.of_lease(lease).next().is_some();
+        if collected && state.packing.insert(lease.clone()) {
+            state.send(Work::Archive(lease.clone()));
+        }
+        collected
+    }
+
+    /// The pictures of a lease, by index.
+    pub(crate) fn of_lease(&self, lease: &LeaseKey) -> Vec<Arc<Entry>> {
+        let mut entries: Vec<_> = self.lock().of_lease(lease).cloned().collect();
+        entries.sort_by_key(|entry| entry.record.index);
+        entries
+    }
+
+    /// The tar of a lease that was packed and not acknowledged.
+    pub(crate) fn tar(&self, lease: &LeaseKey) -> Option<(Id, Tar)> {
+        self.lock().tars.get(lease).cloned()
+    }
+
+    /// A tar was written to its unfinished place: it counts from now on.
+    pub(crate) async fn keep_tar(&self, id: Id, tar: Tar) -> io::Result<()> {
+        let kept = tar.clone();
+        self.block(move |folder| folder.keep_tar(id, &kept)).await?;
+        let replaced = {
+            let mut state = self.lock();
+            let replaced = state.put_tar(id, tar);
+            self.tell(&state);
+            replaced
+        };
+        match replaced {
+            Some(old) => self.block(move |folder| folder.discard_tar(old)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The tar of a lease is not wanted any more.
+    pub(crate) async fn discard_tar(&self, lease: &LeaseKey) {
+        let Some(id) = self.lock().take_tar(lease) else { return };
+        if let Err(error) = self.block(move |folder| folder.discard_tar(id)).await {
+            tracing::warn!(%error, outbox = %self.path().display(), "a tar stays in the outbox");
+        }
+        self.tell(&self.lock());
+    }
+
+    /// A picture lies in the output: its file is dropped, and its result is to be reported.
+    pub(crate) async fn stored(&self, entry: &Entry, stored: Stored) {
+        let id = entry.id;
+        let record = Record { stored: Some(stored), ..entry.record.clone() };
+        if matches!(entry.payload, Payload::Disk) {
+            let written = record.clone();
+            let noted = self.block(move |folder| {
+                folder.write_record(id, &written)?;
+                folder.drop_files(id)
+            });
+            if let Err(error) = noted.await {
+                // Whoever finds it here uploads it again, and finds it there.
+                tracing::warn!(%error, index = record.index, "not noted in the outbox that an image is stored");
+            }
+        }
+        let report = Report {
+            lease: record.lease.clone(),
+            job: record.job.clone(),
+            result: record.result(),
+            entry: Some(id),
+            recovered: entry.recovered,
+        };
+        let mut state = self.lock();
+        state.insert(Arc::new(Entry { id, record, payload: Payload::Gone, recovered: entry.recovered }));
+        state.report(report);
+        self.tell(&state);
+    }
+
+    /// A picture cannot be stored, by no fault of the output: that is to be reported instead.
+    pub(crate) fn failed(&self, entry: &Entry, failure: Failure) {
+        let record = &entry.record;
+        let report = Report::failed(
+            record.lease.clone(),
+            record.job.clone(),
+            record.index,
+            record.device.clone(),
+            failure,
+        );
+        let report = Report { entry: Some(entry.id), recovered: entry.recovered, ..report };
+        self.lock().report(report);
+    }
+
+    /// Reports what has nothing to be kept.
+    pub(crate) fn report(&self, report: Report) {
+        self.lock().report(report);
+    }
+
+    /// These have been acknowledged.
+    pub(crate) async fn remove(&self, ids: Vec<Id>) {
+        let removed = ids.clone();
+        let discarded = self.block(move |folder| removed.into_iter().try_for_each(|id| folder.discard(id)));
+        if let Err(error) = discarded.await {
+            tracing::warn!(%error, outbox = %self.path().display(), "acknowledged images stay in the outbox");
+        }
+        self.forget(&ids);
+    }
+
+    /// This one cannot be used, or nobody takes it: it is kept where it is nobody's work, and named.
+    pub(crate) async fn set_aside(&self, id: Id, why: Aside, message: &str) {
+        let moved = self.block(move |folder| folder.set_aside(id, why)).await;
+        match moved {
+            Ok(folder) => {
+                let trouble = format!("{id} was moved to {}: {message}", folder.display());
+                tracing::error!(entry = %id, folder = %folder.display(), message, "set a finished image aside");
+                self.stats.set_trouble("outbox", Some(trouble));
+            }
+            Err(error) => {
+                tracing::error!(entry = %id, %error, message, "a finished image cannot be set aside")
+            }
+        }
+        self.forget(&[id]);
+    }
+
+    fn forget(&self, ids: &[Id]) {
+        let mut state = self.lock();
+        for id in ids {
+            if let Some(entry) = state.take(*id) {
+                let lease = &entry.record.lease;
+                if state.packing.contains(lease) && state.of_lease(lease).next().is_none() {
+                    state.packing.remove(lease);
+                }
+            }
+        }
+        self.tell(&state);
+    }
+
+    /// Whether the image lies here: it is not to be rendered again.
+    pub(crate) fn holds(&self, job: &str, index: u64) -> bool {
+        self.lock().images.contains(&(job.to_owned(), index))
+    }
+
+    /// Whether an image may be started while others in hand need up to `in_hand` bytes and it up to `bytes`. A picture of any
+    /// size is taken when nothing is here that could make room.
+    pub(crate) fn has_room(&self, in_hand: u64, bytes: u64) -> bool {
+        let state = self.lock();
+        if state.in_memory > 0 {
+            return false;
+        }
+        let waits = |entry: &Arc<Entry>| entry.collects() && !state.packing.contains(&entry.record.lease);
+        state.bytes + in_hand + bytes <= self.limit || (in_hand == 0 && state.entries.values().all(waits))
+    }
+
+    /// Waits for a change of what lies here; one that nobody has waited for counts.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Images that are here.
+    pub(crate) fn images(&self) -> u64 {
+        self.lock().entries.len() as u64
+    }
+
+    /// Nothing more will be added or packed: the store stage ends when all is done.
+    pub(crate) fn close(&self) {
+        self.lock().work = None;
+    }
+
+    /// Nothing more will be reported: the reporter ends when all is told.
+    pub(crate) fn close_reports(&self) {
+        self.lock().reports = None;
+    }
+
+    pub(crate) fn folder(&self) -> Arc<Folder> {
+        self.folder.clone()
+    }
+
+    pub(crate) fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Works on the folder away from the async threads.
+    pub(crate) async fn block<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Folder) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let folder = self.folder.clone();
+        tokio::task::spawn_blocking(move || work(&folder)).await.map_err(io::Error::other).flatten()
+    }
+
+    fn tell(&self, state: &State) {
+        self.stats.set_outbox(Kept { images: state.entries.len() as u64, bytes: state.bytes });
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No critical section above leaves the books half-kept.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Adds an entry, or puts it in the place of the one with its id.
+    fn insert(&mut self, entry: Arc<Entry>) {
+        self.take(entry.id);
+        self.images.insert((entry.record.job.clone(), entry.record.index));
+        self.bytes += entry.bytes();
+        self.in_memory += usize::from(entry.is_in_memory());
+        self.entries.insert(entry.id, entry);
+    }
+
+    fn take(&mut self, id: Id) -> Option<Arc<Entry>> {
+        let entry = self.entries.remove(&id)?;
+        self.images.remove(&(entry.record.job.clone(), entry.record.index));
+        self.bytes -= entry.bytes();
+        self.in_memory -= usize::from(entry.is_in_memory());
+        Some(entry)
+    }
+
+    /// Adds the tar of a lease; gives the one before it.
+    fn put_tar(&mut self, id: Id, tar: Tar) -> Option<Id> {
+        let old = self.take_tar(&tar.lease);
+        self.bytes += tar.file.bytes;
+        self.tars.insert(tar.lease.clone(), (id, tar));
+        old
+    }
+
+    fn take_tar(&mut self, lease: &LeaseKey) -> Option<Id> {
+        let (id, tar) = self.tars.remove(lease)?;
+        self.bytes -= tar.file.bytes;
+        Some(id)
+    }
+
+    fn of_lease(&self, lease: &LeaseKey) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.values().filter(move |entry| entry.collects() && entry.record.lease == *lease)
+    }
+
+    fn send(&self, work: Work) {
+        // A stage that has ended leaves the rest to the next run.
+        if let Some(queue) = &self.work {
+            let _ = queue.send(work);
+        }
+    }
+
+    fn report(&self, report: Report) {
+        // The same.
+        if let Some(queue) = &self.reports {
+            let _ = queue.send(report);
+        }
+    }
+}
+
+/// A folder name for any name of a worker; two names never share one.
+fn folder_name(worker: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
+    if !worker.is_empty() && worker.chars().all(plain) && !worker.starts_with('.') && worker.len() <= 128 {
+        return worker.to_owned();
+    }
+    let clean: String = worker.chars().filter(|letter| plain(*letter)).take(64).collect();
+    let sum = crate::picture::sha256(worker.as_bytes());
+    format!("{}~{}", clean.trim_start_matches('.'), &sum[..16])
+}

@@ -1,0 +1,104 @@
+//! Leaving: what is in hand is finished if there is time, the rest is handed back, and what is in the outbox is told.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{STOP_LIMIT, Shift};
+use crate::Error;
+
+/// Set aside before a machine is gone, for the last words.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+impl Shift {
+    /// Leaves because the soft shutdown says so. An image in hand that will not be finished before the machine is gone is
+    /// stopped and left to others at once.
+    pub(super) fn leave_in_time(&mut self) {
+        self.leave("finishing the image in hand");
+        let Some(deadline) = self.leave.deadline() else { return };
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now).saturating_sub(LAST_WORDS);
+        self.end_by = Some(now + left);
+        let (Some(started), Some(pace)) = (self.leases.rendering_since(), self.pace) else { return };
+        let needed = Duration::from_secs_f64(pace).saturating_sub(now - started);
+        if needed > left {
+            tracing::info!(?needed, ?left, "the image in hand takes too long: stopping it");
+            self.stop.cancel();
+        }
+    }
+
+    /// Starts no more images and leases no more shards; what is in hand goes on.
+    pub(super) fn leave(&mut self, why: &str) {
+        if self.leaving {
+            return;
+        }
+        tracing::info!(why, "leaving");
+        self.leave.say(why);
+        self.leaving = true;
+        self.skip.cancel();
+        if let Some(leasing) = self.leasing.take() {
+            // A lease granted in this moment is released when the session closes.
+            leasing.abort();
+        }
+        for shard in &mut self.shards {
+            shard.cut_short |= !shard.waiting.is_empty();
+            shard.waiting.clear();
+        }
+    }
+
+    /// Leaves with an error; the first one is told.
+    pub(super) fn fail(&mut self, failure: Error) {
+        tracing::error!(error = %failure, "worker ends");
+        self.failure.get_or_insert(failure);
+        self.leave("an error");
+    }
+
+    /// Closes one stage after the other when the worker leaves: each has all that it will get.
+    pub(super) fn wind_down(&mut self) {
+        if !self.leaving {
+            return;
+        }
+        if !self.images.is_empty() {
+            return;
+        }
+        if !self.flushing {
+            self.flushing = true;
+            let patience = Instant::now() + self.drain_timeout;
+            self.end_by = Some(self.end_by.map_or(patience, |end| end.min(patience)));
+        }
+        self.outbox.close();
+        if !self.storing {
+            self.outbox.close_reports();
+        }
+    }
+
+    /// There is no more time: what is in hand is stopped, and what is in the outbox stays there.
+    pub(super) fn end(&mut self) {
+        self.end_by = None;
+        self.stop.cancel();
+        self.stop_storing.cancel();
+    }
+
+    /// Whether nothing is left to finish, report or hand back.
+    pub(super) fn has_left(&self) -> bool {
+        let at_work = self.storing
+            || self.reporting
+            || self.releasing > 0
+            || !self.images.is_empty()
+            || !self.shards.is_empty();
+        self.leaving && !at_work
+    }
+
+    pub(super) async fn wait_for_engine(&mut self, ended: oneshot::Receiver<Result<(), Error>>) {
+        let stop = self.stop.clone();
+        let too_long = async {
+            stop.cancelled().await;
+            tokio::time::sleep(STOP_LIMIT).await;
+        };
+        tokio::select! {
+            end = ended => self.engine_ended(end),
+            () = too_long => tracing::warn!("engine does not stop: leaving it to the end of the process"),
+        }
+    }
+}

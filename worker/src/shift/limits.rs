@@ -1,0 +1,81 @@
+//! When a worker leaves by itself: idle for so long, after so many jobs, after such a time. For batch schedulers.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// After what a worker leaves by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Without work for that long.
+    pub max_idle: Option<Duration>,
+    /// With no more work of the last of so many jobs.
+    pub max_jobs: Option<usize>,
+    /// Old as that.
+    pub max_lifetime: Option<Duration>,
+}
+
+/// How near the limits are.
+#[derive(Debug)]
+pub(super) struct Spent {
+    limits: Limits,
+    started: Instant,
+    idle_since: Option<Instant>,
+    jobs: BTreeSet<String>,
+    /// No shard is taken any more.
+    closed: bool,
+}
+
+impl Spent {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, started: Instant::now(), idle_since: None, jobs: BTreeSet::new(), closed: false }
+    }
+
+    /// Whether it may work for this job; if so, it counts from now on.
+    pub(super) fn takes(&mut self, job: &str) -> bool {
+        let may = self.jobs.contains(job) || self.limits.max_jobs.is_none_or(|most| self.jobs.len() < most);
+        if may {
+            self.jobs.insert(job.to_owned());
+        } else {
+            self.closed = true;
+        }
+        may
+    }
+
+    /// The only job to ask for, when it is to be the only one.
+    pub(super) fn only_job<'a>(&'a self, wanted: &'a str) -> &'a str {
+        match (self.limits.max_jobs, self.jobs.first()) {
+            (Some(1), Some(job)) => job,
+            _ => wanted,
+        }
+    }
+
+    /// Nothing was to be done; when that is so after the last job that it takes, it takes no more shards.
+    pub(super) fn found_nothing(&mut self) {
+        self.closed |= self.limits.max_jobs.is_some_and(|most| self.jobs.len() >= most);
+    }
+
+    /// Whether it takes no more shards: what it holds is finished.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub(super) fn set_idle(&mut self, idle: bool) {
+        match (idle, self.idle_since) {
+            (true, None) => self.idle_since = Some(Instant::now()),
+            (true, Some(_)) => {}
+            (false, _) => self.idle_since = None,
+        }
+    }
+
+    /// When it is to leave as things are, and why.
+    pub(super) fn end(&self) -> Option<(Instant, &'static str)> {
+        let idle = self
+            .idle_since
+            .zip(self.limits.max_idle)
+            .map(|(since, most)| (since + most, "idle for long enough"));
+        let old = self.limits.max_lifetime.map(|most| (self.started + most, "its time is over"));
+        idle.into_iter().chain(old).min()
+    }
+}

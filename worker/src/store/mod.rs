@@ -1,0 +1,310 @@
+//! The store stage: what lies in the outbox goes to its output, several uploads at once.
+//!
+//! An output that is out of reach is tried again and again, one upload at a time, for as long as it takes; others go on
+//! meanwhile. An output that refuses for good ends the stage, and with it the worker: rendering on would be in vain. What
+//! an earlier run left ends nothing: it waits.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::Error;
+use crate::outbox::folder::Aside;
+use crate::outbox::{Entry, Outbox, Payload, Work};
+use crate::report::Acknowledged;
+use crate::retry::Backoff;
+use crate::session::{CallError, Session};
+use crate::stats::Stage;
+
+mod archive;
+mod place;
+mod publish;
+
+use place::{Place, Source};
+pub(crate) use publish::open_output;
+use publish::{Published, publish};
+
+/// Waits between two tries of an output that is out of reach.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Wait between two tries of what an earlier run left for an output that refuses it.
+const REFUSED_PAUSE: Duration = Duration::from_secs(300);
+
+/// Why something was not stored.
+#[derive(Debug)]
+enum Problem {
+    /// It may be stored later.
+    Later(String),
+    /// The output refuses.
+    Refused(sanafarm_storage::Error),
+    /// The coordinator refuses.
+    Coordinator(CallError),
+}
+
+impl From<sanafarm_storage::Error> for Problem {
+    fn from(error: sanafarm_storage::Error) -> Self {
+        if error.is_transient() { Self::Later(error.to_string()) } else { Self::Refused(error) }
+    }
+}
+
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        if error.is_away() { Self::Later(error.to_string()) } else { Self::Coordinator(error) }
+    }
+}
+
+impl Problem {
+    fn into_error(self) -> Error {
+        match self {
+            Self::Later(text) => Error::Storage(sanafarm_storage::Error::Unavailable(text)),
+            Self::Refused(error) => Error::Storage(error),
+            Self::Coordinator(error) => error.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Later(text) => f.write_str(text),
+            Self::Refused(error) => error.fmt(f),
+            Self::Coordinator(error) => error.fmt(f),
+        }
+    }
+}
+
+/// What is stored together: an output that fails holds up its own lane alone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct LaneKey {
+    output: String,
+    presigned: bool,
+    recovered: bool,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    /// Open since the first upload.
+    place: Option<Place>,
+    waiting: VecDeque<Work>,
+    at_work: usize,
+    down: Option<Down>,
+}
+
+/// An output is out of reach.
+#[derive(Debug)]
+struct Down {
+    until: Instant,
+    pauses: Backoff,
+}
+
+impl Lane {
+    fn may_start(&self, now: Instant) -> bool {
+        let is_up = self.down.as_ref().is_none_or(|down| down.until <= now && self.at_work == 0);
+        is_up && !self.waiting.is_empty()
+    }
+}
+
+/// An upload that has ended.
+struct Ended {
+    lane: LaneKey,
+    work: Work,
+    /// With the output that was opened for it.
+    outcome: Result<Place, Problem>,
+}
+
+/// What uploads share.
+#[derive(Clone)]
+struct Context {
+    session: Session,
+    outbox: Arc<Outbox>,
+    acknowledged: mpsc::Sender<Acknowledged>,
+    stage: Arc<Stage>,
+}
+
+/// The store stage.
+pub(crate) struct Store {
+    context: Context,
+    /// Uploads at once.
+    width: usize,
+    lanes: BTreeMap<LaneKey, Lane>,
+    uploads: JoinSet<Ended>,
+    failure: Option<Error>,
+}
+
+impl Store {
+    pub(crate) fn new(
+        session: Session,
+        outbox: Arc<Outbox>,
+        acknowledged: mpsc::Sender<Acknowledged>,
+        width: usize,
+    ) -> Self {
+        let stage = outbox.stats().stage("store");
+        stage.set_width(width as u32);
+        let context = Context { session, outbox, acknowledged, stage };
+        Self { context, width, lanes: BTreeMap::new(), uploads: JoinSet::new(), failure: None }
+    }
+
+    /// Stores until the outbox is closed and all is stored, or until `stop`: the rest stays in the outbox.
+    pub(crate) async fn run(
+        mut self,
+        mut work: mpsc::UnboundedReceiver<Work>,
+        stop: CancellationToken,
+    ) -> Result<(), Error> {
+        let mut open = true;
+        loop {
+            self.start(!open);
+            let waits = self.lanes.values().any(|lane| !lane.waiting.is_empty());
+            if self.uploads.is_empty() && (self.failure.is_some() || (!open && !waits)) {
+                break;
+            }
+            let next_try = self.lanes.values().filter_map(|lane| lane.down.as_ref()).map(|down| down.until);
+            let next_try = next_try.filter(|until| *until > Instant::now()).min();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = self.uploads.join_next() => self.settle(ended),
+                () = sleep_until(next_try.unwrap_or_else(Instant::now)), if next_try.is_some() => {}
+                next = work.recv(), if open => match next {
+                    Some(work) => self.take(work),
+                    None => open = false,
+                },
+            }
+        }
+        self.failure.map_or(Ok(()), Err)
+    }
+
+    fn take(&mut self, work: Work) {
+        let entry = match &work {
+            Work::Picture(entry) => Some(entry.clone()),
+            Work::Archive(lease) => self.context.outbox.of_lease(lease).first().cloned(),
+        };
+        // Without one, all of the tar was set aside.
+        let Some(entry) = entry else { return };
+        let record = &entry.record;
+        let (output, presigned) = (record.output.clone(), record.presigned);
+        let key = LaneKey { output, presigned, recovered: entry.recovered };
+        self.lanes.entry(key).or_default().waiting.push_back(work);
+    }
+
+    /// Starts as many uploads as may be; what an earlier run left for an output that is out of reach is waited for no longer
+    /// when the worker leaves.
+    fn start(&mut self, leaving: bool) {
+        if self.failure.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        for (key, lane) in &mut self.lanes {
+            if leaving && key.recovered && lane.down.is_some() && lane.at_work == 0 {
+                lane.waiting.clear();
+            }
+            while self.uploads.len() < self.width && lane.may_start(now) {
+                let Some(work) = lane.waiting.pop_front() else { break };
+                lane.at_work += 1;
+                let upload = upload(self.context.clone(), key.clone(), lane.place.clone(), work);
+                self.uploads.spawn(upload);
+            }
+        }
+    }
+
+    fn settle(&mut self, ended: Result<Ended, JoinError>) {
+        let Ended { lane: key, work, outcome } = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                self.failure.get_or_insert(Error::Engine(format!("store a picture: {error}")));
+                return;
+            }
+        };
+        let Some(lane) = self.lanes.get_mut(&key) else { return };
+        lane.at_work -= 1;
+        let problem = match outcome {
+            Ok(place) => {
+                lane.place = Some(place);
+                if lane.down.take().is_some() {
+                    tracing::info!(output = key.output, "output is in reach again");
+                }
+                return self.tell_trouble(None);
+            }
+            Err(problem) => problem,
+        };
+        let is_transient = matches!(problem, Problem::Later(_));
+        if !is_transient && !key.recovered {
+            self.failure.get_or_insert(problem.into_error());
+            return;
+        }
+        lane.waiting.push_front(work);
+        let mut pauses = match lane.down.take() {
+            Some(down) => down.pauses,
+            None => Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+        };
+        let wait = if is_transient { pauses.wait() } else { REFUSED_PAUSE };
+        lane.down = Some(Down { until: Instant::now() + wait, pauses });
+        tracing::warn!(error = %problem, retry_in = ?wait, "output is out of reach: finished images wait");
+        self.tell_trouble(Some(&problem));
+    }
+
+    /// Says what is wrong while any output is out of reach.
+    fn tell_trouble(&self, problem: Option<&Problem>) {
+        let stats = self.context.outbox.stats();
+        match problem {
+            Some(problem) => {
+                stats.set_trouble("store", Some(format!("finished images wait for their upload: {problem}")));
+            }
+            None if self.lanes.values().all(|lane| lane.down.is_none()) => stats.set_trouble("store", None),
+            None => {}
+        }
+    }
+}
+
+async fn upload(context: Context, lane: LaneKey, place: Option<Place>, work: Work) -> Ended {
+    let outcome = async {
+        let place = match place {
+            Some(place) => place,
+            None => Place::open(&lane.output, lane.presigned, &context.session).await?,
+        };
+        match &work {
+            Work::Picture(entry) => match store_picture(&context, &place, entry).await {
+                Err(Problem::Coordinator(error)) if lane.recovered && error.is_about_request() => {
+                    context.outbox.set_aside(entry.id, Aside::Refused, &error.to_string()).await;
+                }
+                stored => stored?,
+            },
+            Work::Archive(lease) => archive::commit(&context, &place, lease, lane.recovered).await?,
+        }
+        Ok(place)
+    };
+    let outcome = outcome.await;
+    Ended { lane, work, outcome }
+}
+
+async fn store_picture(context: &Context, place: &Place, entry: &Entry) -> Result<(), Problem> {
+    if let Some(stored) = &entry.record.stored {
+        // By the run before.
+        context.outbox.stored(entry, stored.clone()).await;
+        return Ok(());
+    }
+    let _busy = context.stage.busy();
+    store_thumbnail(context, place, entry).await?;
+    let picture = match &entry.payload {
+        Payload::Memory { picture, .. } => Source::Memory(picture.clone()),
+        Payload::Disk | Payload::Gone => Source::File(context.outbox.folder().picture(entry.id)),
+    };
+    match publish(place, &entry.record, picture).await? {
+        Published::Done(stored) => context.outbox.stored(entry, stored).await,
+        Published::Failed(failure) => context.outbox.failed(entry, failure),
+    }
+    Ok(())
+}
+
+/// A thumbnail follows from its picture: one that is there already is the same.
+async fn store_thumbnail(context: &Context, place: &Place, entry: &Entry) -> Result<(), Problem> {
+    let Some(thumbnail) = &entry.record.thumbnail else { return Ok(()) };
+    let source = match &entry.payload {
+        Payload::Memory { thumbnail, .. } => Source::Memory(thumbnail.clone().unwrap_or_default()),
+        Payload::Disk | Payload::Gone => Source::File(context.outbox.folder().thumbnail(entry.id)),
+    };
+    place.put_new(&entry.record.lease, &thumbnail.object, &source).await.map(drop)
+}
