@@ -1,4 +1,4 @@
-//! The folder that holds the database, its lock and the unpacked models.
+//! The folder that holds the database, its lock, the unpacked models and the outboxes of workers.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -47,6 +47,11 @@ impl DataFolder {
     /// Unpacked and downloaded models.
     pub fn models(&self) -> PathBuf {
         self.path.join("models")
+    }
+
+    /// Finished images that no coordinator has acknowledged.
+    pub fn outbox(&self) -> PathBuf {
+        self.path.join("outbox")
     }
 
     /// Makes the folder when it is not there.

@@ -7,6 +7,11 @@ pub const DATA: &str = "SANAFARM_DATA";
 /// What is logged to standard error, such as `debug` or `warn,sanafarm_worker=info`.
 pub const LOG: &str = "SANAFARM_LOG";
 
+/// Token of the Hugging Face hub, for private and gated models.
+pub const HUB_TOKEN: &str = "HF_TOKEN";
+/// Address of a mirror of the Hugging Face hub.
+pub const HUB_ENDPOINT: &str = "HF_ENDPOINT";
+
 /// The value of a variable; `None` when it is unset or empty.
 pub fn filled(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())

@@ -13,8 +13,24 @@ pub enum Exit {
     Mistake = 1,
     /// It went wrong on the way.
     Failure = 2,
+    /// Every device of a worker broke: nothing can be rendered here until somebody looks after them.
+    NoDevice = 3,
     /// Stopped by Ctrl-C or SIGTERM before the end.
     Interrupted = 130,
+}
+
+impl Exit {
+    /// How a worker ends by such an error.
+    pub fn of_worker(error: &sanafarm_worker::Error) -> Self {
+        match error {
+            sanafarm_worker::Error::NoDevice(_) => Self::NoDevice,
+            sanafarm_worker::Error::Devices(_) => Self::Mistake,
+            sanafarm_worker::Error::Storage(_)
+            | sanafarm_worker::Error::Coordinator(_)
+            | sanafarm_worker::Error::Outbox(_)
+            | sanafarm_worker::Error::Engine(_) => Self::Failure,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -118,6 +134,15 @@ mod tests {
         let outer = crate::prompts::Error::Read { list: "a.txt".to_owned(), source: inner };
         let error = Error::failure("submit").caused_by(&outer);
         assert_eq!(error.causes, ["read prompt list a.txt", "disk full"]);
+    }
+
+    #[test]
+    fn a_worker_without_devices_ends_with_a_code_of_its_own() {
+        let broken = sanafarm_worker::Error::NoDevice("cuda:0: it fell off the bus".to_owned());
+        assert_eq!(Exit::of_worker(&broken) as u8, 3);
+        assert!(broken.to_string().contains("no device is left"), "{broken}");
+        let absent = sanafarm_worker::Error::Devices("there is no device cuda:9".to_owned());
+        assert_eq!(Exit::of_worker(&absent), Exit::Mistake);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Jobs and images as the user sees them.
 
 use sanafarm_proto::v1::{
-    Awaited, BinMode, DecodeMode, ErrorClass, Image, ImageState, Job, JobState, Needs, Rendering, Settings,
+    Awaited, BinMode, DecodeMode, ErrorClass, Form, Image, ImageFormat, ImageState, Job, JobState, Layout,
+    Needs, Rendering, Settings,
 };
 use serde_json::{Map, Value, json};
 
@@ -44,7 +45,7 @@ pub fn error_class(class: ErrorClass) -> &'static str {
         ErrorClass::Size => "size",
         ErrorClass::Model => "model",
         ErrorClass::OutOfMemory => "out_of_memory",
-        ErrorClass::Numeric => "numeric",
+        ErrorClass::BadImage => "bad_image",
         ErrorClass::Encode => "encode",
         ErrorClass::Conflict => "conflict",
         ErrorClass::Internal => "internal",
@@ -66,6 +67,7 @@ pub fn job_json(job: &Job) -> Value {
     add("model", json!(job.model));
     add("output", json!(job.output));
     add("settings", job.settings.as_ref().map_or(Value::Null, settings_json));
+    add("form", job.form.as_ref().map_or(Value::Null, form_json));
     add("priority", json!(job.priority));
     add("needs", job.needs.as_ref().map_or(Value::Null, needs_json));
     add("after", job.after.iter().map(awaited_json).collect());
@@ -150,6 +152,7 @@ pub fn job_lines(job: &Job) -> Vec<(&'static str, String)> {
         );
         lines.push(("settings", text));
     }
+    lines.push(("form", job.form.as_ref().map(form_text).unwrap_or_default()));
     if job.priority != 0 {
         lines.push(("priority", job.priority.to_string()));
     }
@@ -177,16 +180,58 @@ pub fn image_json(image: &Image) -> Value {
     add("seed", json!(image.seed));
     add("settings", image.settings.as_ref().map_or(Value::Null, settings_json));
     add("object", json!(image.object));
+    add("archive", text_or_null(&image.archive));
+    add("thumbnail", text_or_null(&image.thumbnail));
     add("bytes", json!(image.bytes));
     add("sha256", json!(image.sha256));
+    add("shard_id", if image.shard_id.is_empty() { Value::Null } else { json!(image.shard_id) });
     add("attempt", json!(image.attempt));
     add("worker", json!(image.worker));
     add("device", json!(image.device));
     add("error_class", if failed { json!(error_class(image.error_class())) } else { Value::Null });
     add("error", if failed { json!(image.error) } else { Value::Null });
     add("seconds", json!(image.seconds));
+    add("entropy", json!(image.quality.map(|quality| quality.entropy)));
+    add("clipped", json!(image.quality.map(|quality| quality.clipped)));
     add("finished_at", time_json(image.finished_at.as_ref()));
     Value::Object(object)
+}
+
+fn text_or_null(text: &str) -> Value {
+    if text.is_empty() { Value::Null } else { json!(text) }
+}
+
+fn form_json(form: &Form) -> Value {
+    json!({
+        "format": image_format(form.format()),
+        "quality": (form.quality > 0).then_some(form.quality),
+        "layout": layout(form.layout()),
+        "thumbnails": form.thumbnails,
+    })
+}
+
+fn form_text(form: &Form) -> String {
+    let quality = if form.quality > 0 { format!(" of quality {}", form.quality) } else { String::new() };
+    let thumbnails = if form.thumbnails { ", thumbnails" } else { "" };
+    format!("{}{quality}, {}{thumbnails}", image_format(form.format()), layout(form.layout()))
+}
+
+fn image_format(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Unspecified => "unknown",
+        ImageFormat::Png => "png",
+        ImageFormat::Jpeg => "jpeg",
+        ImageFormat::Webp => "webp",
+        ImageFormat::WebpLossless => "webp-lossless",
+    }
+}
+
+fn layout(layout: Layout) -> &'static str {
+    match layout {
+        Layout::Unspecified => "unknown",
+        Layout::Files => "files",
+        Layout::Webdataset => "webdataset",
+    }
 }
 
 fn needs_json(needs: &Needs) -> Value {

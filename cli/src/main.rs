@@ -8,6 +8,8 @@ mod environment;
 mod error;
 mod job_view;
 mod logs;
+mod models;
+mod output;
 mod printer;
 mod progress;
 mod prompts;

@@ -23,7 +23,8 @@ pub struct Progress {
 impl Progress {
     /// Starts at what the job has already.
     pub fn start(job: &Job, printer: &Printer) -> Self {
-        let bar = printer.bars().add(ProgressBar::new(job.images).with_style(style(printer.colour())));
+        let bar =
+            printer.bars().add(ProgressBar::new(job.images).with_style(style(printer.colour(), "images")));
         bar.set_position(job.done + job.failed);
         // Images of an earlier run say nothing about the speed of this one.
         bar.reset_eta();
@@ -46,9 +47,12 @@ impl Progress {
         }
     }
 
-    /// Shows what the device is doing.
-    pub fn activity(&self, activity: &Activity) {
-        self.bar.set_message(words(activity));
+    /// Shows what the devices are doing.
+    pub fn activity(&self, activities: &[Activity]) {
+        let mut busy = activities.iter().filter(|device| !device.stage.is_empty());
+        let first = busy.next().map(words).unwrap_or_default();
+        let others = others(busy.count());
+        self.bar.set_message(format!("{first}{others}"));
     }
 
     /// Takes the bar away.
@@ -85,8 +89,12 @@ impl Progress {
 fn rendering(first: &Rendering, others: usize) -> String {
     let Rendering { worker, index, stage, step, steps } = first;
     let step = if stage == "denoise" { format!(" {step}/{steps}") } else { String::new() };
-    let others = if others > 0 { format!(" (and {others} more)") } else { String::new() };
+    let others = self::others(others);
     format!("{worker}: #{index} {stage}{step}{others}")
+}
+
+fn others(count: usize) -> String {
+    if count > 0 { format!(" (and {count} more)") } else { String::new() }
 }
 
 /// Shows how much of a list was read, where standard error is a terminal.
@@ -117,8 +125,44 @@ impl Reading {
     }
 }
 
+/// Shows how many of so many things were done, where standard error is a terminal.
+#[derive(Debug)]
+pub struct Counting {
+    bar: ProgressBar,
+}
+
+impl Counting {
+    /// Starts at none of `of`.
+    pub fn start(of: u64, what: &'static str, printer: &Printer) -> Self {
+        let bar = printer.bars().add(ProgressBar::new(of).with_style(style(printer.colour(), what)));
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Self { bar }
+    }
+
+    /// Another one is done.
+    pub fn one_more(&self) {
+        self.bar.inc(1);
+    }
+
+    /// So many are done.
+    pub fn at(&self, done: u64) {
+        self.bar.set_position(done);
+    }
+
+    /// What is done now.
+    pub fn say(&self, message: &str) {
+        self.bar.set_message(message.to_owned());
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 fn words(activity: &Activity) -> String {
-    let Activity { index, stage, step, steps, job: _ } = activity;
+    let Activity { index, stage, step, steps, device: _, job: _ } = activity;
     match *stage {
         "" => String::new(),
         "load" => "loading the model".to_owned(),
@@ -127,13 +171,13 @@ fn words(activity: &Activity) -> String {
     }
 }
 
-fn style(colour: bool) -> ProgressStyle {
+fn style(colour: bool, what: &'static str) -> ProgressStyle {
     let bar = if colour { "{bar:30.cyan/dim}" } else { "{bar:30}" };
-    let template = format!("{bar} {{pos}}/{{len}} images  {{per_sec}}  eta {{eta}}  {{wide_msg}}");
+    let template = format!("{bar} {{pos}}/{{len}} {what}  {{per_sec}}  eta {{eta}}  {{wide_msg}}");
     let style = ProgressStyle::with_template(&template).expect("the template is a constant");
-    style.with_key("per_sec", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+    style.with_key("per_sec", move |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
         // A bar has no way to report that it could not be drawn.
-        let _ = write!(out, "{:.2} images/s", state.per_sec());
+        let _ = write!(out, "{:.2} {what}/s", state.per_sec());
     })
 }
 
@@ -143,8 +187,10 @@ mod tests {
 
     #[test]
     fn an_activity_is_told_in_a_few_words() {
-        let activity =
-            |stage, step, steps| words(&Activity { job: "job".to_owned(), index: 3, stage, step, steps });
+        let (device, job) = ("cpu".to_owned(), "job".to_owned());
+        let activity = |stage, step, steps| {
+            words(&Activity { device: device.clone(), job: job.clone(), index: 3, stage, step, steps })
+        };
         assert_eq!(activity("denoise", 7, 20), "#3 denoise 7/20");
         assert_eq!(activity("decode", 20, 20), "#3 decode");
         assert_eq!(activity("load", 0, 0), "loading the model");
@@ -161,8 +207,9 @@ mod tests {
 
     #[test]
     fn both_styles_are_valid() {
-        style(true);
-        style(false);
+        style(true, "images");
+        style(false, "tars");
+        Counting::start(3, "pictures", &Printer::new()).one_more();
         Reading::start("a.csv", &Printer::new()).finish();
     }
 }

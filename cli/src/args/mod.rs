@@ -1,6 +1,9 @@
 //! The command line, as clap reads it.
 
+mod cache;
+mod checks;
 mod prompts;
+mod staying;
 mod values;
 
 use std::path::PathBuf;
@@ -9,18 +12,26 @@ use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 
 use sanafarm_proto::v1::ErrorClass;
+use sanafarm_worker::Devices;
 
 use crate::connect::Place;
 
+pub use cache::{
+    CacheArgs, ModelsArgs, ModelsListArgs, ModelsPlaceArgs, ModelsPullArgs, ModelsRmArgs, ModelsVerb,
+    ModelsVerifyArgs,
+};
+pub use checks::{GcArgs, ReproduceArgs, VerifyArgs};
 pub use prompts::SubmissionArgs;
-pub use values::{Bin, DeviceKindName, ImageStateName, OnDuplicate, Size};
+pub use staying::{LeavingArgs, OutboxArgs};
+pub use values::{Bin, DeviceKindName, ExportFormatName, ImageStateName, OnDuplicate, Size, image};
 
 /// Render dataset-scale prompt lists into pictures with Sana, on one machine or a farm.
 #[derive(Debug, Parser)]
 #[command(name = "sanafarm", version, arg_required_else_help = true)]
 #[command(
     after_help = "Results are written to standard output, talk to standard error. Exit codes: 0 done, \
-                        1 a mistake that you can mend, 2 a failure, 130 interrupted.\n\
+                        1 a mistake that you can mend, 2 a failure, 3 no device left to render on, \
+                        130 interrupted.\n\
                         Logs: SANAFARM_LOG=debug."
 )]
 pub struct Cli {
@@ -54,8 +65,12 @@ pub enum Command {
     Explain(JobArgs),
     /// Tell what happened to a job, an image or a worker
     History(HistoryArgs),
+    /// Print what workers logged about an image
+    Logs(LogsArgs),
     /// List connected workers with their devices and what they hold
     Workers(ListArgs),
+    /// Ask a worker to leave: it finishes the image in hand and hands back the rest
+    Drain(DrainArgs),
     /// Lease nothing new of a job until it is resumed
     Pause(ChangeArgs),
     /// Let a paused job go on
@@ -68,8 +83,18 @@ pub enum Command {
     Cancel(ChangeArgs),
     /// Hold the jobs of an owner back, or change their share
     Owner(OwnerArgs),
+    /// Write what the manifest tells of a job, ended or not, as Parquet, CSV or JSON lines
+    Export(ExportArgs),
+    /// Look whether the objects of a job are what the history says, and have lost pictures rendered again
+    Verify(VerifyArgs),
+    /// Render a picture again from its own recipe and tell whether it is the same
+    Reproduce(ReproduceArgs),
+    /// List what lies in an output and belongs to nobody, and delete it
+    Gc(GcArgs),
     /// Ask the history one read-only SQL question
     Sql(SqlArgs),
+    /// List, download, check and remove models on this machine
+    Models(ModelsArgs),
 }
 
 /// `render`.
@@ -78,7 +103,7 @@ pub struct RenderArgs {
     /// The list and what to make of it.
     #[command(flatten)]
     pub submission: SubmissionArgs,
-    /// Folder of the database and the unpacked models [env: SANAFARM_DATA=] [default: .sanafarm]
+    /// Folder of the database and the models [env: SANAFARM_DATA=] [default: .sanafarm]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Read and check the whole list, tell what it would take, and render nothing
@@ -101,7 +126,7 @@ pub struct SubmitArgs {
     /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
     #[arg(long, value_name = "ADDR")]
     pub coordinator: Option<String>,
-    /// Folder of the unpacked models [env: SANAFARM_DATA=] [default: .sanafarm]
+    /// Folder for temporary files and models [env: SANAFARM_DATA=] [default: .sanafarm]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Read and check the whole list, tell what it would take, and submit nothing
@@ -182,6 +207,9 @@ pub struct CoordinatorArgs {
     /// Redis that carries hints between coordinators, such as redis://host:6379 [env: SANAFARM_REDIS=]
     #[arg(long, value_name = "URL", env = "SANAFARM_REDIS", hide_env = true)]
     pub redis: Option<String>,
+    /// Sign upload URLs for workers, which then need no keys of the object store [env: SANAFARM_PRESIGN=]
+    #[arg(long, env = "SANAFARM_PRESIGN", hide_env = true, value_parser = clap::builder::FalseyValueParser::new())]
+    pub presign: bool,
     /// Serve other machines although there is neither TLS nor a password
     #[arg(long)]
     pub insecure: bool,
@@ -196,15 +224,21 @@ pub struct WorkerArgs {
     /// Lasting name of this worker [default: the host name]
     #[arg(long)]
     pub name: Option<String>,
-    /// Folder of unpacked models [default: models in the data folder]
-    #[arg(long, value_name = "DIR")]
-    pub cache: Option<PathBuf>,
-    /// Render on cpu or cuda:N [default: the first CUDA device of a build that has them, or else cpu]
-    #[arg(long, value_name = "DEVICE")]
-    pub device: Option<String>,
+    /// Where models are kept.
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Render on auto (all CUDA devices of a build that has them, or else cpu), all, or a list such as cuda:0,cuda:2
+    #[arg(long, alias = "device", value_name = "DEVICES", default_value = "auto")]
+    pub devices: Devices,
     /// What jobs may ask for with --label, such as zone=eu; may be given again
     #[arg(long, value_name = "NAME=VALUE", value_parser = values::label)]
     pub label: Vec<(String, String)>,
+    /// What it keeps.
+    #[command(flatten)]
+    pub outbox: OutboxArgs,
+    /// When it leaves.
+    #[command(flatten)]
+    pub leaving: LeavingArgs,
 }
 
 /// Where the jobs are.
@@ -313,6 +347,26 @@ pub struct ListArgs {
     pub json: bool,
 }
 
+/// `drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// Name of the worker, of which all sessions are asked, or a session id
+    #[arg(value_name = "WORKER")]
+    pub worker: String,
+    /// At its next denoising step: the image in hand is handed back too
+    #[arg(long)]
+    pub now: bool,
+    /// Why, for the history
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+    /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
+    #[arg(long, value_name = "ADDR")]
+    pub coordinator: Option<String>,
+    /// One JSON object for each session, as `workers --json` tells it
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `show`, `watch` and `explain`.
 #[derive(Debug, Args)]
 pub struct JobArgs {
@@ -334,6 +388,9 @@ pub struct ImagesArgs {
     /// Only images in this state; may be given again
     #[arg(long, value_enum)]
     pub state: Vec<ImageStateName>,
+    /// Only those that were given up: as --state failed
+    #[arg(long)]
+    pub failed: bool,
     /// At most this many [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
@@ -363,6 +420,39 @@ pub struct HistoryArgs {
     /// One JSON object for each event
     #[arg(long)]
     pub json: bool,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// JOB/INDEX: an image of a job, which is told by its id or a beginning that fits one job only
+    #[arg(value_name = "JOB/INDEX", value_parser = values::image)]
+    pub image: (String, u64),
+    /// Of this attempt only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub attempt: Option<u32>,
+    /// Where the jobs are.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// One JSON object for each attempt
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Job id, or a beginning that fits one job only
+    pub job: String,
+    /// Kind of file [default: as the name of the file ends, else parquet]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: Option<ExportFormatName>,
+    /// Where to write it; it is there when it is complete [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Where the jobs are.
+    #[command(flatten)]
+    pub place: PlaceArgs,
 }
 
 /// `sql`.

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use sanafarm_coordinator::domain::form::MAX_QUALITY;
 use sanafarm_worker::models::BUNDLED;
 
-use super::values::{Bin, Decode, OnDuplicate, Size, guidance, name};
+use super::cache::CacheArgs;
+use super::values::{Bin, Decode, LayoutName, OnDuplicate, PictureFormat, Size, guidance, name};
 use crate::prompts::limits::{MAX_IMAGES_PER_PROMPT, MAX_STEPS, SEED};
 use crate::prompts::{Chosen, Format};
 
@@ -15,11 +17,15 @@ pub struct SubmissionArgs {
     /// Prompt list: .txt, .jsonl, .csv, .tsv, .parquet or .json, also .gz or .zst; a path, a URL (s3://, gs://, az://,
     /// https://) or - for standard input
     pub prompts: PathBuf,
-    /// Model folder in the diffusers layout, or the name of the bundled model
-    #[arg(long, value_name = "DIR", default_value = BUNDLED)]
+    /// Model folder in the diffusers layout, hf:owner/name[@revision], s3://bucket/prefix (also gs://, az://), or the name of
+    /// the bundled model
+    #[arg(long, value_name = "MODEL", default_value = BUNDLED)]
     pub model: String,
-    /// Folder for the pictures [default: renders/NAME-TOKEN]
-    #[arg(long, value_name = "DIR")]
+    /// Where models are kept.
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Folder for the pictures, or a place in a bucket (s3://, gs://, az://) [default: renders/NAME-TOKEN]
+    #[arg(long, value_name = "DIR|URL")]
     pub output: Option<String>,
     /// Size in pixels, such as 1024x768 [default: the square that the model was trained for]
     #[arg(long, value_name = "WxH", allow_hyphen_values = true)]
@@ -57,9 +63,28 @@ pub struct SubmissionArgs {
     /// Name of the job [default: the list's file name]
     #[arg(long, value_parser = name)]
     pub name: Option<String>,
+    /// The file of a picture; each carries its recipe
+    #[arg(long, value_enum, default_value_t = PictureFormat::Png)]
+    pub format: PictureFormat,
+    /// Quality of jpeg and webp, 1 to 100 [default: 92 of jpeg, 90 of webp]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_QUALITY)))]
+    pub quality: Option<u32>,
+    /// How pictures lie in the output
+    #[arg(long, value_enum, default_value_t = LayoutName::Files)]
+    pub layout: LayoutName,
+    /// Write a small JPEG of each picture to thumbnails/ as well
+    #[arg(long)]
+    pub thumbnails: bool,
+    /// Names of pictures, of {index}, {seed}, {job}, {id}, {prompt_hash} and {COLUMN} of the list, such as
+    /// {Category}/{index:08} [default: {index:08}-{seed}, in tars {index:08}]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub name_template: String,
+    /// Add the pictures to an output that holds those of jobs that have ended
+    #[arg(long, requires = "output")]
+    pub append: bool,
     /// How the list is written [default: by its extension, else by its first character]
     #[arg(long, value_enum)]
-    pub format: Option<Format>,
+    pub list_format: Option<Format>,
     /// Column of the prompt [default: prompt, text or caption]
     #[arg(long, value_name = "C")]
     pub prompt_column: Option<String>,

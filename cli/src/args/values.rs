@@ -1,11 +1,12 @@
 //! Values of options and the words that name them.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use sanafarm_coordinator::domain::schedule::DeviceKind;
-use sanafarm_proto::v1::{BinMode, DecodeMode, ErrorClass, ImageState};
+use sanafarm_proto::v1::{BinMode, DecodeMode, ErrorClass, ExportFormat, ImageFormat, ImageState, Layout};
 
 use crate::job_view;
 use crate::prompts::limits::{GUIDANCE, SIDE};
@@ -87,6 +88,14 @@ pub fn bytes(text: &str) -> Result<u64, String> {
         return Err(wrong());
     }
     Ok(bytes as u64)
+}
+
+/// Reads a length of time such as `90s`, `10m` or `1h 30m`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "expected a length of time, such as 90s, 10m or 12h".to_owned();
+    let span: Span = text.trim().parse().map_err(|_| wrong())?;
+    let span = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    span.try_into().map_err(|_| wrong())
 }
 
 /// Reads a time: of the clock and the calendar, or from now on.
@@ -180,6 +189,48 @@ impl From<Decode> for DecodeMode {
     }
 }
 
+/// `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PictureFormat {
+    /// Loses nothing
+    Png,
+    /// Small, with losses
+    Jpeg,
+    /// Smaller, with losses
+    Webp,
+    /// Smaller than PNG, loses nothing
+    WebpLossless,
+}
+
+impl From<PictureFormat> for ImageFormat {
+    fn from(format: PictureFormat) -> Self {
+        match format {
+            PictureFormat::Png => Self::Png,
+            PictureFormat::Jpeg => Self::Jpeg,
+            PictureFormat::Webp => Self::Webp,
+            PictureFormat::WebpLossless => Self::WebpLossless,
+        }
+    }
+}
+
+/// `--layout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LayoutName {
+    /// A file for each
+    Files,
+    /// In tars of about 1 GB, as the webdataset library reads them
+    Webdataset,
+}
+
+impl From<LayoutName> for Layout {
+    fn from(name: LayoutName) -> Self {
+        match name {
+            LayoutName::Files => Self::Files,
+            LayoutName::Webdataset => Self::Webdataset,
+        }
+    }
+}
+
 /// `--on-duplicate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OnDuplicate {
@@ -202,6 +253,27 @@ pub enum ImageStateName {
     Failed,
 }
 
+/// A kind of file that a job is exported to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormatName {
+    /// As manifest.parquet
+    Parquet,
+    /// Comma-separated values with a header
+    Csv,
+    /// One JSON object a line
+    Jsonl,
+}
+
+impl From<ExportFormatName> for ExportFormat {
+    fn from(name: ExportFormatName) -> Self {
+        match name {
+            ExportFormatName::Parquet => Self::Parquet,
+            ExportFormatName::Csv => Self::Csv,
+            ExportFormatName::Jsonl => Self::Jsonl,
+        }
+    }
+}
+
 impl From<ImageStateName> for ImageState {
     fn from(name: ImageStateName) -> Self {
         match name {
@@ -209,6 +281,15 @@ impl From<ImageStateName> for ImageState {
             ImageStateName::Done => Self::Done,
             ImageStateName::Failed => Self::Failed,
         }
+    }
+}
+
+/// An image as `JOB/INDEX`.
+pub fn image(text: &str) -> Result<(String, u64), String> {
+    let parts = text.rsplit_once('/').and_then(|(job, index)| Some((job, index.parse::<u64>().ok()?)));
+    match parts {
+        Some((job, index)) if !job.is_empty() => Ok((job.to_owned(), index)),
+        Some(_) | None => Err("expected JOB/INDEX, such as 0199b3f2/7 for image 7 of a job".to_owned()),
     }
 }
 

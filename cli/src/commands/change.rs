@@ -98,6 +98,6 @@ fn show_changed(
 }
 
 /// Whoever runs this.
-fn by(reason: String) -> By {
+pub(super) fn by(reason: String) -> By {
     By { actor: environment::filled("USER").unwrap_or_default(), reason }
 }

@@ -22,7 +22,8 @@ pub async fn run(args: CoordinatorArgs, printer: &Printer) -> Result<Exit, Error
         Error::failure(format!("serve the database {}", place.name)).caused_by(&error)
     };
     let lease_duration = Duration::from_secs(args.lease_seconds);
-    let options = Options { lease_duration, redis: args.redis, ..place.options.clone() };
+    let (redis, presign) = (args.redis, args.presign);
+    let options = Options { lease_duration, redis, presign, ..place.options.clone() };
     let coordinator = Coordinator::open(options).await.map_err(failed)?;
     let address = listener
         .local_addr()

@@ -43,7 +43,7 @@ pub async fn rehearse(
     }
     data.create()?;
     let list = GoodList::read_good_lines(args, data, printer).await?;
-    let model = submitted_model(&args.model, data).await?;
+    let model = submitted_model(args, data, printer).await?;
     let submission = Submission::new(args, list, &model, printer).await?;
     let client = history.as_ref().map(|connection| JobServiceClient::new(connection.channel.clone()));
     let mut estimate = submission.estimate(client).await?;

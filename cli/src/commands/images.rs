@@ -14,8 +14,15 @@ pub async fn run(args: ImagesArgs, printer: &Printer) -> Result<Exit, Error> {
     let connection = Connection::reading(args.place.into()).await?;
     let mut client = JobServiceClient::new(connection.channel.clone());
     let failed = |status| Error::call(format!("list images of job {}", args.job), &status);
-    let states = args.state.iter().map(|state| i32::from(ImageState::from(*state))).collect();
-    let request = ListImagesRequest { job_id: args.job.clone(), states, limit: args.limit.unwrap_or(0) };
+    let failed_only = args.failed.then_some(ImageState::Failed);
+    let states = args.state.iter().map(|state| ImageState::from(*state)).chain(failed_only);
+    let states = states.map(i32::from).collect();
+    let request = ListImagesRequest {
+        job_id: args.job.clone(),
+        states,
+        limit: args.limit.unwrap_or(0),
+        ..Default::default()
+    };
     let mut images = client.list_images(request).await.map_err(failed)?.into_inner();
     if args.json {
         while let Some(image) = images.message().await.map_err(failed)? {

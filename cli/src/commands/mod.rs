@@ -2,16 +2,23 @@
 
 mod change;
 mod coordinator;
+mod drain;
 mod estimate;
 mod explain;
+mod export;
+mod gc;
 mod history;
 mod images;
 mod jobs;
+mod logs;
+mod models;
 mod render;
+mod reproduce;
 mod show;
 mod sql;
 mod submit;
 mod timing;
+mod verify;
 mod watch;
 mod worker;
 mod workers;
@@ -33,14 +40,21 @@ pub fn log_level(command: &Command) -> &'static str {
         | Command::Images(_)
         | Command::Explain(_)
         | Command::History(_)
+        | Command::Logs(_)
         | Command::Workers(_)
+        | Command::Drain(_)
         | Command::Pause(_)
         | Command::Resume(_)
         | Command::Priority(_)
         | Command::Retry(_)
         | Command::Cancel(_)
         | Command::Owner(_)
-        | Command::Sql(_) => "warn",
+        | Command::Export(_)
+        | Command::Verify(_)
+        | Command::Reproduce(_)
+        | Command::Gc(_)
+        | Command::Sql(_)
+        | Command::Models(_) => "warn",
     }
 }
 
@@ -58,13 +72,20 @@ pub async fn run(command: Command, printer: &Printer) -> Result<Exit, Error> {
         Command::Images(args) => images::run(args, printer).await,
         Command::Explain(args) => explain::run(args, printer).await,
         Command::History(args) => history::run(args, printer).await,
+        Command::Logs(args) => logs::run(args, printer).await,
         Command::Workers(args) => workers::run(args, printer).await,
+        Command::Drain(args) => drain::run(args, printer).await,
         Command::Pause(args) => change::pause(args, printer).await,
         Command::Resume(args) => change::resume(args, printer).await,
         Command::Priority(args) => change::priority(args, printer).await,
         Command::Retry(args) => change::retry(args, printer).await,
         Command::Cancel(args) => change::cancel(args, printer).await,
         Command::Owner(args) => change::owner(args, printer).await,
+        Command::Export(args) => export::run(args, printer).await,
+        Command::Verify(args) => verify::run(args, printer).await,
+        Command::Reproduce(args) => reproduce::run(args, printer).await,
+        Command::Gc(args) => gc::run(args, printer).await,
         Command::Sql(args) => sql::run(args, printer).await,
+        Command::Models(args) => models::run(args, printer).await,
     }
 }

@@ -27,7 +27,7 @@ pub async fn run(mut args: SubmitArgs, printer: &Printer) -> Result<Exit, Error>
     timing::find_jobs(&mut args.scheduling.timing, &connection.channel).await?;
     data.create()?;
     let list = GoodList::read(&args.submission, &data, printer).await?;
-    let model = submitted_model(&args.submission.model, &data).await?;
+    let model = submitted_model(&args.submission, &data, printer).await?;
     let mut submission = Submission::new(&args.submission, list, &model, printer).await?;
     schedule(&mut submission.spec, args.scheduling);
     let mut client = JobServiceClient::new(connection.channel.clone());

@@ -1,12 +1,13 @@
 //! `sanafarm worker`: render what a coordinator hands out.
 
-use sanafarm_worker::{Options, Shutdown};
+use sanafarm_worker::{Options, OutboxSettings, Shutdown};
 
 use crate::args::WorkerArgs;
 use crate::connect::endpoint;
 use crate::data_folder::DataFolder;
 use crate::environment;
 use crate::error::{Error, Exit};
+use crate::models;
 use crate::printer::Printer;
 use crate::signals::Signals;
 
@@ -19,26 +20,58 @@ pub async fn run(args: WorkerArgs, printer: &Printer) -> Result<Exit, Error> {
     })?;
     // A worker may start before its coordinator: it waits.
     let channel = endpoint(&address)?.connect_lazy();
+    let data = DataFolder::choose(None);
+    let beside_cache = args.cache.cache.as_ref().map_or_else(|| data.outbox(), |cache| cache.join("outbox"));
+    let models = models::options(args.cache, &data);
+    let outbox =
+        OutboxSettings { folder: args.outbox.outbox.unwrap_or(beside_cache), limit: args.outbox.outbox_size };
     let options = Options {
-        name: args.name.unwrap_or_else(host_name),
-        cache: args.cache.unwrap_or_else(|| DataFolder::choose(None).models()),
-        job: None,
-        device: args.device,
+        devices: args.devices,
         labels: args.label.into_iter().collect(),
-        activity: None,
+        outbox,
+        uploads: args.outbox.uploads as usize,
+        drain_timeout: args.leaving.drain_timeout,
+        limits: args.leaving.limits(),
+        notices: args.leaving.notices(),
+        models,
+        ..Options::new(args.name.unwrap_or_else(host_name), data.models())
     };
+    let kept_in = options.outbox.folder.clone();
     let shutdown = Shutdown::default();
     let signals =
         Signals::listen(shutdown.clone(), "finishing the image in hand; again to stop now", printer)?;
     let summary = sanafarm_worker::run(channel, options, shutdown).await;
     signals.end_at_once();
-    let summary = summary.map_err(|error| {
-        Error::failure(format!("work for coordinator {address}"))
-            .caused_by(&error)
-            .hint("finished images are safe; start the worker again when the cause is gone")
-    })?;
+    let summary = summary.map_err(|error| ended(&address, &error))?;
     printer.note(format!("left after {} images and {} errors", summary.done, summary.failed));
+    if summary.kept > 0 {
+        printer.note(format!(
+            "{} finished images wait in {}: start a worker of the same name to have them reported",
+            summary.kept,
+            kept_in.display()
+        ));
+    }
     Ok(Exit::Success)
+}
+
+/// Why the worker ended before it was told to.
+fn ended(address: &str, error: &sanafarm_worker::Error) -> Error {
+    let hint = match error {
+        sanafarm_worker::Error::Devices(_) => {
+            "name devices of this machine with --devices, or leave the choice to auto"
+        }
+        sanafarm_worker::Error::NoDevice(_) => {
+            "finished images are safe; look after the devices of this machine before it renders again"
+        }
+        sanafarm_worker::Error::Storage(_)
+        | sanafarm_worker::Error::Coordinator(_)
+        | sanafarm_worker::Error::Outbox(_)
+        | sanafarm_worker::Error::Engine(_) => {
+            "finished images are safe; start the worker again when the cause is gone"
+        }
+    };
+    let failed = Error::failure(format!("work for coordinator {address}")).caused_by(error).hint(hint);
+    Error { exit: Exit::of_worker(error), ..failed }
 }
 
 fn host_name() -> String {

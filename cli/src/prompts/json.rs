@@ -120,7 +120,7 @@ impl Rows<'_, '_> {
     fn refuse<E: serde::de::Error>(&mut self, found: &str) -> E {
         let what = format!(
             "a .json list is an array of rows, or an object of COCO with `annotations`; found {found}; for one \
-             object a line say --format jsonl"
+             object a line say --list-format jsonl"
         );
         self.foreign = Some(what);
         E::custom("no list")

@@ -54,7 +54,7 @@ impl Format {
             unreadable @ ("arrow" | "feather" | "xlsx" | "zip" | "tar" | "tgz" | "bz2" | "xz") => {
                 Err(format!(
                     "a .{unreadable} file is no prompt list that can be read; make it .parquet, .jsonl, .json, .csv, \
-                 .tsv or .txt (also .gz or .zst), or say with --format how it is written"
+                 .tsv or .txt (also .gz or .zst), or say with --list-format how it is written"
                 ))
             }
             _ => Ok(None),

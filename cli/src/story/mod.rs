@@ -17,7 +17,7 @@ use crate::job_view::time_json;
 
 pub use ends::{closing, heading, older};
 pub use runs::Runs;
-pub use words::Words;
+pub use words::{Words, when};
 
 /// An event as one JSON object.
 pub fn event_json(event: &Event, words: Words) -> Value {

@@ -103,6 +103,7 @@ fn sort(event: &Event) -> Option<Sort> {
         | EventKind::JobResumed
         | EventKind::JobPrioritised
         | EventKind::JobRetried
+        | EventKind::JobRequeued
         | EventKind::ShardCut
         | EventKind::SessionOpened
         | EventKind::SessionClosed
@@ -111,7 +112,9 @@ fn sort(event: &Event) -> Option<Sort> {
         | EventKind::OwnerLetGo
         | EventKind::OwnerWeighed
         | EventKind::WorkerExcluded
-        | EventKind::WorkerForgiven => None,
+        | EventKind::WorkerForgiven
+        | EventKind::WorkerDrained
+        | EventKind::WorkerLeaving => None,
     }
 }
 

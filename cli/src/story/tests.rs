@@ -61,7 +61,8 @@ fn known(kind: EventKind) -> Event {
         }
         EventKind::JobPaused | EventKind::JobResumed => because(event(word, &json!({}))),
         EventKind::JobPrioritised => because(event(word, &json!({ "from": 0, "to": -3 }))),
-        EventKind::JobRetried => because(event(word, &json!({ "images": 2, "error_class": "numeric" }))),
+        EventKind::JobRetried => because(event(word, &json!({ "images": 2, "error_class": "bad_image" }))),
+        EventKind::JobRequeued => because(event(word, &json!({ "images": 2 }))),
         EventKind::LeaseGranted | EventKind::LeaseFinished => of_lease(word, &json!({})),
         EventKind::LeaseReleased => of_lease(word, &json!({ "reason": "drain", "message": "bye" })),
         EventKind::LeaseLost => {
@@ -91,6 +92,14 @@ fn known(kind: EventKind) -> Event {
         EventKind::WorkerForgiven => {
             Event { range: None, attempt: None, ..of_lease(word, &json!({ "times": 1 })) }
         }
+        EventKind::WorkerDrained => {
+            let asked = because(of_lease(word, &json!({ "drain": "now" })));
+            Event { range: None, attempt: None, actor: "bob".to_owned(), ..asked }
+        }
+        EventKind::WorkerLeaving => {
+            let reason = "spot notice".to_owned();
+            Event { range: None, attempt: None, reason, ..of_lease(word, &json!({})) }
+        }
     }
 }
 
@@ -107,7 +116,8 @@ fn every_kind_has_its_sentence() {
             "bob paused the job: lunch",
             "bob resumed the job: lunch",
             "bob changed the priority of the job from 0 to -3: lunch",
-            "bob had 2 failed images of class numeric tried again: lunch",
+            "bob had 2 failed images of class bad_image tried again: lunch",
+            "bob had 2 images rendered again, whose objects are lost or damaged: lunch",
             "w took what is left of images 0 to 7 (attempt 2)",
             "w is done with images 0 to 7 (attempt 2)",
             "w handed back images 0 to 7 (attempt 2): it is leaving, bye",
@@ -124,15 +134,17 @@ fn every_kind_has_its_sentence() {
             "w failed image after image and gets nothing until 2026-11-23 02:52:00 UTC (2 times since its last \
              picture)",
             "w rendered an image again and is forgiven (taken out 1 time before)",
+            "bob asked w to leave at once: lunch",
+            "w is leaving: spot notice",
         ]
     );
 }
 
 #[test]
 fn the_story_of_an_image_tells_errors_and_the_picture() {
-    let error = json!({ "error_class": "numeric", "error": "flat", "device": "cpu" });
+    let error = json!({ "error_class": "bad_image", "error": "flat", "device": "cpu" });
     let error = Event { image_index: Some(3), range: None, ..of_lease(ImageKind::ImageError.word(), &error) };
-    assert_eq!(PLAIN.sentence(&error), "w could not render image 3 on cpu (attempt 2): numeric: flat");
+    assert_eq!(PLAIN.sentence(&error), "w could not render image 3 on cpu (attempt 2): bad_image: flat");
     let done =
         json!({ "object": "3.png", "bytes": 12345, "sha256": "ab", "device": "cpu", "render_seconds": 2.04 });
     let done = Event { image_index: Some(3), range: None, ..of_lease(ImageKind::ImageDone.word(), &done) };
@@ -338,7 +350,7 @@ fn an_image_tells_what_it_shows_and_what_is_open() {
     assert_eq!(closing(&done, &end), format!("done {went}"));
     let failed =
         Image { state: ImageState::Failed.into(), error_class: 5, error: "flat".to_owned(), ..image };
-    assert_eq!(closing(&told(failed), &end), format!("failed {went}: numeric: flat"));
+    assert_eq!(closing(&told(failed), &end), format!("failed {went}: bad_image: flat"));
 }
 
 #[test]

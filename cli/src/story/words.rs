@@ -79,6 +79,10 @@ impl<'a> Telling<'a> {
                 let class = if class.is_empty() { String::new() } else { format!(" of class {class}") };
                 format!("{who} had {images}{class} tried again{why}")
             }
+            EventKind::JobRequeued => {
+                let images = counted(self.number("images"), "image");
+                format!("{who} had {images} rendered again, whose objects are lost or damaged{why}")
+            }
             EventKind::LeaseGranted => match self.event.attempt {
                 // Some may have their result.
                 Some(2..) => format!("{worker} took what is left of {}", self.lease()),
@@ -137,6 +141,11 @@ impl<'a> Telling<'a> {
                 let times = counted(self.number("times"), "time");
                 format!("{worker} rendered an image again and is forgiven (taken out {times} before)")
             }
+            EventKind::WorkerDrained => {
+                let how = if self.text("drain") == "now" { " at once" } else { "" };
+                format!("{who} asked {worker} to leave{how}{why}")
+            }
+            EventKind::WorkerLeaving => format!("{worker} is leaving{why}"),
         }
     }
 

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sanafarm_coordinator::domain::form::ImageFormat;
 use sanafarm_coordinator::domain::submission::Speed;
 use sanafarm_coordinator::{Options, Rehearsal, RehearsedGroup};
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
-use sanafarm_proto::v1::{EstimateRequest, EstimateResponse, JobSpec, Measured, Settings};
+use sanafarm_proto::v1::{self, EstimateRequest, EstimateResponse, Form, JobSpec, Measured, Settings};
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -97,12 +98,16 @@ pub async fn estimate(
     .await??;
     let rows = spool.rows;
     let answer = match history {
-        Some(client) => ask(client, &spec.model, &groups).await?,
+        Some(client) => ask(client, &spec, &groups).await?,
         None => None,
     };
     if let Some(answer) = &answer {
-        let speeds: Vec<Speed> =
-            groups.iter().zip(&answer.measured).filter_map(|(group, known)| speed(group, known)).collect();
+        let format = format(&spec);
+        let speeds: Vec<Speed> = groups
+            .iter()
+            .zip(&answer.measured)
+            .filter_map(|(group, known)| speed(group, known, format))
+            .collect();
         let told = Duration::try_from_secs_f64(answer.target_shard_seconds).unwrap_or(target);
         if !speeds.is_empty() || told != target {
             let (job, names) = (spec.clone(), numbering.clone());
@@ -148,20 +153,30 @@ fn rehearse(
 /// `None` from a coordinator that is too old to know.
 async fn ask(
     mut client: JobServiceClient<Channel>,
-    model: &str,
+    spec: &JobSpec,
     groups: &[RehearsedGroup],
 ) -> Result<Option<EstimateResponse>, Error> {
     let settings = groups.iter().map(|group| group.settings).collect();
-    match client.estimate(EstimateRequest { model: model.to_owned(), settings }).await {
+    match client.estimate(EstimateRequest { model: spec.model.clone(), settings, form: spec.form }).await {
         Ok(answer) => Ok(Some(answer.into_inner())),
         Err(status) if status.code() == Code::Unimplemented => Ok(None),
         Err(status) => Err(Error::call("ask what images took so far", &status)),
     }
 }
 
-fn speed(group: &RehearsedGroup, known: &Measured) -> Option<Speed> {
+/// The file of a picture.
+fn format(spec: &JobSpec) -> ImageFormat {
+    match spec.form.as_ref().map(Form::format) {
+        Some(v1::ImageFormat::Jpeg) => ImageFormat::Jpeg,
+        Some(v1::ImageFormat::Webp) => ImageFormat::Webp,
+        Some(v1::ImageFormat::WebpLossless) => ImageFormat::WebpLossless,
+        Some(v1::ImageFormat::Png | v1::ImageFormat::Unspecified) | None => ImageFormat::Png,
+    }
+}
+
+fn speed(group: &RehearsedGroup, known: &Measured, format: ImageFormat) -> Option<Speed> {
     let Settings { width, height, steps, .. } = group.settings;
     let pixels = u64::from(width) * u64::from(height);
     let bytes = known.bytes_per_image.unwrap_or_default();
-    Some(Speed { pixels, steps, seconds: known.seconds_per_image?, bytes, images: known.images })
+    Some(Speed { pixels, steps, format, seconds: known.seconds_per_image?, bytes, images: known.images })
 }

@@ -74,7 +74,7 @@ impl GoodList {
     ) -> Result<Self, Error> {
         let progress = Reading::start(&args.prompts.to_string_lossy(), printer);
         let rows = progress.clone();
-        let (path, format, chosen) = (args.prompts.clone(), args.format, args.chosen_columns());
+        let (path, format, chosen) = (args.prompts.clone(), args.list_format, args.chosen_columns());
         let (folder, args) = (data.path().to_owned(), args.clone());
         let read = blocking(move || {
             let list = PromptList::open(&path, format, chosen).map_err(|error| survey::list_error(&error))?;

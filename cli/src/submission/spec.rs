@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use prost::Message;
-use sanafarm_coordinator::domain::template::DEFAULT_TEMPLATE;
-use sanafarm_proto::v1::{BinMode, DecodeMode, JobSpec, Settings};
+use sanafarm_proto::v1::{BinMode, DecodeMode, Form, ImageFormat, JobSpec, Layout, Settings};
 use sha2::{Digest, Sha256};
 
 use super::selection::{SIDE_UNIT, WantedSize};
@@ -25,15 +24,15 @@ const MAX_WARNINGS: usize = 3;
 /// The settings of rows that say nothing else.
 pub fn settings(args: &SubmissionArgs, model: &Model) -> Result<Settings, Error> {
     let untold = |what, hint| {
-        let what = format!("no folder {} here to tell the model's {what}", model.reference);
+        let what = format!("no model {} here to tell its {what}", model.reference);
         Error::mistake(what).hint(hint)
     };
-    let size = match (&args.size, &model.info) {
+    let size = match (&args.size, &model.outline) {
         (Some(size), _) => *size,
         (None, Some(info)) => Size { width: info.native_size, height: info.native_size },
         (None, None) => return Err(untold("native size", "give a size, such as --size 1024x1024")),
     };
-    let steps = match (args.steps, &model.info) {
+    let steps = match (args.steps, &model.outline) {
         (Some(steps), _) => steps,
         (None, Some(info)) => info.family.steps(),
         (None, None) => {
@@ -63,17 +62,29 @@ pub fn spec(args: &SubmissionArgs, stem: &str, settings: Settings, model: &Model
         negative_prompt: args.negative_prompt.clone(),
         seed: args.seed,
         images_per_prompt: args.images_per_prompt,
-        name_template: DEFAULT_TEMPLATE.to_owned(),
+        name_template: args.name_template.clone(),
         priority: 0,
         needs: None,
+        form: Some(form(args)),
+        append: args.append,
         ..JobSpec::default()
     })
+}
+
+/// What is written for each image.
+fn form(args: &SubmissionArgs) -> Form {
+    Form {
+        format: ImageFormat::from(args.format).into(),
+        quality: args.quality.unwrap_or(0),
+        layout: Layout::from(args.layout).into(),
+        thumbnails: args.thumbnails,
+    }
 }
 
 /// Gives a spec its token, which covers the content of the rows and all that a picture depends on, and what follows
 /// from it.
 pub fn sign(spec: &mut JobSpec, args: &SubmissionArgs, content_sha256: &str, model: &Model) {
-    let weights = model.info.as_ref().map_or("", |info| info.weights_sha256.as_str());
+    let weights = model.weights_sha256.as_deref().unwrap_or_default();
     spec.client_token = token(spec, content_sha256, weights);
     // Whoever runs the command again goes on with the same job.
     spec.owner = crate::environment::filled("USER").unwrap_or_default();
@@ -109,7 +120,7 @@ fn absolute(output: &str) -> Result<String, Error> {
 
 /// What the command line asks for in vain.
 pub fn vain_warnings(args: &SubmissionArgs, model: &Model) -> Vec<String> {
-    let Some(info) = &model.info else { return Vec::new() };
+    let Some(info) = &model.outline else { return Vec::new() };
     if args.negative_prompt.is_empty() || info.family.takes_negative_prompt() {
         return Vec::new();
     }
@@ -118,7 +129,7 @@ pub fn vain_warnings(args: &SubmissionArgs, model: &Model) -> Vec<String> {
 
 /// Sizes that are rendered as asked but are far from what the model was trained for.
 pub fn size_warnings(sizes: &BTreeSet<WantedSize>, settings: &Settings, model: &Model) -> Vec<String> {
-    let Some(info) = &model.info else { return Vec::new() };
+    let Some(info) = &model.outline else { return Vec::new() };
     let as_asked = |&(width, height): &(u32, u32)| {
         width.is_multiple_of(SIDE_UNIT)
             && height.is_multiple_of(SIDE_UNIT)
@@ -169,22 +180,19 @@ mod tests {
     }
 
     fn model(weights: &str) -> Model {
-        let info = sana::ModelInfo {
-            name: "sana-tiny".to_owned(),
-            weights_sha256: weights.to_owned(),
-            native_size: 512,
-            weights_bytes: 0,
-            scheduler: "flow-dpm-solver++",
-            family: Family::Sana,
-        };
-        Model { reference: "sana-tiny".to_owned(), info: Some(info) }
+        let outline = sana::Outline { name: "sana-tiny".to_owned(), native_size: 512, family: Family::Sana };
+        Model {
+            reference: "sana-tiny".to_owned(),
+            outline: Some(outline),
+            weights_sha256: Some(weights.to_owned()),
+        }
     }
 
     #[test]
     fn steps_are_those_of_the_family_unless_given() {
         let mut sprint = model("w");
-        sprint.info.as_mut().unwrap().family = Family::Sprint;
-        let elsewhere = Model { info: None, ..model("w") };
+        sprint.outline.as_mut().unwrap().family = Family::Sprint;
+        let elsewhere = Model { outline: None, ..model("w") };
         let steps = |line: &[&str], model: &Model| Ok(settings(&args(line), model)?.steps);
         assert_eq!(steps(&[], &model("w")).map_err(|_: Error| ()), Ok(20));
         assert_eq!(steps(&[], &sprint).map_err(|_: Error| ()), Ok(2));
@@ -218,6 +226,11 @@ mod tests {
             job(&["--size", "256x512"], "c", "w"),
             job(&["--negative-prompt", "b"], "c", "w"),
             job(&["--decode", "whole"], "c", "w"),
+            job(&["--format", "jpeg"], "c", "w"),
+            job(&["--format", "jpeg", "--quality", "80"], "c", "w"),
+            job(&["--layout", "webdataset"], "c", "w"),
+            job(&["--thumbnails"], "c", "w"),
+            job(&["--name-template", "{index}"], "c", "w"),
             job(&[], "d", "w"),
             job(&[], "c", "x"),
         ];

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sanafarm_coordinator::domain::template::RESERVED;
+use sanafarm_coordinator::domain::form::Layout;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
-use sanafarm_proto::v1::{ImageState, Job, JobState, ListImagesRequest};
+use sanafarm_proto::v1::{self, Form, ImageState, Job, JobState, ListImagesRequest};
+use sanafarm_storage::Output;
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
@@ -122,8 +123,12 @@ pub async fn shortfall(client: &mut JobServiceClient<Channel>, job: &Job) -> Res
         | JobState::Paused
         | JobState::Succeeded => return Ok(None),
     }
-    let request =
-        ListImagesRequest { job_id: job.job_id.clone(), states: vec![ImageState::Failed.into()], limit: 0 };
+    let request = ListImagesRequest {
+        job_id: job.job_id.clone(),
+        states: vec![ImageState::Failed.into()],
+        limit: 0,
+        ..Default::default()
+    };
     let failed = |status| Error::call("list the failed images", &status);
     let mut images = client.list_images(request).await.map_err(failed)?.into_inner();
     let mut classes: BTreeMap<&'static str, (u64, String)> = BTreeMap::new();
@@ -144,12 +149,24 @@ pub async fn shortfall(client: &mut JobServiceClient<Channel>, job: &Job) -> Res
 }
 
 /// A job is done for ever, but somebody may have moved its pictures away.
-pub fn missing_output(job: &Job) -> Option<Error> {
-    let is_folder = !job.output.contains("://");
-    let is_missing = |name: &&str| !Path::new(&job.output).join(name).is_file();
-    let missing = RESERVED.into_iter().filter(|_| is_folder).find(is_missing)?;
-    let what = format!("job {} is finished, but {missing} is no longer in {}", job.job_id, job.output);
-    Some(Error::failure(what).hint("bring the folder back, or render the list again under another --name"))
+pub async fn missing_output(output: &Output, job: &Job) -> Result<Option<Error>, Error> {
+    let layout = match job.form.as_ref().map(Form::layout) {
+        Some(v1::Layout::Webdataset) => Layout::Webdataset,
+        Some(v1::Layout::Files | v1::Layout::Unspecified) | None => Layout::Files,
+    };
+    for name in layout.indices() {
+        let size = output.size(name).await.map_err(|error| {
+            Error::failure(format!("look for the output of job {}", job.job_id))
+                .caused_by(&error)
+                .hint(error.hint())
+        })?;
+        if size.is_none() {
+            let what = format!("job {} is finished, but {name} is no longer in {}", job.job_id, job.output);
+            let hint = "bring its output back, or render the list again under another --name";
+            return Ok(Some(Error::failure(what).hint(hint)));
+        }
+    }
+    Ok(None)
 }
 
 /// Below the working folder, relative to it.

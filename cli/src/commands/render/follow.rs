@@ -1,20 +1,19 @@
 //! One worker renders while the job is watched.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{GetJobRequest, Job, WatchJobRequest};
 use sanafarm_storage::Output;
-use sanafarm_worker::{Activity, Options, Shutdown, Summary};
+use sanafarm_worker::{Activity, OUTBOX_BYTES, Options, OutboxSettings, Shutdown, Summary, models};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tonic::Status;
 use tonic::transport::Channel;
 
 use super::{Stop, ending, output_error, try_output};
-use crate::error::Error;
+use crate::error::{Error, Exit};
 use crate::job_view::has_ended;
 use crate::printer::Printer;
 use crate::progress::Progress;
@@ -29,7 +28,8 @@ pub struct Follow<'a> {
     pub client: JobServiceClient<Channel>,
     pub channel: Channel,
     pub output: &'a Output,
-    pub models: PathBuf,
+    pub models: models::Options,
+    pub outbox: PathBuf,
     pub printer: &'a Printer,
 }
 
@@ -42,15 +42,14 @@ impl Follow<'_> {
         let shutdown = Shutdown::default();
         let message = "finishing the image in hand, the same command goes on later; again to stop now";
         let signals = Signals::listen(shutdown.clone(), message, self.printer)?;
-        let (activity, activities) = watch::channel(Activity::default());
+        let (activity, activities) = watch::channel(Vec::new());
         // Other jobs of this folder wait for their own command.
         let options = Options {
-            name: "render".to_owned(),
-            cache: self.models.clone(),
             job: Some(job.job_id.clone()),
-            device: None,
-            labels: BTreeMap::new(),
             activity: Some(activity),
+            outbox: OutboxSettings { folder: self.outbox.clone(), limit: OUTBOX_BYTES },
+            models: self.models.clone(),
+            ..Options::new("render", self.models.cache.clone())
         };
         let mut worker = JoinSet::new();
         worker.spawn(sanafarm_worker::run(self.channel.clone(), options, shutdown.clone()));
@@ -84,7 +83,7 @@ impl Follow<'_> {
         &mut self,
         mut job: Job,
         worker: &mut JoinSet<Result<Summary, sanafarm_worker::Error>>,
-        mut activities: watch::Receiver<Activity>,
+        mut activities: watch::Receiver<Vec<Activity>>,
         progress: &mut Progress,
     ) -> Result<Option<WorkerEnd>, Error> {
         let request = WatchJobRequest { job_id: job.job_id.clone() };
@@ -138,14 +137,17 @@ fn watch_error(status: &Status) -> Error {
 }
 
 fn go_on(error: Error) -> Error {
-    Error { exit: crate::error::Exit::Failure, ..error }
+    Error { exit: Exit::Failure, ..error }
         .hint("finished images are safe; run the same command again when the cause is gone")
 }
 
 fn worker_error(end: WorkerEnd) -> Option<Error> {
     match end {
         Ok(Ok(_)) => None,
-        Ok(Err(error)) => Some(go_on(Error::failure("render").caused_by(&error))),
+        Ok(Err(error)) => {
+            let exit = Exit::of_worker(&error);
+            Some(Error { exit, ..go_on(Error::failure("render").caused_by(&error)) })
+        }
         Err(error) => Some(go_on(Error::failure("run the worker").caused_by(&error))),
     }
 }

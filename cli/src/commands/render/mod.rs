@@ -5,7 +5,7 @@ mod follow;
 
 use std::time::Instant;
 
-use sanafarm_coordinator::domain::template::RESERVED;
+use sanafarm_coordinator::domain::form::Layout;
 use sanafarm_coordinator::{Coordinator, Options};
 use sanafarm_proto::v1::Job;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
@@ -17,6 +17,7 @@ use crate::connect::{Connection, Place};
 use crate::data_folder::DataFolder;
 use crate::error::{Error, Exit};
 use crate::job_view::has_ended;
+use crate::models;
 use crate::printer::Printer;
 use crate::submission::{GoodList, Skipped, Submission, local_model};
 
@@ -36,7 +37,8 @@ pub async fn run(args: RenderArgs, printer: &Printer) -> Result<Exit, Error> {
     data.create()?;
     let _lock = data.lock()?;
     let list = GoodList::read(&args.submission, &data, printer).await?;
-    let model = local_model(&args.submission.model, &data).await?;
+    let models = models::options(args.submission.cache.clone(), &data);
+    let model = local_model(&args.submission.model, &models, printer).await?;
     let submission = Submission::new(&args.submission, list, &model, printer).await?;
     let output = open_output(&submission.spec.output).await?;
 
@@ -46,7 +48,7 @@ pub async fn run(args: RenderArgs, printer: &Printer) -> Result<Exit, Error> {
     // The only worker there is: trying for longer helps nobody.
     let options = Options { max_errors: 3, ..Options::file(data.database()) };
     let coordinator = Coordinator::open(options).await.map_err(failed)?;
-    let result = work(&coordinator, submission, &output, &data, printer).await;
+    let result = work(&coordinator, submission, &output, models, &data, printer).await;
     coordinator.close().await;
     let seconds = started.elapsed().as_secs_f64();
     Ending { run: result?, seconds, data: &data, json: args.json, printer }.tell()
@@ -78,6 +80,7 @@ async fn work(
     coordinator: &Coordinator,
     submission: Submission,
     output: &Output,
+    models: sanafarm_worker::models::Options,
     data: &DataFolder,
     printer: &Printer,
 ) -> Result<Run, Error> {
@@ -90,13 +93,17 @@ async fn work(
     let there = job.done + job.failed;
     if has_ended(&job) {
         let stop = ending::shortfall(&mut client, &job).await?;
-        let stop = stop.or_else(|| ending::missing_output(&job)).map(Stop::Error);
+        let stop = match stop {
+            Some(stop) => Some(stop),
+            None => ending::missing_output(output, &job).await?,
+        };
+        let stop = stop.map(Stop::Error);
         return Ok(Run { job, there, skipped, stop });
     }
     if existed {
         printer.note(format!("going on: {there} of {} images are there already", job.images));
     }
-    let follow = Follow { client, channel, output, models: data.models(), printer };
+    let follow = Follow { client, channel, output, models, outbox: data.outbox(), printer };
     let (job, stop) = follow.run(job).await?;
     Ok(Run { job, there, skipped, stop })
 }
@@ -115,14 +122,16 @@ async fn open_output(output: &str) -> Result<Output, Error> {
 /// Whether pictures, the manifest and the metadata can be written.
 async fn try_output(output: &Output) -> Result<(), sanafarm_storage::Error> {
     output.check_writable().await?;
-    for name in RESERVED {
+    for name in Layout::ALL.iter().flat_map(|layout| layout.indices()) {
         output.check_replaceable(name).await?;
     }
     Ok(())
 }
 
 fn output_error(output: &str, error: &sanafarm_storage::Error) -> Error {
-    Error::mistake(format!("write to output {output}"))
-        .caused_by(error)
-        .hint("name a folder that can be written with --output, or make room")
+    let hint = match output.contains("://") {
+        true => error.hint(),
+        false => "name a folder that can be written with --output, or make room",
+    };
+    Error::mistake(format!("write to output {output}")).caused_by(error).hint(hint)
 }

@@ -50,7 +50,7 @@ fn chosen_columns_hold_for_documents_too() {
 fn other_documents_are_refused_with_what_they_hold() {
     let refused = |text: &str| plain("a.json", text).pop().unwrap();
     let wanted = "a .json list is an array of rows, or an object of COCO with `annotations`";
-    let hint = "for one object a line say --format jsonl";
+    let hint = "for one object a line say --list-format jsonl";
     assert_eq!(
         refused(r#"{"data":[{"prompt":"a"}],"version":1}"#),
         format!("a.json: {wanted}; found `data`, `version`; {hint}")

@@ -1,0 +1,230 @@
+//! `sanafarm verify`: whether the objects of a job are what the history says.
+//!
+//! The images of the job are streamed, and so many objects are looked at at the same time: memory does not grow with the
+//! job.
+//!
+//! - `pictures`: objects of their own; `tars`: the layout webdataset; `tables`: manifest and the other files
+//! - `problem`: what is wrong; `recipe`: in which fields; `sample`: some at random; `requeue`: render again
+
+mod pictures;
+mod problem;
+mod recipe;
+mod requeue;
+mod sample;
+mod tables;
+mod tars;
+
+use std::future::ready;
+use std::pin::pin;
+
+use futures::{Stream, StreamExt};
+use sanafarm_proto::v1::job_service_client::JobServiceClient;
+use sanafarm_proto::v1::{GetJobRequest, ImageState, Job, JobState, Layout, ListImagesRequest};
+use sanafarm_storage::Output;
+use tonic::transport::Channel;
+
+use crate::args::VerifyArgs;
+use crate::connect::{Connection, Place};
+use crate::error::{Error, Exit};
+use crate::output;
+use crate::printer::Printer;
+use crate::progress::Counting;
+
+pub use recipe::differences;
+
+use pictures::{Checked, Depth};
+use problem::{Problem, Tally, What};
+use requeue::Requeuer;
+use sample::Sample;
+use tars::Tar;
+
+/// Looks at everything, tells what is wrong and sums up.
+pub async fn run(args: VerifyArgs, printer: &Printer) -> Result<Exit, Error> {
+    let place = Place::from(args.place.clone());
+    let connection = match args.requeue {
+        true => Connection::changing(place).await?,
+        false => Connection::reading(place).await?,
+    };
+    let mut client = JobServiceClient::new(connection.channel.clone());
+    let request = GetJobRequest { job_id: args.job.clone() };
+    let failed = |status| Error::call(format!("verify job {}", args.job), &status);
+    let job = client.get_job(request).await.map_err(failed)?.into_inner();
+    if args.requeue {
+        requeue::check(&job)?;
+    }
+    let output = output::open(args.output.as_deref().unwrap_or(&job.output)).await?;
+    let depth = match (args.quick, args.deep) {
+        (true, _) => Depth::Quick,
+        (false, true) => Depth::Pixels,
+        (false, false) => Depth::Bytes,
+    };
+    let requeuer = args
+        .requeue
+        .then(|| Requeuer::new(client.clone(), output.clone(), &job, args.reason.clone(), printer));
+    let mut verify = Verify {
+        channel: connection.channel.clone(),
+        client,
+        output,
+        depth,
+        requeuer,
+        tally: Tally::default(),
+        args: &args,
+        job: &job,
+        printer,
+    };
+    verify.objects().await?;
+    let exit = verify.end().await?;
+    connection.close().await;
+    Ok(exit)
+}
+
+struct Verify<'a> {
+    channel: Channel,
+    client: JobServiceClient<Channel>,
+    output: Output,
+    depth: Depth,
+    requeuer: Option<Requeuer>,
+    tally: Tally,
+    args: &'a VerifyArgs,
+    job: &'a Job,
+    printer: &'a Printer,
+}
+
+impl Verify<'_> {
+    async fn objects(&mut self) -> Result<(), Error> {
+        let layout = self.job.form.as_ref().map_or(Layout::Files, |form| form.layout());
+        let tars = match layout {
+            Layout::Webdataset => Some(tars::list(&self.channel, &self.job.job_id).await?),
+            Layout::Files | Layout::Unspecified => None,
+        };
+        match &tars {
+            Some(tars) => self.tars(tars).await?,
+            None => self.pictures().await?,
+        }
+        match self.job.state() {
+            // They are written last.
+            JobState::Succeeded | JobState::Failed => {
+                for problem in tables::check(&self.output, self.job, tars.as_deref()).await? {
+                    self.wrong(&problem).await?;
+                }
+            }
+            JobState::Unspecified
+            | JobState::Pending
+            | JobState::Running
+            | JobState::Paused
+            | JobState::Cancelled => {}
+        }
+        Ok(())
+    }
+
+    async fn pictures(&mut self) -> Result<(), Error> {
+        let job = self.job;
+        let failed = move |status| Error::call(format!("list images of job {}", job.job_id), &status);
+        let request = ListImagesRequest {
+            job_id: self.job.job_id.clone(),
+            states: vec![ImageState::Done.into()],
+            with_recipe: self.depth != Depth::Quick,
+            ..Default::default()
+        };
+        let images = self.client.list_images(request).await.map_err(failed)?.into_inner();
+        let mut sample = Sample::new(self.args.sample, self.job.done);
+        let (output, depth) = (self.output.clone(), self.depth);
+        let checks = images
+            .filter(move |image| ready(image.is_err() || sample.takes()))
+            .map(move |image| {
+                let output = output.clone();
+                async move { pictures::check(&output, depth, image.map_err(failed)?).await }
+            })
+            .buffered(self.args.parallel.into());
+        let bar = Counting::start(
+            self.args.sample.unwrap_or(u64::MAX).min(self.job.done),
+            "pictures",
+            self.printer,
+        );
+        self.take(checks, &bar).await
+    }
+
+    async fn tars(&mut self, tars: &[Tar]) -> Result<(), Error> {
+        let mut sample = Sample::new(self.args.sample, tars.len() as u64);
+        let chosen: Vec<Tar> = tars.iter().filter(|_| sample.takes()).cloned().collect();
+        let bar = Counting::start(chosen.len() as u64, "tars", self.printer);
+        self.tally.tars = chosen.len() as u64;
+        let (client, output, depth) = (self.client.clone(), self.output.clone(), self.depth);
+        let job = self.job.job_id.clone();
+        let all = chosen.len() == tars.len();
+        let checks = futures::stream::iter(chosen)
+            .map(move |tar| {
+                let (client, output, job) = (client.clone(), output.clone(), job.clone());
+                async move { tars::check(&output, client, depth, &job, tar).await }
+            })
+            .buffered(self.args.parallel.into());
+        self.take(checks, &bar).await?;
+        if all {
+            self.unnamed().await?;
+        }
+        Ok(())
+    }
+
+    /// Pictures of tars without a name: on their way while the job runs, lost when it has succeeded.
+    async fn unnamed(&mut self) -> Result<(), Error> {
+        let unnamed = self.job.done.saturating_sub(self.tally.checked);
+        if unnamed > 0 && matches!(self.job.state(), JobState::Succeeded | JobState::Failed) {
+            let detail = format!("{unnamed} pictures of the job are in no tar");
+            return self.wrong(&Problem::about("train-*.tar", What::Missing, detail)).await;
+        }
+        self.tally.waiting = unnamed;
+        Ok(())
+    }
+
+    async fn take(
+        &mut self,
+        checks: impl Stream<Item = Result<Checked, Error>>,
+        bar: &Counting,
+    ) -> Result<(), Error> {
+        let mut checks = pin!(checks);
+        while let Some(checked) = checks.next().await {
+            let checked = checked?;
+            self.tally.checked += checked.pictures;
+            self.tally.bytes += checked.bytes;
+            for problem in &checked.problems {
+                self.wrong(problem).await?;
+            }
+            bar.one_more();
+        }
+        Ok(())
+    }
+
+    async fn wrong(&mut self, problem: &Problem) -> Result<(), Error> {
+        self.tally.wrong(problem.what);
+        match self.args.json {
+            true => self.printer.data(problem.json())?,
+            false => self.printer.data(problem.line())?,
+        }
+        match &mut self.requeuer {
+            Some(requeuer) => requeuer.note(problem).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn end(mut self) -> Result<Exit, Error> {
+        if let Some(requeuer) = self.requeuer.take() {
+            self.tally.requeued = requeuer.finish().await?;
+        }
+        match self.args.json {
+            true => self.printer.data(self.tally.json(self.job))?,
+            false => self.printer.note(self.tally.text(self.job)),
+        }
+        match self.tally.requeued {
+            0 => {}
+            1 => self.printer.note("1 image is rendered again"),
+            many => self.printer.note(format!("{many} images are rendered again")),
+        }
+        let wrong = self.tally.problems() > 0;
+        if wrong && !self.args.requeue && !self.args.json && requeue::check(self.job).is_ok() {
+            let hint =
+                format!("`sanafarm verify {} --requeue` has lost pictures rendered again", self.job.job_id);
+            self.printer.note(hint);
+        }
+        Ok(if wrong { Exit::Failure } else { Exit::Success })
+    }
+}
