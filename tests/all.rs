@@ -2,13 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "what is unexpected fails the test")]
 
+mod buckets;
 mod chaos;
+mod checks;
 mod cli;
 mod cluster;
+mod dataset;
 mod farm;
 mod faults;
 mod history;
 mod lists;
+mod models;
+mod presign;
 mod render;
 mod steering;
 mod support;

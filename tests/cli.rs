@@ -41,14 +41,21 @@ fn help_lists_every_verb() {
             "images",
             "explain",
             "history",
+            "logs",
             "workers",
+            "drain",
             "pause",
             "resume",
             "priority",
             "retry",
             "cancel",
             "owner",
+            "export",
+            "verify",
+            "reproduce",
+            "gc",
             "sql",
+            "models",
             "help"
         ]
     );
@@ -74,6 +81,31 @@ fn sizes_of_zero_and_beyond_the_limit_are_refused() {
             ),
         );
     }
+}
+
+#[test]
+fn devices_that_cannot_be_are_refused() {
+    let sandbox = Sandbox::new();
+    for devices in ["gpu", "cuda:x", "cpu,auto"] {
+        let bad = devices.rsplit(',').next().unwrap();
+        refused(
+            &sandbox,
+            &["worker", "--devices", devices],
+            &format!(
+                "error: invalid value '{devices}' for '--devices <DEVICES>': device {bad}: take auto, all, or a list \
+                 such as cuda:0,cuda:2 or cpu\n\nFor more information, try '--help'.\n"
+            ),
+        );
+    }
+    // Nobody listens there; it does not come to that.
+    let ended = sandbox.run(&["worker", "--coordinator", "127.0.0.1:1", "--devices", "cpu,cuda:4000"]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("caused by: there is no device cuda:4000: this machine has cpu")
+            && ended.stderr.contains("hint: name devices of this machine with --devices"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]
@@ -274,6 +306,6 @@ fn a_list_of_a_format_that_cannot_be_read_is_refused() {
         &sandbox,
         &["render", "list.xlsx"],
         "error: list.xlsx: a .xlsx file is no prompt list that can be read; make it .parquet, .jsonl, .json, .csv, .tsv \
-         or .txt (also .gz or .zst), or say with --format how it is written\n",
+         or .txt (also .gz or .zst), or say with --list-format how it is written\n",
     );
 }

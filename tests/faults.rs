@@ -5,6 +5,8 @@ mod clock;
 mod frozen;
 mod killed;
 mod lies;
+mod outbox;
 mod pool;
 mod render;
 mod reports;
+mod tars;

@@ -96,8 +96,7 @@ job [ID]: list
 [DAY] [TIME] UTC  the job started
 [DAY] [TIME] UTC  w took images 0 to 2 (attempt 1)
 [DAY] [TIME] UTC  image 1 was given up on w (attempt 1): conflict: another file stands at 00000001-8.png in \
-[DIR]/out: it is no whole PNG file: Invalid PNG signature.; move it away or choose another output, nothing was \
-overwritten
+[DIR]/out: it is no PNG, JPEG or WebP file; move it away or choose another output, nothing was overwritten
 [DAY] [TIME] UTC  w is done with images 0 to 2 (attempt 1)
 [DAY] [TIME] UTC  the job failed: 2 images done, 1 failed
 [DAY] [TIME] UTC  [USER] had 1 failed image tried again: it is gone
@@ -113,11 +112,9 @@ image 1 of job [ID]: \"blue dots\", seed 8, 64x64, 2 steps, guidance 4.5
 [DAY] [TIME] UTC  [USER] resumed the job
 [DAY] [TIME] UTC  w took images 0 to 2 (attempt 1)
 [DAY] [TIME] UTC  w could not render image 1 on cpu (attempt 1): conflict: another file stands at 00000001-8.png in \
-[DIR]/out: it is no whole PNG file: Invalid PNG signature.; move it away or choose another output, nothing was \
-overwritten
+[DIR]/out: it is no PNG, JPEG or WebP file; move it away or choose another output, nothing was overwritten
 [DAY] [TIME] UTC  image 1 was given up on w (attempt 1): conflict: another file stands at 00000001-8.png in \
-[DIR]/out: it is no whole PNG file: Invalid PNG signature.; move it away or choose another output, nothing was \
-overwritten
+[DIR]/out: it is no PNG, JPEG or WebP file; move it away or choose another output, nothing was overwritten
 [DAY] [TIME] UTC  w is done with images 0 to 2 (attempt 1)
 [DAY] [TIME] UTC  [USER] had 1 failed image tried again: it is gone
 [DAY] [TIME] UTC  w took what is left of images 0 to 2 (attempt 2)
@@ -130,8 +127,7 @@ worker w
 [DAY] [TIME] UTC  w connected with version [VERSION], with cpu (session [ID])
 [DAY] [TIME] UTC  w took images 0 to 2 of job [ID] (attempt 1)
 [DAY] [TIME] UTC  image 1 of job [ID] was given up on w (attempt 1): conflict: another file stands at 00000001-8.png in \
-[DIR]/out: it is no whole PNG file: Invalid PNG signature.; move it away or choose another output, nothing was \
-overwritten
+[DIR]/out: it is no PNG, JPEG or WebP file; move it away or choose another output, nothing was overwritten
 [DAY] [TIME] UTC  w is done with images 0 to 2 of job [ID] (attempt 1)
 [DAY] [TIME] UTC  w took what is left of images 0 to 2 of job [ID] (attempt 2)
 [DAY] [TIME] UTC  w is done with images 0 to 2 of job [ID] (attempt 2)

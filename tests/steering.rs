@@ -1,8 +1,10 @@
 //! What people do about jobs while a farm runs.
 
+use sanafarm_proto::v1::ErrorClass;
 use serde_json::Value;
 
 use crate::farm::{coordinator, worker};
+use crate::support::hand::{Hand, failure};
 use crate::support::{Sandbox, wait_until};
 
 /// Runs a verb against one coordinator.
@@ -91,7 +93,7 @@ fn failed_images_are_tried_again_when_the_cause_is_gone() {
     let failed = at.run(&["watch", &job, "--json"]).last_json();
     assert_eq!((failed["state"].as_str(), failed["failed"].as_u64()), (Some("failed"), Some(1)));
 
-    let nothing = at.run(&["retry", &job, "--failed", "--error-class", "numeric", "--json"]).ok();
+    let nothing = at.run(&["retry", &job, "--failed", "--error-class", "bad_image", "--json"]).ok();
     assert_eq!(nothing.last_json()["state"], "failed");
     assert!(nothing.stderr.contains("nothing is tried again"), "{}", nothing.stderr);
     std::fs::remove_file(&taken).unwrap();
@@ -232,4 +234,104 @@ fn a_job_ends_at_its_deadline_and_keeps_its_pictures() {
     sandbox.write("list.txt", "red dots\n");
     let next = at.submit_to("next", &[]);
     assert_eq!(at.run(&["watch", &next, "--json"]).ok().last_json()["state"], "succeeded");
+}
+
+#[test]
+fn a_worker_is_asked_to_leave_and_gets_nothing_more() {
+    let sandbox = Sandbox::new();
+    let (_coordinator, address) = coordinator(&sandbox);
+    let at = At { sandbox: &sandbox, address: &address };
+    sandbox.write("list.txt", "red dots\nblue dots\n");
+    let hand = Hand::open(&address, "gpu-12");
+    let session = hand.session().to_owned();
+    at.submit(&[]);
+    let told = at.run(&["drain", "gpu-12", "--reason", "an update"]).ok().stdout;
+    let when = "when its image in hand is finished";
+    assert_eq!(told, format!("gpu-12 (session {session}) is asked to leave {when}; it holds 0 leases\n"));
+    assert_eq!(hand.lease_now(), None);
+    let told = at.run(&["drain", &session, "--now", "--json"]).ok().last_json();
+    assert_eq!((told["session_id"].as_str(), told["drain"].as_str()), (Some(session.as_str()), Some("now")));
+    assert_eq!(at.workers()[0]["state"], "draining");
+    let table = at.run(&["workers"]).ok().stdout;
+    assert!(table.lines().next().unwrap().starts_with("worker  version  devices  labels  state"), "{table}");
+    assert!(table.lines().nth(1).unwrap().contains("draining"), "{table}");
+    let told = at.run(&["history", "gpu-12"]).ok().stdout;
+    let told: Vec<&str> = told.lines().filter(|line| line.contains("asked")).collect();
+    assert!(told[0].ends_with("asked gpu-12 to leave: an update"), "{told:?}");
+    assert!(told[1].ends_with("asked gpu-12 to leave at once"), "{told:?}");
+
+    let nobody = at.run(&["drain", "nobody"]);
+    let text = "error: drain nobody\n  caused by: no worker or session nobody\n\n\
+                hint: `sanafarm workers` lists those that are connected\n";
+    assert_eq!((nobody.code, nobody.stderr.as_str()), (Some(1), text));
+    hand.close();
+    let gone = at.run(&["drain", "gpu-12"]);
+    assert_eq!(gone.code, Some(1));
+    assert!(gone.stderr.contains("caused by: worker gpu-12 is not connected\n"), "{}", gone.stderr);
+}
+
+#[test]
+fn the_logs_of_an_image_are_printed_by_attempt() {
+    let sandbox = Sandbox::new();
+    let (_coordinator, address) = coordinator(&sandbox);
+    let at = At { sandbox: &sandbox, address: &address };
+    sandbox.write("list.txt", "red dots\nblue dots\n");
+    let job = at.submit(&[]);
+    let hand = Hand::open(&address, "gpu-12");
+    let (lease, leased) = hand.lease();
+    let mut failed = failure(&leased.images[1], ErrorClass::Prompt);
+    failed.log = "denoise step 3\nlatent is \u{1b}[31mnan\n".to_owned();
+    hand.told(&lease, &[failed]);
+
+    let image = format!("{job}/1");
+    let told = at.run(&["logs", &image]).ok().stdout;
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(lines[0].starts_with("attempt 1 on gpu-12, cpu, ") && lines[0].ends_with(" UTC"), "{told}");
+    assert_eq!(lines[1..], ["  denoise step 3", r"  latent is \u{1b}[31mnan"]);
+    let told = at.run(&["logs", &image, "--json"]).ok().last_json();
+    assert_eq!((told["attempt"].as_u64(), told["worker"].as_str()), (Some(1), Some("gpu-12")));
+    assert_eq!(told["log"], "denoise step 3\nlatent is \u{1b}[31mnan\n");
+    let none = at.run(&["logs", &image, "--attempt", "2"]).ok();
+    let text = format!("nothing was logged about image 1 of job {job} in attempt 2\n");
+    assert_eq!((none.stdout.as_str(), none.stderr), ("", text));
+    let missing = at.run(&["logs", &format!("{job}/2")]);
+    let text = format!(
+        "error: print the logs of {job}/2\n  caused by: no image 2 of job {job}: its last is 1\n\n\
+         hint: `sanafarm jobs` lists jobs, `sanafarm images JOB` the images of one\n"
+    );
+    assert_eq!((missing.code, missing.stderr), (Some(1), text));
+    let wrong = at.run(&["logs", &job]);
+    assert_eq!(wrong.code, Some(1));
+    assert!(wrong.stderr.contains("expected JOB/INDEX, such as 0199b3f2/7"), "{}", wrong.stderr);
+
+    let failed = at.run(&["images", &job, "--failed", "--json"]).ok().json_lines();
+    assert_eq!(failed.len(), 1);
+    assert_eq!((failed[0]["index"].as_u64(), failed[0]["error_class"].as_str()), (Some(1), Some("prompt")));
+}
+
+#[test]
+fn a_job_is_exported_to_a_file_or_to_standard_output() {
+    let sandbox = Sandbox::new();
+    let (_coordinator, address) = coordinator(&sandbox);
+    let at = At { sandbox: &sandbox, address: &address };
+    sandbox.write("list.txt", "red dots\nblue dots\n");
+    let job = at.submit(&[]);
+    let csv = at.run(&["export", &job, "--format", "csv"]).ok().stdout;
+    let lines: Vec<&str> = csv.lines().collect();
+    assert!(lines.len() == 3 && lines[0].starts_with("image_name,prompt,"), "{csv}");
+    let told = at.run(&["export", &job, "-o", "job.jsonl"]).ok();
+    assert!(told.stdout.is_empty() && told.stderr.starts_with("2 images in job.jsonl ("), "{}", told.stderr);
+    let written = std::fs::read_to_string(sandbox.path("job.jsonl")).unwrap();
+    assert_eq!(written.lines().count(), 2);
+    at.run(&["export", &job, "-o", "job.parquet"]).ok();
+    assert_eq!(std::fs::read(sandbox.path("job.parquet")).unwrap()[..4], *b"PAR1");
+    let missing = at.run(&["export", &job, "-o", "nowhere/job.csv"]);
+    assert_eq!(missing.code, Some(1));
+    assert!(missing.stderr.starts_with("error: write nowhere/job.csv\n  caused by: "), "{}", missing.stderr);
+    let nobody = at.run(&["export", "nobody", "--format", "csv"]);
+    let text = "error: export job nobody\n  caused by: no job nobody\n\nhint: `sanafarm jobs` lists jobs\n";
+    assert_eq!((nobody.code, nobody.stderr.as_str()), (Some(1), text));
+    let left: Vec<_> =
+        std::fs::read_dir(sandbox.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with(".tmp")), "{left:?}");
 }

@@ -198,6 +198,13 @@ fn a_full_output_ends_the_run_and_the_same_command_goes_on() {
     let sql = "select object || ' ' || state from audit_images where object like '0000000%' order by 1";
     let images = database::texts(&sandbox.database(), sql);
     assert_eq!(images, ["00000000-0.png done", "00000000-0.png done", "00000001-1.png done"]);
-    let files = ["00000000-0.png", "00000001-1.png", "manifest.parquet", "metadata.jsonl"];
+    let files = [
+        "00000000-0.png",
+        "00000001-1.png",
+        "README.md",
+        "manifest.parquet",
+        "manifests/part-000000.parquet",
+        "metadata.jsonl",
+    ];
     assert_eq!(files_below(&sandbox.path("out")), files);
 }

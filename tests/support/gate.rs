@@ -76,6 +76,11 @@ impl<'a> Gate<'a> {
         self.open();
     }
 
+    /// Opens the gate.
+    pub fn open_for_the_living(mut self) {
+        self.open();
+    }
+
     fn open(&mut self) {
         let unlock = "select pg_advisory_unlock_all()";
         self.runtime.block_on(sqlx::raw_sql(unlock).execute(&mut self.holder)).unwrap();

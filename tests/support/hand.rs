@@ -7,7 +7,7 @@ use sanafarm_proto::v1::worker_service_client::WorkerServiceClient;
 use sanafarm_proto::v1::{
     CloseSessionRequest, ErrorClass, HeldLease, ImageDone, ImageFailed, ImageResult, Lease, LeaseRef,
     LeaseShardRequest, LeasedImage, OpenSessionRequest, ReleaseLeaseRequest, ReleaseReason,
-    RenewLeasesRequest, ReportResultsRequest, ReportResultsResponse,
+    RenewLeasesRequest, ReportResultsRequest, ReportResultsResponse, SignObjectsRequest, SignedObject,
 };
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
@@ -58,9 +58,22 @@ impl Hand {
         (lease.r#ref.clone().unwrap(), lease)
     }
 
+    /// Names it.
+    pub fn session(&self) -> &str {
+        &self.session
+    }
+
+    /// A shard, if there is one now.
+    #[track_caller]
+    pub fn lease_now(&self) -> Option<Lease> {
+        let session_id = self.session.clone();
+        let request = LeaseShardRequest { session_id, wait: None, job_id: String::new() };
+        self.call(self.client.clone().lease_shard(request)).unwrap().lease
+    }
+
     pub fn report(&self, lease: &LeaseRef, results: &[ImageResult]) -> Result<ReportResultsResponse, Status> {
         let (session_id, lease) = (self.session.clone(), Some(lease.clone()));
-        let request = ReportResultsRequest { session_id, lease, results: results.to_vec() };
+        let request = ReportResultsRequest { session_id, lease, results: results.to_vec(), archive: None };
         self.call(self.client.clone().report_results(request))
     }
 
@@ -81,9 +94,20 @@ impl Hand {
     /// Renews a lease while these images are rendered; whether it is held.
     pub fn renew(&self, lease: &LeaseRef, rendering: &[u64]) -> Result<bool, Code> {
         let held = HeldLease { r#ref: Some(lease.clone()), rendering: rendering.to_vec() };
-        let request = RenewLeasesRequest { session_id: self.session.clone(), held: vec![held] };
+        let request =
+            RenewLeasesRequest { session_id: self.session.clone(), held: vec![held], ..Default::default() };
         let answer = self.call(self.client.clone().renew_leases(request));
         answer.map(|answer| answer.held == [lease.clone()]).map_err(|status| status.code())
+    }
+
+    /// URLs for objects of a lease.
+    pub fn sign(&self, lease: &LeaseRef, objects: &[&str]) -> Result<Vec<SignedObject>, Status> {
+        let request = SignObjectsRequest {
+            session_id: self.session.clone(),
+            lease: Some(lease.clone()),
+            objects: objects.iter().map(|&object| object.to_owned()).collect(),
+        };
+        self.call(self.client.clone().sign_objects(request)).map(|signed| signed.objects)
     }
 
     pub fn release(&self, lease: &LeaseRef) -> Result<(), Code> {
@@ -115,6 +139,7 @@ pub fn picture(image: &LeasedImage, sum: u64) -> ImageResult {
         bytes: 1000,
         sha256: format!("{sum:064x}"),
         recipe: "{}".to_owned(),
+        quality: None,
     };
     result(image.index, Outcome::Done(done))
 }
@@ -137,5 +162,6 @@ fn result(index: u64, outcome: Outcome) -> ImageResult {
         device_id: "cpu".to_owned(),
         render_seconds: 1.0,
         decode_seconds: 0.1,
+        log: String::new(),
     }
 }

@@ -7,6 +7,7 @@ pub mod gate;
 pub mod hand;
 pub mod pictures;
 pub mod web;
+pub mod wire;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// A folder in which commands are run.
 pub struct Sandbox {
     folder: TempDir,
+    environment: Vec<(String, String)>,
 }
 
 /// How a command ended. Paths of the sandbox read `[DIR]`.
@@ -34,7 +36,12 @@ pub struct Ended {
 
 impl Sandbox {
     pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self { folder: tempfile::tempdir().unwrap(), environment: Vec::new() }
+    }
+
+    /// Every command in it has these variables.
+    pub fn with_environment(self, environment: &[(String, String)]) -> Self {
+        Self { environment: environment.to_vec(), ..self }
     }
 
     /// A path in the sandbox.
@@ -55,9 +62,18 @@ impl Sandbox {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sanafarm"));
         command.args(args).current_dir(self.folder.path()).stdin(Stdio::null());
-        for name in ["SANAFARM_COORDINATOR", "SANAFARM_DATA", "SANAFARM_LOG", "NO_COLOR"] {
+        for name in [
+            "SANAFARM_COORDINATOR",
+            "SANAFARM_DATA",
+            "SANAFARM_LOG",
+            "SANAFARM_CACHE_SIZE",
+            "HF_ENDPOINT",
+            "HF_TOKEN",
+            "NO_COLOR",
+        ] {
             command.env_remove(name);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -66,11 +82,20 @@ impl Sandbox {
         self.ended(self.command(args).output().unwrap())
     }
 
+    /// Runs a command that was made by [`Sandbox::command`] to its end.
+    pub fn run_command(&self, mut command: Command) -> Ended {
+        self.ended(command.output().unwrap())
+    }
+
     /// Runs a command to its end; no file that it writes can grow beyond that many bytes.
     pub fn with_largest_file(&self, bytes: u64, args: &[&str]) -> Ended {
+        self.ended(self.limited(bytes, self.command(args)).output().unwrap())
+    }
+
+    /// The same command, with no file that can grow beyond that many bytes.
+    pub fn limited(&self, bytes: u64, plain: Command) -> Command {
         // The shell counts in blocks of 512 bytes. Without the trap, the first such write would kill it.
         let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes / 512);
-        let plain = self.command(args);
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(script).arg(plain.get_program()).args(plain.get_args()).stdin(Stdio::null());
         shell.current_dir(self.folder.path());
@@ -80,7 +105,7 @@ impl Sandbox {
                 None => shell.env_remove(name),
             };
         }
-        self.ended(shell.output().unwrap())
+        shell
     }
 
     /// Runs a command to its end with `input` on standard input.
@@ -109,7 +134,8 @@ impl Sandbox {
         std::fs::read_to_string(self.path("running.log")).unwrap()
     }
 
-    fn ended(&self, output: std::process::Output) -> Ended {
+    /// How a command made by [`Sandbox::command`] ended.
+    pub fn ended(&self, output: std::process::Output) -> Ended {
         let folder = self.folder.path().to_str().unwrap();
         let mask = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(folder, "[DIR]");
         Ended { code: output.status.code(), stdout: mask(output.stdout), stderr: mask(output.stderr) }

@@ -15,7 +15,7 @@ pub struct WebServer {
 }
 
 struct Site {
-    files: BTreeMap<String, Vec<u8>>,
+    files: Mutex<BTreeMap<String, Vec<u8>>>,
     /// The first answer breaks off in the middle.
     breaks: AtomicBool,
     stop: AtomicBool,
@@ -35,11 +35,12 @@ impl WebServer {
     }
 
     fn start<const N: usize>(files: [(&str, Vec<u8>); N], breaks: bool) -> Self {
-        let files = files.into_iter().map(|(name, bytes)| (format!("/{name}"), bytes)).collect();
+        let files: BTreeMap<_, _> =
+            files.into_iter().map(|(name, bytes)| (format!("/{name}"), bytes)).collect();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let site = Arc::new(Site {
-            files,
+            files: Mutex::new(files),
             breaks: AtomicBool::new(breaks),
             stop: AtomicBool::new(false),
             requests: Mutex::new(Vec::new()),
@@ -55,6 +56,11 @@ impl WebServer {
             }
         });
         Self { address, site, thread: Some(thread) }
+    }
+
+    /// Serves one more file, or another one under a name.
+    pub fn put(&self, name: &str, bytes: &[u8]) {
+        self.site.files.lock().unwrap().insert(format!("/{name}"), bytes.to_vec());
     }
 
     /// The URL of a file.
@@ -98,7 +104,7 @@ impl Site {
         self.requests.lock().unwrap().push(asked);
         let file = path.split('?').next().unwrap_or_default();
         let mut stream = &stream;
-        let Some(bytes) = self.files.get(file) else {
+        let Some(bytes) = self.files.lock().unwrap().get(file).cloned() else {
             return stream
                 .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         };

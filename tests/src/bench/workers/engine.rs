@@ -44,10 +44,17 @@ impl Engine {
         let sha256 = hex(&Sha256::digest(&recipe));
         ImageResult {
             index: image.index,
-            outcome: Some(Outcome::Done(ImageDone { object: image.object, bytes: BYTES, sha256, recipe })),
+            outcome: Some(Outcome::Done(ImageDone {
+                object: image.object,
+                bytes: BYTES,
+                sha256,
+                recipe,
+                quality: None,
+            })),
             device_id: "cpu".to_owned(),
             render_seconds: self.told_seconds,
             decode_seconds: self.told_seconds * DECODE,
+            log: String::new(),
         }
     }
 }
@@ -126,6 +133,7 @@ mod tests {
             negative_prompt: spec.negative_prompt,
             seed: 8,
             object: "00000007-8.png".to_owned(),
+            ..LeasedImage::default()
         };
         let result = Engine::new(0.0, 1.0).result(&spec.model, &spec.settings.unwrap(), image);
         let Some(Outcome::Done(done)) = result.outcome else { panic!("not done") };

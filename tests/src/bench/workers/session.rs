@@ -50,6 +50,7 @@ impl Session {
             memory_bytes: MEMORY,
             memory_free_bytes: MEMORY,
             compute_capability: String::new(),
+            driver: String::new(),
         };
         let request = OpenSessionRequest {
             worker: format!("synthetic-{number:05}"),
@@ -100,7 +101,11 @@ impl Session {
     ) -> Result<ReportResultsResponse, Error> {
         self.call("report results", CALL_LIMIT, |mut client, session_id| {
             let (lease, results) = (Some(lease.clone()), results.clone());
-            async move { client.report_results(ReportResultsRequest { session_id, lease, results }).await }
+            async move {
+                client
+                    .report_results(ReportResultsRequest { session_id, lease, results, archive: None })
+                    .await
+            }
         })
         .await
     }
@@ -109,7 +114,7 @@ impl Session {
     pub async fn renew(&self, held: Vec<HeldLease>) -> Result<RenewLeasesResponse, Error> {
         self.call("renew leases", CALL_LIMIT, |mut client, session_id| {
             let held = held.clone();
-            async move { client.renew_leases(RenewLeasesRequest { session_id, held }).await }
+            async move { client.renew_leases(RenewLeasesRequest { session_id, held, ..Default::default() }).await }
         })
         .await
     }
