@@ -26,5 +26,5 @@ pub use input::Input;
 pub use output::{Access, Entry, Found, Output, Put};
 pub use patience::Patience;
 pub use reading::{Digest, Reading};
-pub use remote::Settings;
+pub use remote::{Settings, choose_tls};
 pub use signed::Signed;

@@ -201,8 +201,9 @@ fn client_settings(patience: &Patience) -> [(ClientConfigKey, String); 2] {
     [(ClientConfigKey::Timeout, time(RETRY_FOR)), (ClientConfigKey::ConnectTimeout, time(patience.connect))]
 }
 
-/// The HTTP client is built for any TLS provider and picks none by itself.
-pub(crate) fn choose_tls() {
+/// Chooses this process's TLS, unless that has been done. HTTP clients are built for any provider and pick none by
+/// themselves: whoever builds one calls this first.
+pub fn choose_tls() {
     static CHOSEN: Once = Once::new();
     CHOSEN.call_once(|| {
         // Refused only when the program has chosen already.

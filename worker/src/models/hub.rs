@@ -1,13 +1,13 @@
 //! The Hugging Face hub, or a mirror that speaks its API.
 
 use std::fmt;
-use std::sync::Once;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use reqwest::header::{CONTENT_RANGE, RANGE};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use sanafarm_storage::choose_tls;
 use serde::Deserialize;
 use url::Url;
 
@@ -217,11 +217,7 @@ fn first_byte(response: &Response) -> Option<u64> {
 }
 
 fn client() -> reqwest::Result<Client> {
-    static CHOSEN: Once = Once::new();
-    CHOSEN.call_once(|| {
-        // Refused only when the program has chosen its TLS already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
+    choose_tls();
     let agent = concat!("sanafarm/", env!("CARGO_PKG_VERSION"));
     Client::builder().user_agent(agent).connect_timeout(CONNECT).read_timeout(SILENCE).build()
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Client;
+use sanafarm_storage::choose_tls;
 use tokio::time::{Instant, sleep};
 
 use crate::leave::Leave;
@@ -98,8 +99,8 @@ async fn cloud(spot: Spot, endpoint: Option<String>) -> Notice {
 }
 
 fn client() -> reqwest::Result<Client> {
-    // Another part of the program may have chosen it; plain HTTP needs none, but the client does.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    // Plain HTTP needs none, but the client does.
+    choose_tls();
     // The cloud is next door, whatever proxy leads to the world.
     Client::builder().no_proxy().connect_timeout(ANSWER_LIMIT).build()
 }
