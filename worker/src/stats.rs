@@ -36,7 +36,6 @@ impl Stats {
     }
 
     /// The device of this id.
-    #[allow(dead_code, reason = "for the engine")]
     pub(crate) fn device(&self, id: &str) -> Arc<DeviceMeter> {
         let mut devices = lock(&self.devices);
         if let Some(device) = devices.get(id) {
@@ -144,7 +143,6 @@ struct DeviceState {
 
 impl DeviceMeter {
     /// It does this part of the work (`text`, `denoise`, `decode`, `load`) while the guard lives.
-    #[allow(dead_code, reason = "for the engine")]
     pub(crate) fn busy(&self, part: &'static str) -> Busy {
         let stages = vec![self.any.clone(), lock(&self.parts).entry(part).or_default().clone()];
         let now = Instant::now();

@@ -6,7 +6,8 @@ use std::time::Duration;
 use sanafarm_proto::v1::{Layout, Lease};
 use tokio::time::{Instant, sleep};
 
-use super::{Aside, LOW_WATER, Shard, Shift};
+use super::shard::Shard;
+use super::{Aside, LOW_WATER, Shift};
 use crate::Error;
 use crate::engine::Commands;
 use crate::leases::LeaseKey;

@@ -1,11 +1,10 @@
 //! The shift: one loop that owns what is leased, keeps the engine fed and sees every image into the outbox, from where
 //! the store stage and the reporter take it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sanafarm_proto::v1::{Device, LeasedImage, OpenSessionRequest, ReleaseReason, Settings};
+use sanafarm_proto::v1::{Device, OpenSessionRequest, ReleaseReason};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -13,15 +12,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
-use crate::engine::{self, Claim, Context, Engine, Threads};
+use crate::engine::{self, Context, Engine, Threads};
 use crate::follow::follow;
 use crate::leases::{LeaseKey, Leases};
 use crate::leave::Leave;
 use crate::models::Models;
 use crate::notice::listen;
 use crate::outbox::{Outbox, Queues};
-use crate::picture::Encoding;
-use crate::recipe::Failure;
 use crate::report::{Acknowledged, renew_leases, report_results};
 use crate::session::{CallError, End, Session};
 use crate::stats::Stats;
@@ -32,11 +29,13 @@ mod image;
 mod lease;
 mod leaving;
 mod limits;
+mod shard;
 
 use image::Image;
 use lease::Leased;
 pub use limits::Limits;
 use limits::Spent;
+use shard::Shard;
 
 /// Images being encoded and written to the outbox for each device, besides those that are rendered at once and as many that
 /// wait at the engines. Bounds the finished pictures in memory.
@@ -48,53 +47,6 @@ const LOW_WATER: usize = 1;
 const NOTES: usize = 64;
 /// How long the engine may take to stop at its next step.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-
-/// A leased shard.
-struct Shard {
-    key: LeaseKey,
-    job: String,
-    model: String,
-    settings: Settings,
-    /// What is written for its images; the failure of all of them when this worker cannot.
-    encoding: Result<Encoding, Failure>,
-    /// As the lease names it.
-    output: String,
-    presigned: bool,
-    /// The tar that its pictures belong in.
-    archive: Option<String>,
-    /// No more pictures of it collect for a tar.
-    packed: bool,
-    /// Cancelled when images of it are not to be started any more.
-    skip: CancellationToken,
-    /// Cancelled when the image in hand is to be stopped too.
-    halt: CancellationToken,
-    waiting: VecDeque<LeasedImage>,
-    /// Sent to the engine and not settled.
-    sent: BTreeMap<u64, Claim>,
-    /// Images beyond this index were cut off.
-    last_index: u64,
-    /// No image of it was sent to the engine yet.
-    untouched: bool,
-    /// Started or finished, under whatever lease, and neither acknowledged by the coordinator nor given up.
-    in_hand: BTreeSet<u64>,
-    /// What the coordinator said last: images are left to do.
-    held: bool,
-    /// Images were left undone because the worker leaves.
-    cut_short: bool,
-}
-
-impl Shard {
-    /// Leaves images beyond this index to others.
-    fn end_at(&mut self, last_index: u64) {
-        if last_index < self.last_index {
-            self.last_index = last_index;
-            self.waiting.retain(|image| image.index <= last_index);
-            for (_, claim) in self.sent.range(last_index.saturating_add(1)..) {
-                claim.cancel();
-            }
-        }
-    }
-}
 
 /// What runs beside the images.
 enum Aside {
