@@ -257,3 +257,14 @@ fn remove(path: &Path) -> io::Result<()> {
         removed => removed,
     }
 }
+
+/// A folder name for any name of a worker; two names never share one.
+pub(super) fn name_for(worker: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
+    if !worker.is_empty() && worker.chars().all(plain) && !worker.starts_with('.') && worker.len() <= 128 {
+        return worker.to_owned();
+    }
+    let clean: String = worker.chars().filter(|letter| plain(*letter)).take(64).collect();
+    let sum = crate::picture::sha256(worker.as_bytes());
+    format!("{}~{}", clean.trim_start_matches('.'), &sum[..16])
+}

@@ -5,12 +5,13 @@
 //! of it when the worker ends is taken up by the next one of the same name. Pictures that belong in a tar collect here until
 //! their lease has nothing left to render.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use sanafarm_proto::v1::ImageResult;
 use tokio::sync::{Notify, mpsc};
 
 use crate::leases::LeaseKey;
@@ -18,13 +19,20 @@ use crate::recipe::Failure;
 use crate::report::Report;
 use crate::stats::{Kept, Stats};
 
+mod entry;
 pub(crate) mod folder;
 pub(crate) mod record;
 mod recover;
+mod state;
 
+pub(crate) use entry::{Entry, Payload, Work};
 pub(crate) use folder::Id;
 use folder::{Aside, Folder};
 use record::{Record, Stored, Tar};
+use state::State;
+
+/// What the log of an image may have: coordinators keep no more.
+const LOG_BYTES: usize = 16 << 10;
 
 /// Where an outbox lies and how much it may hold.
 #[derive(Clone, Debug)]
@@ -35,59 +43,6 @@ pub struct Settings {
     pub limit: u64,
 }
 
-/// A finished picture.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) id: Id,
-    pub(crate) record: Record,
-    pub(crate) payload: Payload,
-    /// It was left by the process before.
-    pub(crate) recovered: bool,
-}
-
-/// Where the file of a picture is.
-#[derive(Clone, Debug)]
-pub(crate) enum Payload {
-    Disk,
-    /// The outbox could not take it: it is lost with this process.
-    Memory {
-        picture: Bytes,
-        thumbnail: Option<Bytes>,
-    },
-    /// In the output.
-    Gone,
-}
-
-impl Entry {
-    /// Room that it takes.
-    fn bytes(&self) -> u64 {
-        let record = (self.record.recipe.len() + self.record.log.len()) as u64;
-        let thumbnail = self.record.thumbnail.as_ref().map_or(0, |thumbnail| thumbnail.file.bytes);
-        match self.payload {
-            Payload::Disk | Payload::Memory { .. } => record + self.record.picture.bytes + thumbnail,
-            Payload::Gone => record,
-        }
-    }
-
-    fn is_in_memory(&self) -> bool {
-        matches!(self.payload, Payload::Memory { .. })
-    }
-
-    /// It waits for the others of its tar.
-    fn collects(&self) -> bool {
-        self.record.sample.is_some()
-    }
-}
-
-/// What the store stage is to do.
-#[derive(Debug)]
-pub(crate) enum Work {
-    /// Upload a picture.
-    Picture(Arc<Entry>),
-    /// Pack and upload the pictures that collected for a lease.
-    Archive(LeaseKey),
-}
-
 /// The outbox of one worker.
 #[derive(Debug)]
 pub(crate) struct Outbox {
@@ -96,23 +51,6 @@ pub(crate) struct Outbox {
     stats: Arc<Stats>,
     state: Mutex<State>,
     changed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    entries: BTreeMap<Id, Arc<Entry>>,
-    /// Room that entries and tars take.
-    bytes: u64,
-    /// Entries that lie in memory alone.
-    in_memory: usize,
-    /// Of the images that lie here, by job.
-    images: BTreeSet<(String, u64)>,
-    tars: BTreeMap<LeaseKey, (Id, Tar)>,
-    /// Leases whose pictures collect no more.
-    packing: BTreeSet<LeaseKey>,
-    /// Both channels hold no more than lies here.
-    work: Option<mpsc::UnboundedSender<Work>>,
-    reports: Option<mpsc::UnboundedSender<Report>>,
 }
 
 /// The receiving ends of an outbox.
@@ -129,7 +67,7 @@ impl Outbox {
         worker: &str,
         stats: Arc<Stats>,
     ) -> Result<(Arc<Self>, Queues), String> {
-        let path = settings.folder.join(folder_name(worker));
+        let path = settings.folder.join(folder::name_for(worker));
         let shown = path.display().to_string();
         let opened = tokio::task::spawn_blocking(move || {
             let Some(folder) = Folder::open(&path)? else { return Ok(None) };
@@ -319,8 +257,37 @@ impl Outbox {
             record.device.clone(),
             failure,
         );
-        let report = Report { entry: Some(entry.id), recovered: entry.recovered, ..report };
+        let (render_seconds, decode_seconds) = (record.render_seconds, record.decode_seconds);
+        let result = ImageResult { render_seconds, decode_seconds, log: record.log.clone(), ..report.result };
+        let report = Report { entry: Some(entry.id), recovered: entry.recovered, result, ..report };
         self.lock().report(report);
+    }
+
+    /// Adds a line to the logs of the images that this work is about, which go with their results.
+    pub(crate) fn note(&self, work: Work, line: &str) -> Work {
+        let mut state = self.lock();
+        let entries: Vec<_> = match &work {
+            Work::Picture(entry) => vec![entry.clone()],
+            Work::Archive(lease) => state.of_lease(lease).cloned().collect(),
+        };
+        let mut noted = None;
+        for entry in entries {
+            let mut record = entry.record.clone();
+            if record.log.len() + line.len() < LOG_BYTES {
+                record.log += if record.log.is_empty() { "" } else { "\n" };
+                record.log += line;
+            }
+            let entry =
+                Entry { id: entry.id, record, payload: entry.payload.clone(), recovered: entry.recovered };
+            let entry = Arc::new(entry);
+            state.insert(entry.clone());
+            noted = Some(entry);
+        }
+        self.tell(&state);
+        match (work, noted) {
+            (Work::Picture(_), Some(entry)) => Work::Picture(entry),
+            (work, _) => work,
+        }
     }
 
     /// Reports what has nothing to be kept.
@@ -429,66 +396,4 @@ impl Outbox {
         // No critical section above leaves the books half-kept.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl State {
-    /// Adds an entry, or puts it in the place of the one with its id.
-    fn insert(&mut self, entry: Arc<Entry>) {
-        self.take(entry.id);
-        self.images.insert((entry.record.job.clone(), entry.record.index));
-        self.bytes += entry.bytes();
-        self.in_memory += usize::from(entry.is_in_memory());
-        self.entries.insert(entry.id, entry);
-    }
-
-    fn take(&mut self, id: Id) -> Option<Arc<Entry>> {
-        let entry = self.entries.remove(&id)?;
-        self.images.remove(&(entry.record.job.clone(), entry.record.index));
-        self.bytes -= entry.bytes();
-        self.in_memory -= usize::from(entry.is_in_memory());
-        Some(entry)
-    }
-
-    /// Adds the tar of a lease; gives the one before it.
-    fn put_tar(&mut self, id: Id, tar: Tar) -> Option<Id> {
-        let old = self.take_tar(&tar.lease);
-        self.bytes += tar.file.bytes;
-        self.tars.insert(tar.lease.clone(), (id, tar));
-        old
-    }
-
-    fn take_tar(&mut self, lease: &LeaseKey) -> Option<Id> {
-        let (id, tar) = self.tars.remove(lease)?;
-        self.bytes -= tar.file.bytes;
-        Some(id)
-    }
-
-    fn of_lease(&self, lease: &LeaseKey) -> impl Iterator<Item = &Arc<Entry>> {
-        self.entries.values().filter(move |entry| entry.collects() && entry.record.lease == *lease)
-    }
-
-    fn send(&self, work: Work) {
-        // A stage that has ended leaves the rest to the next run.
-        if let Some(queue) = &self.work {
-            let _ = queue.send(work);
-        }
-    }
-
-    fn report(&self, report: Report) {
-        // The same.
-        if let Some(queue) = &self.reports {
-            let _ = queue.send(report);
-        }
-    }
-}
-
-/// A folder name for any name of a worker; two names never share one.
-fn folder_name(worker: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
-    if !worker.is_empty() && worker.chars().all(plain) && !worker.starts_with('.') && worker.len() <= 128 {
-        return worker.to_owned();
-    }
-    let clean: String = worker.chars().filter(|letter| plain(*letter)).take(64).collect();
-    let sum = crate::picture::sha256(worker.as_bytes());
-    format!("{}~{}", clean.trim_start_matches('.'), &sum[..16])
 }

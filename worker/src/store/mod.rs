@@ -235,6 +235,7 @@ impl Store {
             self.failure.get_or_insert(problem.into_error());
             return;
         }
+        let work = self.context.outbox.note(work, &format!("not stored, tried again: {problem}"));
         lane.waiting.push_front(work);
         let mut pauses = match lane.down.take() {
             Some(down) => down.pauses,

@@ -119,7 +119,15 @@ async fn an_output_that_comes_back_gets_all_that_waited_and_blames_nobody() {
     let summary = farm.finish(3).await;
     assert_eq!((summary.done, summary.failed, summary.kept), (3, 0, 0));
     assert_eq!(farm.watch.started().len(), 3);
-    assert!(farm.coordinator().state().releases.is_empty());
+    let state = farm.coordinator().state();
+    assert!(state.releases.is_empty());
+    let log = |index| state.results[&index].log.clone();
+    assert!(
+        log(0).starts_with("not stored, tried again: write sub/deep/0000.png in "),
+        "the image tells why it is late: {}",
+        log(0)
+    );
+    assert_eq!(log(5), "", "of what went well there is nothing to tell");
 }
 
 #[tokio::test]

@@ -1,0 +1,62 @@
+//! A finished picture in the outbox, and what is to be done with it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::folder::Id;
+use super::record::Record;
+use crate::leases::LeaseKey;
+
+/// A finished picture.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: Id,
+    pub(crate) record: Record,
+    pub(crate) payload: Payload,
+    /// It was left by the process before.
+    pub(crate) recovered: bool,
+}
+
+/// Where the file of a picture is.
+#[derive(Clone, Debug)]
+pub(crate) enum Payload {
+    Disk,
+    /// The outbox could not take it: it is lost with this process.
+    Memory {
+        picture: Bytes,
+        thumbnail: Option<Bytes>,
+    },
+    /// In the output.
+    Gone,
+}
+
+impl Entry {
+    /// Room that it takes.
+    pub(super) fn bytes(&self) -> u64 {
+        let record = (self.record.recipe.len() + self.record.log.len()) as u64;
+        let thumbnail = self.record.thumbnail.as_ref().map_or(0, |thumbnail| thumbnail.file.bytes);
+        match self.payload {
+            Payload::Disk | Payload::Memory { .. } => record + self.record.picture.bytes + thumbnail,
+            Payload::Gone => record,
+        }
+    }
+
+    pub(super) fn is_in_memory(&self) -> bool {
+        matches!(self.payload, Payload::Memory { .. })
+    }
+
+    /// It waits for the others of its tar.
+    pub(super) fn collects(&self) -> bool {
+        self.record.sample.is_some()
+    }
+}
+
+/// What the store stage is to do.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Upload a picture.
+    Picture(Arc<Entry>),
+    /// Pack and upload the pictures that collected for a lease.
+    Archive(LeaseKey),
+}
