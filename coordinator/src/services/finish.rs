@@ -1,51 +1,36 @@
 //! Ends jobs whose images all have their result: first the manifest, then the state. A crash in between does it
 //! all again.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::Instant;
 
 use super::manifest;
-use crate::domain::id::JobId;
+use super::rounds::{Named, Rounds};
 use crate::farm::Farm;
 use crate::store;
 use crate::store::records::{Duty, Job};
 
-/// Jobs whose files are written at the same time: one whose output is slow holds nobody else back.
-const AT_ONCE: usize = 4;
-/// Longest wait between two attempts at an output that cannot be written.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// When another coordinator is at a job, it is looked at again after this.
-const OTHERS_TURN: Duration = Duration::from_secs(1);
+impl Named for Job {
+    fn name(&self) -> &str {
+        self.id.as_str()
+    }
 
-/// A job that could not be finished.
-struct Trouble {
-    wait: Duration,
-    again_at: Instant,
+    /// The files tell of all jobs of an output.
+    fn place(&self) -> &str {
+        &self.output
+    }
 }
 
 /// Jobs on their way to their end.
 struct Finisher {
     farm: Arc<Farm>,
-    /// Each ends one job. Dropped, they stop where they are.
-    writers: JoinSet<Result<Option<Job>, manifest::Error>>,
-    /// Who is at which job.
-    jobs: HashMap<Id, Job>,
-    troubles: HashMap<JobId, Trouble>,
+    jobs: Rounds<Job, Result<Option<Job>, manifest::Error>>,
 }
 
 pub(super) async fn run(farm: Arc<Farm>) {
-    Finisher::new(farm).run().await;
+    Finisher { farm, jobs: Rounds::new() }.run().await;
 }
 
 impl Finisher {
-    fn new(farm: Arc<Farm>) -> Self {
-        Self { farm, writers: JoinSet::new(), jobs: HashMap::new(), troubles: HashMap::new() }
-    }
-
     async fn run(&mut self) {
         let farm = Arc::clone(&self.farm);
         loop {
@@ -54,45 +39,26 @@ impl Finisher {
             }
             tokio::select! {
                 () = farm.stop.cancelled() => return,
-                Some(ended) = self.writers.join_next_with_id() => self.ended(ended).await,
+                Some((job, ended)) = self.jobs.next() => {
+                    self.ended(job, ended.map_err(manifest::Error::from).flatten()).await;
+                }
                 () = farm.live.until_complete() => {}
                 () = tokio::time::sleep(farm.options.sweep_interval) => {}
             }
         }
     }
 
-    /// Takes up jobs that nobody is at, as many as there is room for.
     async fn start(&mut self) -> store::Result<()> {
         let found = self.farm.store.jobs_to_finish().await?;
-        self.troubles.retain(|id, _| found.iter().any(|job| job.id == *id));
-        for job in found {
-            if self.writers.len() >= AT_ONCE {
-                break;
-            }
-            let waits = self.troubles.get(&job.id).is_some_and(|trouble| Instant::now() < trouble.again_at);
-            // The files tell of all jobs of an output.
-            if waits || self.jobs.values().any(|taken| taken.output == job.output) {
-                continue;
-            }
-            let writer = self.writers.spawn(finish(Arc::clone(&self.farm), job.clone()));
-            self.jobs.insert(writer.id(), job);
-        }
+        self.jobs.start(found, |job| finish(Arc::clone(&self.farm), job));
         Ok(())
     }
 
-    async fn ended(&mut self, ended: Result<(Id, Result<Option<Job>, manifest::Error>), JoinError>) {
-        let (id, finished) = match ended {
-            Ok((id, finished)) => (id, finished),
-            Err(error) => (error.id(), Err(error.into())),
-        };
-        let Some(job) = self.jobs.remove(&id) else { return };
+    async fn ended(&mut self, job: Job, finished: Result<Option<Job>, manifest::Error>) {
         match finished {
-            Ok(None) => {
-                let again_at = Instant::now() + OTHERS_TURN;
-                self.troubles.insert(job.id, Trouble { wait: OTHERS_TURN, again_at });
-            }
+            Ok(None) => self.jobs.leave_to_others(&job),
             Ok(Some(job)) => {
-                self.troubles.remove(&job.id);
+                self.jobs.done(&job);
                 tracing::info!(job = %job.id, state = %job.state, done = job.done, failed = job.failed, "job ended");
                 self.farm.live.job_changed();
                 // For the jobs that waited for it.
@@ -104,12 +70,8 @@ impl Finisher {
     }
 
     async fn note_trouble(&mut self, job: &Job, error: &manifest::Error) {
-        let wait = match self.troubles.get(&job.id) {
-            Some(trouble) => (trouble.wait * 2).min(LONGEST_WAIT),
-            None => Duration::from_secs(1),
-        };
+        let wait = self.jobs.failed(job);
         tracing::error!(job = %job.id, output = job.output, %error, retry_seconds = wait.as_secs(), "finish job");
-        self.troubles.insert(job.id.clone(), Trouble { wait, again_at: Instant::now() + wait });
         if matches!(error, manifest::Error::Store(_)) {
             // The database is in trouble, not the output.
             return;
@@ -139,7 +101,9 @@ async fn finish(farm: Arc<Farm>, job: Job) -> Result<Option<Job>, manifest::Erro
 
 #[cfg(test)]
 mod tests {
+    use super::super::rounds::AT_ONCE;
     use super::*;
+    use crate::domain::id::JobId;
     use crate::domain::state::JobState;
     use crate::options::Options;
     use crate::store::Store;
@@ -182,10 +146,13 @@ mod tests {
         bench.render_all(&bench.session("w").await).await;
         let farm = Arc::new(Farm::new(store.clone(), Options::file(database)));
         let mut changes = farm.live.watch_jobs();
-        let mut finisher = Finisher::new(farm);
-        for _ in 1..AT_ONCE {
-            finisher.writers.spawn(std::future::pending());
-        }
+        let mut finisher = Finisher { farm, jobs: Rounds::new() };
+        let whole = store.job(id.as_str()).await.unwrap();
+        let stuck = |number: usize| {
+            let name = format!("stuck {number}");
+            Job { id: JobId::from(name.clone()), output: name, ..whole.clone() }
+        };
+        finisher.jobs.start((1..AT_ONCE).map(stuck).collect(), |_| std::future::pending());
         tokio::select! {
             () = finisher.run() => panic!("the farm runs on"),
             changed = changes.changed() => changed.unwrap(),

@@ -9,6 +9,7 @@ mod finish;
 pub(crate) mod manifest;
 mod publish;
 mod purge;
+mod rounds;
 mod sweep;
 
 /// Starts the duties; they end when the farm stops.

@@ -5,37 +5,21 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-
-use futures::{StreamExt, TryStreamExt, stream};
-use sanafarm_storage::{Output, Put};
-use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::Instant;
 
 use super::manifest::{self, Error};
+use super::rounds::Rounds;
 use crate::domain::id::JobId;
 use crate::farm::Farm;
 use crate::store;
 use crate::store::records::{Archive, Duty, Job};
+use futures::{StreamExt, TryStreamExt, stream};
+use sanafarm_storage::{Output, Put};
 
-/// Outputs that are published at the same time: one that is slow holds nobody else back.
-const AT_ONCE: usize = 4;
 /// Tars of one output on their way to their names at the same time, where each is copied. In a folder, where a name costs
 /// nothing, one follows the other, so that there is no hole at any moment.
 const COPIES: usize = 8;
 /// Tars of one look at the store.
 const PAGE: u32 = 100;
-/// Longest wait between two attempts at an output that cannot be written.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// When another coordinator is at an output, it is looked at again after this.
-const OTHERS_TURN: Duration = Duration::from_secs(1);
-
-/// An output whose tars have no names yet.
-struct Trouble {
-    wait: Duration,
-    again_at: Instant,
-}
-
 /// What went wrong with a tar of this job, or with the whole output.
 #[derive(Debug)]
 struct Failed {
@@ -58,17 +42,11 @@ impl From<store::Error> for Failed {
 /// Outputs on their way.
 struct Publisher {
     farm: Arc<Farm>,
-    /// Each works on one output. Dropped, they stop where they are.
-    workers: JoinSet<Result<bool, Failed>>,
-    /// Who is at which output.
-    outputs: HashMap<Id, String>,
-    troubles: HashMap<String, Trouble>,
+    outputs: Rounds<String, Result<bool, Failed>>,
 }
 
 pub(super) async fn run(farm: Arc<Farm>) {
-    Publisher { farm, workers: JoinSet::new(), outputs: HashMap::new(), troubles: HashMap::new() }
-        .run()
-        .await;
+    Publisher { farm, outputs: Rounds::new() }.run().await;
 }
 
 impl Publisher {
@@ -80,59 +58,37 @@ impl Publisher {
             }
             tokio::select! {
                 () = farm.stop.cancelled() => return,
-                Some(ended) = self.workers.join_next_with_id() => self.ended(ended).await,
+                Some((output, ended)) = self.outputs.next() => {
+                    self.ended(output, ended.map_err(|error| Error::from(error).into()).flatten()).await;
+                }
                 () = farm.live.until_archived() => {}
                 () = tokio::time::sleep(farm.options.sweep_interval) => {}
             }
         }
     }
 
-    /// Takes up outputs that nobody is at, as many as there is room for.
     async fn start(&mut self) -> store::Result<()> {
         let found = self.farm.store.outputs_to_publish().await?;
-        self.troubles.retain(|output, _| found.contains(output));
-        for output in found {
-            if self.workers.len() >= AT_ONCE {
-                break;
-            }
-            let waits = self.troubles.get(&output).is_some_and(|trouble| Instant::now() < trouble.again_at);
-            if waits || self.outputs.values().any(|taken| *taken == output) {
-                continue;
-            }
-            let worker = self.workers.spawn(publish(Arc::clone(&self.farm), output.clone()));
-            self.outputs.insert(worker.id(), output);
-        }
+        self.outputs.start(found, |output| publish(Arc::clone(&self.farm), output));
         Ok(())
     }
 
-    async fn ended(&mut self, ended: Result<(Id, Result<bool, Failed>), JoinError>) {
-        let (id, published) = match ended {
-            Ok((id, published)) => (id, published),
-            Err(error) => (error.id(), Err(Error::from(error).into())),
-        };
-        let Some(output) = self.outputs.remove(&id) else { return };
+    async fn ended(&mut self, output: String, published: Result<bool, Failed>) {
         match published {
             Ok(true) => {
-                self.troubles.remove(&output);
+                self.outputs.done(&output);
                 // Jobs may have waited for nothing else.
                 self.farm.live.job_changed();
                 self.farm.live.job_complete();
             }
-            Ok(false) => {
-                let again_at = Instant::now() + OTHERS_TURN;
-                self.troubles.insert(output, Trouble { wait: OTHERS_TURN, again_at });
-            }
-            Err(failed) => self.note_trouble(output, &failed).await,
+            Ok(false) => self.outputs.leave_to_others(&output),
+            Err(failed) => self.note_trouble(&output, &failed).await,
         }
     }
 
-    async fn note_trouble(&mut self, output: String, Failed { job, error }: &Failed) {
-        let wait = match self.troubles.get(&output) {
-            Some(trouble) => (trouble.wait * 2).min(LONGEST_WAIT),
-            None => Duration::from_secs(1),
-        };
+    async fn note_trouble(&mut self, output: &String, Failed { job, error }: &Failed) {
+        let wait = self.outputs.failed(output);
         tracing::error!(output, %error, retry_seconds = wait.as_secs(), "publish archives");
-        self.troubles.insert(output, Trouble { wait, again_at: Instant::now() + wait });
         // When the database is in trouble, the output is not.
         let Some(job) = job.as_ref().filter(|_| !matches!(error, Error::Store(_))) else { return };
         if let Err(error) = self.record(job, &error.to_string()).await {
