@@ -6,7 +6,10 @@ use tokio::runtime::Runtime;
 
 use crate::support::books::assert_whole;
 use crate::support::cluster::Cluster;
-use crate::support::wait_until;
+use crate::support::{Running, wait_until};
+
+/// What the server has to give: enough for a coordinator, and for those that the test has just closed.
+const CONNECTIONS: usize = 48;
 
 /// All connections of a server, taken by the test.
 struct Hoard {
@@ -15,8 +18,10 @@ struct Hoard {
 }
 
 impl Hoard {
-    /// Takes every connection, those of the coordinator too.
-    fn take_all(cluster: &Cluster) -> Self {
+    /// Takes every connection, those of the coordinator too: it stands still meanwhile, else it would open
+    /// them again as fast as they are taken.
+    fn take_all(cluster: &Cluster, coordinator: &Running) -> Self {
+        coordinator.freeze();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let first = runtime.block_on(PgConnection::connect(cluster.url())).unwrap();
         let mut hoard = Self { runtime, held: vec![first] };
@@ -26,9 +31,11 @@ impl Hoard {
             }
             let theirs =
                 "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'sanafarm'";
-            let ended = sqlx::query(theirs).fetch_all(&mut hoard.held[0]);
-            hoard.runtime.block_on(ended).unwrap().is_empty()
+            let ended = sqlx::query(theirs).execute(&mut hoard.held[0]);
+            hoard.runtime.block_on(ended).unwrap();
+            hoard.held.len() == CONNECTIONS
         });
+        coordinator.thaw();
         hoard
     }
 
@@ -42,8 +49,10 @@ impl Hoard {
 #[test]
 fn a_farm_goes_on_when_its_database_had_no_connection_left() {
     const IMAGES: usize = 40;
-    let cluster =
-        Cluster::with(Options { settings: vec!["max_connections=16".to_owned()], ..Options::default() });
+    let cluster = Cluster::with(Options {
+        settings: vec![format!("max_connections={CONNECTIONS}")],
+        ..Options::default()
+    });
     let coordinator = cluster.coordinator(&[]);
     let at = coordinator.address.as_str();
     let _workers = [cluster.worker(at, "one"), cluster.worker(at, "two")];
@@ -51,7 +60,7 @@ fn a_farm_goes_on_when_its_database_had_no_connection_left() {
     let job = cluster.submit(at, IMAGES, "96x96", "3");
     cluster.wait_for_pictures(4);
 
-    let mut hoard = Hoard::take_all(&cluster);
+    let mut hoard = Hoard::take_all(&cluster, &coordinator.process);
     let before = hoard.pictures();
     std::thread::scope(|scope| {
         let calls = [vec!["jobs"], vec!["cancel", &job]].map(|verb| {

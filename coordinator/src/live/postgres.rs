@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream;
 use futures::stream::{BoxStream, StreamExt};
-use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 
 use super::relay::{Failure, PATIENCE, Wire};
 
@@ -20,6 +20,10 @@ pub(crate) struct PostgresWire {
 impl PostgresWire {
     /// Reads the address; connects later.
     pub fn new(url: &str) -> Result<Self, sqlx::Error> {
+        let mut options: PgConnectOptions = url.parse()?;
+        if options.get_application_name().is_none() {
+            options = options.application_name("sanafarm");
+        }
         let pool = PgPoolOptions::new()
             .max_connections(2)
             .acquire_timeout(PATIENCE)
@@ -30,7 +34,7 @@ impl PostgresWire {
                     Ok(())
                 })
             })
-            .connect_lazy(url)?;
+            .connect_lazy_with(options);
         Ok(Self { pool })
     }
 }
