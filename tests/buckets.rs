@@ -115,3 +115,39 @@ fn a_bucket_that_is_not_there_or_not_ours_is_told_before_anything_is_rendered() 
     assert!(!ended.stderr.contains("guessed"), "{}", ended.stderr);
     assert_eq!(files_below(&s3.file("farm", "")), Vec::<String>::new());
 }
+
+#[test]
+fn gc_clears_a_bucket_of_what_a_cancelled_job_left_and_of_nothing_else() {
+    let (sandbox, s3) = (Sandbox::new(), S3::start());
+    sandbox.write("list.txt", LIST);
+    let what = ["list.txt", "--size", "64x64", "--steps", "1"];
+    run(&sandbox, &s3, &[&["render"], &what[..], &["--output", "elsewhere", "--data", "other"]].concat())
+        .ok();
+    let coordinator = ["coordinator", "--listen", "127.0.0.1:0"];
+    let mut process = sandbox.start_command(command(&sandbox, &s3, &coordinator));
+    let line = process.first_line();
+    let address = line.strip_prefix("listening on ").unwrap();
+    let farm = |args: &[&str]| run(&sandbox, &s3, &[args, &["--coordinator", address]].concat());
+    let submit = [&["submit"], &what[..], &["--output", "s3://farm/out"]].concat();
+    let job = farm(&submit).ok().stdout.trim_end().to_owned();
+    // As if a worker had stored them and was killed before it could tell; one has been replaced by somebody.
+    for name in ["00000000-0.png", "00000001-1.png"] {
+        let stored = s3.file("farm", &format!("out/{name}"));
+        std::fs::create_dir_all(stored.parent().unwrap()).unwrap();
+        std::fs::copy(sandbox.path("elsewhere").join(name), stored).unwrap();
+    }
+    put(&s3, "out/00000002-2.png", "somebody's");
+    put(&s3, "out/notes.md", "mine");
+    put(&s3, "outside.png", "beside it");
+    farm(&["cancel", &job]).ok();
+
+    // The first answer is lost: what it was about is gone when it is asked again.
+    let first = On::new("DELETE", "00000000-0.png");
+    s3.inject(first.clone(), 1, Fault::LoseAnswer);
+    let gc = farm(&["gc", &job, "--json", "--older-than", "0s", "--delete"]).ok();
+    let sum = gc.json_lines().pop().unwrap();
+    assert_eq!(sum["deleted"]["objects"], 2, "{}", gc.stdout);
+    assert_eq!(s3.seen(&first), 2);
+    let left = ["out/00000002-2.png", "out/notes.md", "outside.png"];
+    assert_eq!(files_below(&s3.file("farm", "")), left);
+}
