@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use crate::error::Error;
-use crate::submission::{blocking, hex};
+use crate::submission::blocking;
 
 /// Opens an output; a folder that is not there is a mistake and is not made.
 pub async fn open(place: &str) -> Result<Output, Error> {
@@ -55,7 +55,7 @@ impl Incoming {
     pub fn finish(self) -> Result<(u64, String), sanafarm_storage::Error> {
         match self.failure {
             Some(failure) => Err(failure),
-            None => Ok((self.bytes, hex(&self.hash.finalize()))),
+            None => Ok((self.bytes, hex::encode(self.hash.finalize()))),
         }
     }
 }

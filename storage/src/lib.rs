@@ -7,6 +7,7 @@
 //!
 //! Object stores are asked with patience: tries with growing waits, limits for silence and slowness ([`Patience`]).
 
+mod entry;
 mod error;
 mod folder;
 mod input;
@@ -21,9 +22,10 @@ mod staging;
 mod upload;
 mod walk;
 
+pub use entry::Entry;
 pub use error::Error;
 pub use input::Input;
-pub use output::{Access, Entry, Found, Output, Put};
+pub use output::{Access, Found, Output, Put};
 pub use patience::Patience;
 pub use reading::{Digest, Reading};
 pub use remote::{Settings, choose_tls};

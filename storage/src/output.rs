@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -18,7 +18,7 @@ use crate::name::object_path;
 use crate::objects::Objects;
 use crate::reading::{open_source, read_file};
 use crate::remote::{Scheme, for_people};
-use crate::{Digest, Error, Reading, Settings, staging, walk};
+use crate::{Digest, Entry, Error, Reading, Settings, staging, walk};
 
 /// Entries of a list that wait for the reader.
 const LISTED_AHEAD: usize = 256;
@@ -56,30 +56,6 @@ pub enum Found {
     Object(Bytes),
     /// It has more bytes than were asked for, or no end at all.
     Larger,
-}
-
-/// An object in a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its name below the output.
-    pub name: String,
-    /// Its size.
-    pub bytes: u64,
-    /// When it was written, by the clock of the place.
-    pub modified: SystemTime,
-    /// The store's own mark of this content; some tell it only to those who read, and folders have none.
-    pub e_tag: Option<String>,
-}
-
-impl Entry {
-    /// Whether both may be of the same content. Lists and answers tell the time with more or fewer digits.
-    pub(crate) fn agrees(&self, other: &Self) -> bool {
-        let seconds =
-            |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).map(|since| since.as_secs()).ok();
-        let tags = self.e_tag.as_ref().zip(other.e_tag.as_ref());
-        (self.bytes, seconds(self.modified)) == (other.bytes, seconds(other.modified))
-            && tags.is_none_or(|(one, two)| one == two)
-    }
 }
 
 /// What a signed URL is good for.

@@ -60,7 +60,7 @@ impl Reading {
             });
             hash = hashed.await.map_err(|error| Error::Unavailable(format!("hash an object: {error}")))?;
             if ended {
-                let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+                let sha256 = hex::encode(hash.finalize());
                 return Ok(Digest { bytes, sha256 });
             }
         }

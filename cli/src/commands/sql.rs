@@ -12,7 +12,6 @@ use crate::args::SqlArgs;
 use crate::connect::Connection;
 use crate::error::{Error, Exit};
 use crate::printer::{Printer, Table, output_error};
-use crate::submission::hex;
 
 /// Runs one statement and prints its rows as they come.
 pub async fn run(args: SqlArgs, printer: &Printer) -> Result<Exit, Error> {
@@ -117,7 +116,7 @@ fn cell_text(cell: Cell) -> String {
         Some(CellValue::Integer(number)) => number.to_string(),
         Some(CellValue::Real(number)) => number.to_string(),
         Some(CellValue::Text(text)) => text,
-        Some(CellValue::Blob(bytes)) => hex(&bytes),
+        Some(CellValue::Blob(bytes)) => hex::encode(bytes),
     }
 }
 
@@ -127,7 +126,7 @@ fn cell_json(cell: Cell) -> Value {
         Some(CellValue::Integer(number)) => json!(number),
         Some(CellValue::Real(number)) => json!(number),
         Some(CellValue::Text(text)) => json!(text),
-        Some(CellValue::Blob(bytes)) => json!(hex(&bytes)),
+        Some(CellValue::Blob(bytes)) => json!(hex::encode(bytes)),
     }
 }
 

@@ -7,8 +7,8 @@ use prost::Message;
 use sanafarm_proto::v1::{BinMode, DecodeMode, Form, ImageFormat, JobSpec, Layout, Settings};
 use sha2::{Digest, Sha256};
 
+use super::Model;
 use super::selection::{SIDE_UNIT, WantedSize};
-use super::{Model, hex};
 use crate::args::{Size, SubmissionArgs};
 use crate::error::Error;
 
@@ -100,7 +100,7 @@ fn token(spec: &JobSpec, content_sha256: &str, weights_sha256: &str) -> String {
     sha256.update(content_sha256);
     sha256.update("/");
     sha256.update(weights_sha256);
-    hex(&sha256.finalize())
+    hex::encode(sha256.finalize())
 }
 
 /// Workers may run in another folder than this command. URLs stay as they are.

@@ -9,7 +9,6 @@ use prost::Message;
 use sanafarm_proto::v1::{PromptBatch, PromptRow};
 use sha2::{Digest, Sha256};
 
-use super::hex;
 use crate::error::Error;
 
 /// Rows of a batch.
@@ -74,7 +73,7 @@ impl Writer {
         let written =
             self.write_batch().and_then(|()| self.file.into_inner().map_err(|error| error.into_error()));
         let file = written.map_err(|error| unwritable(&self.place, &error))?;
-        Ok(Spool { file, rows: self.rows, content_sha256: hex(&self.content.finalize()) })
+        Ok(Spool { file, rows: self.rows, content_sha256: hex::encode(self.content.finalize()) })
     }
 
     /// A batch follows its number of rows and its length.

@@ -251,7 +251,7 @@ fn folder_name(source: &str) -> String {
     let end = plain.len().saturating_sub(80);
     let mut hasher = Sha256::new();
     hasher.update(source);
-    format!("{}-{}", plain[end..].trim_matches('-'), &record::hex(hasher)[..8])
+    format!("{}-{}", plain[end..].trim_matches('-'), &hex::encode(hasher.finalize())[..8])
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::hub::Hub;
 use super::lock::{Kind, Lock};
 use super::meter::Meter;
 use super::objects::Objects;
-use super::record::{Here, Record, hash, hex};
+use super::record::{Here, Record, hash};
 use super::reference::Remote;
 use super::source::{RemoteFile, Source, Survey};
 use super::{Error, Held, Models};
@@ -220,7 +220,7 @@ async fn recognise(entry: &Entry, record: &mut Record, missing: &mut Vec<usize>)
         if same_length {
             hash(&mut File::open(&path)?, &mut hasher).await?;
         }
-        if same_length && hex(hasher) == here.sha256 {
+        if same_length && hex::encode(hasher.finalize()) == here.sha256 {
             file.here = Some(Here::new(&path, here.sha256)?);
         } else {
             tracing::warn!(file = %path.display(), "file was altered or cut short since it was downloaded: refused, fetching it again");

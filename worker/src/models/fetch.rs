@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::Error;
 use super::meter::Meter;
-use super::record::{hash, hex};
+use super::record::hash;
 use super::source::{RemoteFile, Source};
 use crate::retry::Backoff;
 
@@ -148,7 +148,7 @@ impl Part {
     }
 
     fn sha256(&self) -> String {
-        hex(self.hasher.clone())
+        hex::encode(self.hasher.clone().finalize())
     }
 
     /// In which way it is not the wanted file.

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::cache::Entry;
 use super::lock::{Kind, Lock};
-use super::record::{Record, hash, hex};
+use super::record::{Record, hash};
 use super::{BUNDLED, Cancel, Error, Models, Reference, Remote, bundled};
 
 /// A model in the cache.
@@ -266,6 +266,6 @@ async fn fault(path: &Path, sha256: &str) -> io::Result<Option<String>> {
     };
     let mut hasher = Sha256::new();
     hash(&mut file, &mut hasher).await?;
-    let found = hex(hasher);
+    let found = hex::encode(hasher.finalize());
     Ok((found != sha256).then(|| format!("it was altered: its sha256 is {found}")))
 }

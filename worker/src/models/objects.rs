@@ -8,7 +8,6 @@ use sanafarm_storage::{Entry, Input, Output};
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use super::record::hex;
 use super::source::{Reading, RemoteFile, Source, Survey};
 
 /// Objects that a prefix may have: a bucket full of other things is no model.
@@ -71,7 +70,7 @@ impl Source for Objects {
         if files.is_empty() {
             return Err(Error::Unknown(format!("there is nothing below {}", self.url)));
         }
-        Ok(Survey { version: hex(hasher)[..VERSION].to_owned(), files })
+        Ok(Survey { version: hex::encode(hasher.finalize())[..VERSION].to_owned(), files })
     }
 
     async fn read(&self, _version: &str, file: &RemoteFile, offset: u64) -> Result<Reading, Error> {

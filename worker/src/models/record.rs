@@ -175,8 +175,3 @@ pub(super) async fn hash(file: &mut File, hasher: &mut Sha256) -> io::Result<u64
         }
     }
 }
-
-/// A finished hash in hex.
-pub(super) fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}

@@ -237,12 +237,7 @@ pub(crate) fn measure(path: &Path) -> io::Result<record::File> {
         sum.update(&buffer[..read]);
         bytes += read as u64;
     }
-    Ok(record::File { bytes, sha256: hex(&sum.finalize()) })
-}
-
-/// A digest as text.
-pub(crate) fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(record::File { bytes, sha256: hex::encode(sum.finalize()) })
 }
 
 fn write_durable(path: &Path, bytes: &[u8]) -> io::Result<()> {

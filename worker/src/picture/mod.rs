@@ -181,5 +181,5 @@ fn room(format: Format, (width, height): (u32, u32)) -> Result<Vec<u8>, Unreadab
 
 /// Checksum of a file, in hex.
 pub(crate) fn sha256(file: &[u8]) -> String {
-    Sha256::digest(file).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(file))
 }

@@ -13,7 +13,7 @@ use tar::{Builder, EntryType, Header};
 use super::place::{Place, Source, Written};
 use super::{Context, Problem, store_thumbnail};
 use crate::leases::LeaseKey;
-use crate::outbox::folder::{Aside, Folder, hex};
+use crate::outbox::folder::{Aside, Folder};
 use crate::outbox::record::{self, Record, Tar};
 use crate::outbox::{Entry, Id};
 use crate::report::Acknowledged;
@@ -179,7 +179,7 @@ fn pack(folder: &Folder, id: Id, entries: &[Arc<Entry>]) -> io::Result<record::F
     }
     let Summed { file, sum, bytes } = tar.into_inner()?;
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    Ok(record::File { bytes, sha256: hex(&sum.finalize()) })
+    Ok(record::File { bytes, sha256: hex::encode(sum.finalize()) })
 }
 
 fn append(tar: &mut Builder<impl Write>, name: &str, bytes: u64, content: impl Read) -> io::Result<()> {

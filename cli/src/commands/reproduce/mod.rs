@@ -23,7 +23,7 @@ use crate::models::{WatchedModels, model_error, options};
 use crate::printer::Printer;
 use crate::printer::amounts::duration;
 use crate::progress::Counting;
-use crate::submission::{blocking, hex};
+use crate::submission::blocking;
 
 use difference::{Difference, Verdict};
 use source::Source;
@@ -237,5 +237,5 @@ fn kind(device: &str) -> &str {
 }
 
 fn sha256(file: &[u8]) -> String {
-    hex(&Sha256::digest(file))
+    hex::encode(Sha256::digest(file))
 }

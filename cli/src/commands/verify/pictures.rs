@@ -9,7 +9,7 @@ use super::problem::{Lost, Problem, What};
 use super::recipe::differences;
 use crate::error::Error;
 use crate::output::storage_error;
-use crate::submission::{blocking, hex};
+use crate::submission::blocking;
 
 /// A file that is so much larger than it should be is not read.
 const READ_BEYOND: u64 = 64 << 20;
@@ -104,7 +104,7 @@ pub fn judge(file: &[u8], image: &Image, depth: Depth) -> Option<(What, String)>
         Depth::Quick | Depth::Bytes => picture::recipe(file),
         Depth::Pixels => picture::read(file),
     };
-    let sha256 = hex(&Sha256::digest(file));
+    let sha256 = hex::encode(Sha256::digest(file));
     let differ = read.as_ref().map(|provenance| differences(provenance, image)).unwrap_or_default();
     if sha256 == image.sha256 {
         return match read {

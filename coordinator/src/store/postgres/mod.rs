@@ -13,18 +13,17 @@
 //! - `archives`: tars; `append`: outputs that several jobs share
 //! - `pictures`: what reports hold; `faults`: reports with errors, by the rules of the domain
 //! - `query`: the analyst's SQL; `listing`: what an output may hold
-//! - `shard_state`, `standing`, `event`: what several duties share
+//! - `shard_state`, `standing`, `event`: what several duties share; `month`: room in the history
 //! - `codec`, `copy`: between columns and the words of the domain; `trouble`: its errors
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{Postgres, Transaction};
 use tokio::sync::Semaphore;
@@ -53,6 +52,7 @@ mod finish;
 mod lease;
 mod life;
 mod listing;
+mod month;
 mod open;
 mod pictures;
 mod presence;
@@ -75,12 +75,8 @@ mod turn;
 mod waiting;
 
 use clock::Clock;
-use codec::Time;
 use life::Life;
 use trouble::{Trouble, retried};
-
-/// No month at all.
-const NO_MONTH: i64 = i64::MIN;
 
 /// A PostgreSQL database as a store.
 #[derive(Clone)]
@@ -122,20 +118,6 @@ impl PostgresStore {
     /// A transaction that writes at this moment.
     async fn begin(&self, now: Timestamp) -> Result<Transaction<'static, Postgres>> {
         Ok(self.writer(now).await?.begin().await?)
-    }
-
-    /// Makes room in the history for the month of this moment, and for the next one.
-    async fn months(&self, now: Timestamp) -> Result<()> {
-        let date = now.to_zoned(TimeZone::UTC);
-        let month = i64::from(date.year()) * 12 + i64::from(date.month());
-        if self.month.load(Ordering::Relaxed) != month {
-            sqlx::query("SELECT make_events_part($1), make_events_part($1 + interval '1 month')")
-                .bind(Time(now))
-                .execute(&self.pool)
-                .await?;
-            self.month.store(month, Ordering::Relaxed);
-        }
-        Ok(())
     }
 
     /// What came of a call.

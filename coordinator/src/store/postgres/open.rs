@@ -9,9 +9,10 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, SqlSafeStr};
 use tokio::sync::Semaphore;
 
+use super::PostgresStore;
 use super::life::Life;
+use super::month::NO_MONTH;
 use super::trouble::Trouble;
-use super::{NO_MONTH, PostgresStore};
 use crate::store::parts::ANALYSTS;
 use crate::store::{Error, Result};
 

@@ -5,7 +5,6 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::submission::hex;
 
 /// A tar on a disk: names and contents of its members.
 async fn tar_of(members: &[(&str, &[u8])], images: &[Image]) -> Vec<(String, What)> {
@@ -24,7 +23,7 @@ async fn tar_of(members: &[(&str, &[u8])], images: &[Image]) -> Vec<(String, Wha
         name: "a.tar".to_owned(),
         images: images.len() as u64,
         bytes: file.len() as u64,
-        sha256: hex(&Sha256::digest(&file)),
+        sha256: hex::encode(Sha256::digest(&file)),
         first: 0,
         last: 9,
     };
@@ -42,7 +41,7 @@ fn image(index: u64, picture: &[u8]) -> (Image, Vec<u8>) {
         seed: index,
         object: format!("{index:08}.png"),
         bytes: picture.len() as u64,
-        sha256: hex(&Sha256::digest(picture)),
+        sha256: hex::encode(Sha256::digest(picture)),
         ..Image::default()
     };
     let recipe = json!({ "prompt": image.prompt, "negative_prompt": "", "seed": index, "model": BUNDLED });
