@@ -1,6 +1,7 @@
 //! What must hold when something goes wrong, each fault by its name.
 
 #[cfg(target_os = "linux")]
+mod backup;
 mod clock;
 mod frozen;
 mod killed;

@@ -9,10 +9,10 @@ use crate::support::books::assert_balanced;
 use crate::support::cluster::{Cluster, prompts};
 use crate::support::{files_below, wait_until};
 
-const IMAGES: usize = 8;
+pub const IMAGES: usize = 8;
 
 /// Submits a job whose pictures belong in tars; its id.
-fn submit(cluster: &Cluster, address: &str) -> String {
+pub fn submit(cluster: &Cluster, address: &str) -> String {
     cluster.sandbox.write("list.txt", prompts(IMAGES));
     let what = ["submit", "list.txt", "--size", "128x128", "--steps", "12", "--output", "out"];
     let tars = ["--layout", "webdataset", "--coordinator", address];
@@ -20,7 +20,7 @@ fn submit(cluster: &Cluster, address: &str) -> String {
 }
 
 /// Records of finished images that a worker keeps.
-fn kept(cluster: &Cluster, worker: &str) -> usize {
+pub fn kept(cluster: &Cluster, worker: &str) -> usize {
     let outbox = cluster.sandbox.path(&format!(".sanafarm/outbox/{worker}"));
     let is_record = |name: &String| name.ends_with(".json") && !name.ends_with(".tar.json");
     if !outbox.exists() { 0 } else { files_below(&outbox).iter().filter(|name| is_record(name)).count() }
@@ -28,7 +28,7 @@ fn kept(cluster: &Cluster, worker: &str) -> usize {
 
 /// The published tars hold every picture of the job once, as it was recorded, and each is described.
 #[track_caller]
-fn assert_published(cluster: &Cluster, job: &str) {
+pub fn assert_published(cluster: &Cluster, job: &str) {
     let state = format!("select state, done from audit_jobs where job_id = '{job}'");
     assert_eq!(cluster.sql(&state), format!("succeeded|{IMAGES}"));
     assert_balanced(cluster);

@@ -100,6 +100,16 @@ impl Cluster {
         watched.last_json()
     }
 
+    /// Writes a backup of the database into a file of the sandbox.
+    pub fn back_up(&self, file: &str) {
+        self.postgres.dump(DATABASE, &self.sandbox.path(file));
+    }
+
+    /// Puts a backup in the place of the database. No coordinator may run.
+    pub fn restore(&self, file: &str) {
+        self.postgres.restore(DATABASE, &self.sandbox.path(file));
+    }
+
     /// Rows of the database, a line each, with `|` between values.
     pub fn sql(&self, sql: &str) -> String {
         self.postgres.sql(DATABASE, sql)

@@ -146,6 +146,27 @@ impl Postgres {
         text(output, "psql").trim_end().to_owned()
     }
 
+    /// Writes a backup of a database into a file, while it is in use.
+    pub fn dump(&self, database: &str, file: &Path) {
+        let made = Command::new(self.tools.bin.join("pg_dump"))
+            .args(["--format=custom", "--file"])
+            .arg(file)
+            .args(["--dbname", &self.url(database)])
+            .output();
+        text(made, "pg_dump");
+    }
+
+    /// Puts what a backup holds in the place of a database, to which nobody may be connected.
+    pub fn restore(&self, database: &str, file: &Path) {
+        self.sql("postgres", &format!("DROP DATABASE \"{database}\""));
+        let url = self.database(database);
+        let restored = Command::new(self.tools.bin.join("pg_restore"))
+            .args(["--exit-on-error", "--dbname", &url])
+            .arg(file)
+            .output();
+        text(restored, "pg_restore");
+    }
+
     /// Stops it as an administrator would: connections are ended. It keeps its data and its port.
     pub fn stop(&mut self) {
         if let Some(server) = self.server.take() {

@@ -23,14 +23,16 @@ mod gate;
 pub use fault::{Fault, On};
 use gate::Gate;
 
-/// The keys that it knows.
+/// The keys of a server for a test.
 const ACCESS_KEY: &str = "farm";
 const SECRET_KEY: &str = "farm-secret-key";
 
-/// A running S3 server with an empty bucket `farm`. Stops when dropped.
+/// A running S3 server. Stops when dropped.
 #[derive(Debug)]
 pub struct S3 {
-    folder: Folder,
+    data: PathBuf,
+    /// Holds the data of a test.
+    folder: Option<Folder>,
     address: SocketAddr,
     service: S3Service,
     plan: Arc<Mutex<fault::Plan>>,
@@ -38,25 +40,38 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// Starts a server.
+    /// Starts a server with an empty bucket `farm`, whose data goes with it.
     pub fn start() -> Self {
         let folder = Folder::new();
         let data = folder.path().join("data");
         std::fs::create_dir(&data).expect("the folder is new");
-        let files =
-            FileSystem::new(&data).unwrap_or_else(|error| panic!("serve {}: {error:?}", data.display()));
-        let mut service = S3ServiceBuilder::new(files);
-        service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut s3 = Self { folder, address, service: service.build(), plan: Arc::default(), runtime: None };
+        let mut s3 = Self::serve(&data, (ACCESS_KEY, SECRET_KEY));
+        s3.folder = Some(folder);
         s3.bucket("farm");
+        s3
+    }
+
+    /// Serves a folder, whose own folders are the buckets, to whoever has the access key and the secret key.
+    pub fn serve(data: &Path, (access, secret): (&str, &str)) -> Self {
+        let files =
+            FileSystem::new(data).unwrap_or_else(|error| panic!("serve {}: {error:?}", data.display()));
+        let mut service = S3ServiceBuilder::new(files);
+        service.set_auth(SimpleAuth::from_single(access, secret));
+        let mut s3 = Self {
+            data: data.to_owned(),
+            folder: None,
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            service: service.build(),
+            plan: Arc::default(),
+            runtime: None,
+        };
         s3.restart();
         s3
     }
 
     /// Makes a bucket.
     pub fn bucket(&self, name: &str) {
-        let path = self.data().join(name);
+        let path = self.data.join(name);
         std::fs::create_dir(&path).unwrap_or_else(|error| panic!("make {}: {error}", path.display()));
     }
 
@@ -80,18 +95,14 @@ impl S3 {
 
     /// The file that holds an object, to look at or to alter.
     pub fn file(&self, bucket: &str, object: &str) -> PathBuf {
-        self.data().join(bucket).join(object)
+        self.data.join(bucket).join(object)
     }
 
     /// Uploads in parts that were neither finished nor aborted, and parts without an upload.
     pub fn uploads(&self) -> Vec<String> {
-        let mut uploads = names(&self.data());
+        let mut uploads = names(&self.data);
         uploads.retain(|name| name.starts_with(".upload"));
         uploads
-    }
-
-    fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
     }
 
     /// Plans a fault for the next `times` requests that it fits. Of several that fit one request, the first planned
@@ -143,8 +154,8 @@ impl S3 {
         let (runtime, listener) =
             start().unwrap_or_else(|error| panic!("serve at {}: {error}", self.address));
         self.address = listener.local_addr().expect("it is bound");
-        let gate = Gate::new(self.service.clone(), self.data(), self.plan.clone());
-        runtime.spawn(serve(listener, gate));
+        let gate = Gate::new(self.service.clone(), self.data.clone(), self.plan.clone());
+        runtime.spawn(answer(listener, gate));
         self.runtime = Some(runtime);
     }
 }
@@ -169,7 +180,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until its runtime ends.
-async fn serve(listener: TcpListener, gate: Gate) {
+async fn answer(listener: TcpListener, gate: Gate) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("the listener does not block");
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
