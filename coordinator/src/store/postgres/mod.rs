@@ -5,7 +5,7 @@
 //! 0009, commits by those of 0009 too, renewals by those of 0006). Everything else is a transaction that locks first and reads then. Two that get in each other's way
 //! are tried again.
 //!
-//! - `open`: connecting and migrations
+//! - `open`: connecting; `migrate`: bringing the tables up to date
 //! - `life`: that this coordinator lives, as the others see it; `turn`: duties that one of them does;
 //!   `clock`: their common time
 //! - `submit`, `purge`, `change`, `session`, `lease`, `signing`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`, `stories`: one file
@@ -52,6 +52,7 @@ mod finish;
 mod lease;
 mod life;
 mod listing;
+mod migrate;
 mod month;
 mod open;
 mod pictures;

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::PostgresStore;
 use super::life::Life;
+use super::migrate::migrate;
 use super::month::NO_MONTH;
 use super::trouble::Trouble;
 use crate::store::parts::ANALYSTS;
@@ -73,7 +74,7 @@ impl PostgresStore {
         let (options, place) = read_url(url)?;
         let mut connection = options.connect().await.map_err(|error| open_error(&place, &error))?;
         // Others that start now wait for an advisory lock, which goes with the connection if this fails.
-        migrator().run(&mut connection).await.map_err(|error| migrate_error(&place, error))?;
+        migrate(&mut connection, &migrator()).await.map_err(|error| migrate_error(&place, error))?;
         sqlx::query("SELECT admit_reader()")
             .execute(&mut connection)
             .await

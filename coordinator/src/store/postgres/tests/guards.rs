@@ -81,6 +81,32 @@ async fn coordinators_that_start_together_bring_the_tables_up_to_date_once() {
     again.close().await;
 }
 
+/// As in a rolling upgrade: an old coordinator is at work, and an analyst reads the jobs for as long as it takes.
+#[tokio::test]
+async fn a_migration_that_waits_for_an_analyst_holds_nobody_up() {
+    let server = Postgres::start();
+    let url = server.database("farm");
+    let mut old = PgConnection::connect(&url).await.unwrap();
+    first_migrations(8).run(&mut old).await.unwrap();
+    sqlx::raw_sql(BEFORE_FORMS).execute(&mut old).await.unwrap();
+    let mut analyst = PgConnection::connect(&url).await.unwrap();
+    let mut asking = analyst.begin().await.unwrap();
+    asking.execute("SELECT FROM jobs").await.unwrap();
+    let applied = "SELECT max(version) FROM _sqlx_migrations";
+    let others = async {
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'";
+        while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut old).await.unwrap() == 0 {}
+        // Behind the migration, and before it when that has given up its place: the analyst asks all the time.
+        old.execute("UPDATE jobs SET name = 'still at work'").await.unwrap();
+        assert_eq!(server.sql("farm", applied), "8");
+        asking.rollback().await.unwrap();
+    };
+    let (store, ()) = tokio::join!(PostgresStore::open(&url), others);
+    let store = store.unwrap();
+    assert_eq!(server.sql("farm", applied), MIGRATIONS.len().to_string());
+    assert_eq!(store.jobs(&[], 1).await.unwrap().remove(0).name, "still at work");
+}
+
 #[tokio::test]
 async fn what_cannot_be_opened_says_why_and_nothing_tells_the_password() {
     let server = Postgres::start();
