@@ -124,10 +124,13 @@ fn message<'a>(set: &'a mut FileDescriptorSet, name: &str) -> &'a mut Descriptor
     messages.into_iter().find(|message| message.name() == name).unwrap()
 }
 
+/// Makes the messages of a next release.
+type Alter = fn(&mut FileDescriptorSet);
+
 #[test]
 fn every_kind_of_break_is_found() {
     let released = meanings(&now());
-    let breaks: [(&str, fn(&mut FileDescriptorSet)); 6] = [
+    let breaks: [(&str, Alter); 6] = [
         ("message sanafarm.v1.Job field 1 is gone", |set| {
             message(set, "Job").field.retain(|field| field.number() != 1);
         }),
@@ -137,7 +140,9 @@ fn every_kind_of_break_is_found() {
             first.set_type(Type::Double);
         }),
         ("message sanafarm.v1.Lease is gone", |set| {
-            set.file.iter_mut().for_each(|file| file.message_type.retain(|message| message.name() != "Lease"));
+            set.file
+                .iter_mut()
+                .for_each(|file| file.message_type.retain(|message| message.name() != "Lease"));
         }),
         ("method sanafarm.v1.WorkerService.LeaseShard is gone", |set| {
             let services = set.file.iter_mut().flat_map(|file| &mut file.service);
