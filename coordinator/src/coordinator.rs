@@ -4,14 +4,17 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sanafarm_net::{Listener, ServerTls};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use crate::auth::{AuthFailures, AuthMode, Door, Gate, Limits};
 use crate::farm::Farm;
 use crate::live::postgres::PostgresWire;
 use crate::live::redis::RedisWire;
 use crate::live::relay::{Wire, relay};
+use crate::monitor::Monitor;
 use crate::options::{Database, Options};
 use crate::store;
 use crate::store::Store;
@@ -36,6 +39,9 @@ pub enum Error {
     /// The address of Redis. The error does not hold it: there may be a password in it.
     #[error("read the redis address: {0}; it looks like redis://host:6379")]
     Redis(#[from] redis::RedisError),
+    /// The socket.
+    #[error("listen: {0}")]
+    Listen(std::io::Error),
     /// The wire.
     #[error("serve grpc: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -81,6 +87,16 @@ impl Coordinator {
         Ok(Self { farm: Arc::new(Farm::new(Arc::new(store), options)) })
     }
 
+    /// Opens a database to make and end tokens only: no duty runs, and another process may have it open.
+    pub async fn open_for_tokens(database: Database) -> Result<Self, Error> {
+        let store: Arc<dyn Store> = match &database {
+            Database::File(file) => Arc::new(SqliteStore::open(file).await?),
+            Database::Server(url) => Arc::new(PostgresStore::open(url).await?),
+        };
+        let options = Options::new(database, PathBuf::new());
+        Ok(Self { farm: Arc::new(Farm::new(store, options)) })
+    }
+
     /// A channel to this coordinator inside the process, with no port. It connects again by itself.
     pub async fn local_channel(&self) -> Result<Channel, Error> {
         if self.farm.stop.is_cancelled() {
@@ -89,10 +105,37 @@ impl Coordinator {
         Ok(grpc::local_channel(&self.farm).await?)
     }
 
-    /// Serves gRPC until `shutdown` is cancelled or the coordinator is closed, and then until running calls
-    /// have ended.
+    /// Serves gRPC to everybody until `shutdown` is cancelled or the coordinator is closed, and then until running
+    /// calls have ended.
     pub async fn serve(&self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
-        Ok(grpc::serve(&self.farm, listener, shutdown).await?)
+        self.serve_as(listener, None, self.door(AuthMode::Open, Limits::default()), shutdown).await
+    }
+
+    /// A way in for those of `mode`, as far as the limits go.
+    pub fn door(&self, mode: AuthMode, limits: Limits) -> Door {
+        Door(Arc::new(Gate::new(Arc::clone(&self.farm), mode, limits)))
+    }
+
+    /// The same, to those whom the door lets in, with TLS when there is a certificate.
+    pub async fn serve_as(
+        &self,
+        listener: TcpListener,
+        tls: Option<Arc<ServerTls>>,
+        door: Door,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        let listener = Listener::start(listener, tls).map_err(Error::Listen)?;
+        Ok(grpc::serve(&self.farm, listener, door.0, shutdown).await?)
+    }
+
+    /// Callers that were turned away since it was opened.
+    pub fn auth_failures(&self) -> Arc<AuthFailures> {
+        Arc::clone(&self.farm.auth_failures)
+    }
+
+    /// Watches this coordinator, which is not ready any more once `leaving` is cancelled.
+    pub fn monitor(&self, leaving: CancellationToken) -> Monitor {
+        Monitor::new(Arc::clone(&self.farm), leaving)
     }
 
     /// Stops the sweep, ends open calls and closes the database.
@@ -107,7 +150,7 @@ impl Coordinator {
 /// The store, and the wire to the other coordinators where there may be some.
 async fn connect(options: &Options) -> Result<(Arc<dyn Store>, Option<Box<dyn Wire>>), Error> {
     let redis = match &options.redis {
-        Some(url) => Some(Box::new(RedisWire::new(url)?) as Box<dyn Wire>),
+        Some(url) => Some(Box::new(RedisWire::new(url.expose())?) as Box<dyn Wire>),
         None => None,
     };
     Ok(match &options.database {

@@ -6,8 +6,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use sanafarm_telemetry::coordinator::{CLAIM_SECONDS, CLAIMS};
+use sanafarm_telemetry::trace;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -182,9 +184,11 @@ impl Desk {
     /// Shards that are ready, for those who wait.
     async fn claim(&mut self) -> Result<()> {
         for claims in self.claims(&self.open).chunks(MOST_CLAIMS) {
+            let start = SystemTime::now();
             let answers = self.store.lease_shards(claims, self.lease_duration, self.store.clock()).await?;
+            metrics::histogram!(CLAIM_SECONDS).record(start.elapsed().unwrap_or_default());
             for (claim, answer) in claims.iter().zip(answers) {
-                self.answer(&claim.session, answer).await;
+                self.answer(&claim.session, answer, start).await;
             }
         }
         Ok(())
@@ -212,14 +216,15 @@ impl Desk {
             });
             left -= 1;
             let Some(share) = taken else { continue };
+            let start = SystemTime::now();
             let lease = self.store.take_over(&session, &share, self.lease_duration, self.store.clock()).await;
-            self.answer(&session, lease).await;
+            self.answer(&session, lease, start).await;
         }
         Ok(())
     }
 
     /// Passes the answer to a claim on. Who got nothing goes on waiting.
-    async fn answer(&mut self, session: &SessionId, answer: Result<Option<Lease>>) {
+    async fn answer(&mut self, session: &SessionId, answer: Result<Option<Lease>>, start: SystemTime) {
         if let Ok(None) = answer {
             // Others were quicker, or its worker was taken out: what was looked at may be out of date.
             self.looked_at = None;
@@ -228,7 +233,10 @@ impl Desk {
         let Some(place) = self.waiting.iter().position(|waiting| waiting.session == *session) else { return };
         let waiting = self.waiting.remove(place);
         match answer {
-            Ok(Some(lease)) => self.give(waiting, lease).await,
+            Ok(Some(lease)) => {
+                self.tell(session, &lease, start);
+                self.give(waiting, lease).await;
+            }
             Ok(None) => {}
             Err(error) => {
                 self.known.remove(session);
@@ -282,6 +290,25 @@ impl Desk {
             (!choices.is_empty()).then(|| Claim { session: waiting.session.clone(), choices })
         });
         claims.collect()
+    }
+
+    /// Counts a lease, and tells those of its images that are traced who has them now.
+    fn tell(&self, session: &SessionId, lease: &Lease, start: SystemTime) {
+        metrics::counter!(CLAIMS).increment(1);
+        if !trace::is_on() {
+            return;
+        }
+        let worker = self.known.get(session).map_or("", |known| known.session.worker.as_str());
+        let end = SystemTime::now();
+        for image in &lease.images {
+            let Some(trace) = trace::image(lease.job.as_str(), image.index) else { continue };
+            trace
+                .child("claim", start, end)
+                .with("worker", worker.to_owned())
+                .with("shard", lease.lease.shard.to_string())
+                .with("attempt", i64::from(lease.lease.attempt))
+                .record();
+        }
     }
 
     async fn give(&mut self, waiting: Waiting, lease: Lease) {

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sanafarm_net::Secret;
+
 use crate::domain::blame::Caps;
+use crate::services::webhook::Webhooks;
 
 /// Where the truth is.
 #[derive(Clone, PartialEq, Eq)]
@@ -32,7 +35,7 @@ pub struct Options {
     /// Folder for manifests on their way to the output, of this coordinator alone; emptied when it starts.
     pub scratch: PathBuf,
     /// Redis for hints between coordinators, as a URL; they find out later without.
-    pub redis: Option<String>,
+    pub redis: Option<Secret>,
     /// Workers get signed URLs for the objects of their leases, and need no keys of the object store.
     pub presign: bool,
     /// A lease ends this long after its last renewal.
@@ -47,6 +50,10 @@ pub struct Options {
     pub max_failing_workers: u32,
     /// An image that was being rendered this often when its worker was lost has failed for good.
     pub max_losses: u32,
+    /// Rows of a prompt list.
+    pub max_prompts: u64,
+    /// Where webhooks may go; nowhere when none, and then this coordinator calls none.
+    pub webhooks: Option<Webhooks>,
 }
 
 impl Options {
@@ -70,6 +77,8 @@ impl Options {
             max_errors: 6,
             max_failing_workers: 3,
             max_losses: 5,
+            max_prompts: 10_000_000,
+            webhooks: None,
         }
     }
 

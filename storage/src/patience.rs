@@ -46,7 +46,7 @@ impl Patience {
 }
 
 /// A wait of some part of `longest`, so that a thousand workers do not come back in one moment.
-pub(crate) fn jitter(longest: Duration) -> Duration {
+pub fn jitter(longest: Duration) -> Duration {
     // Each `RandomState` has its own random keys: no random number crate for one number.
     let random = RandomState::new().hash_one(0_u8) >> 32;
     longest.mul_f64(random as f64 / f64::from(u32::MAX))

@@ -1,6 +1,7 @@
 //! What the history tells of.
 
 use super::state::LeaseEnd;
+use super::webhook::WebhookState;
 use super::word::words;
 
 words! {
@@ -58,6 +59,10 @@ words! {
         WorkerDrained = "worker_drained",
         /// It said that it leaves.
         WorkerLeaving = "worker_leaving",
+        /// The webhook of a job that ended was answered well.
+        WebhookDelivered = "webhook_delivered",
+        /// It was given up.
+        WebhookFailed = "webhook_failed",
     }
 }
 
@@ -68,6 +73,17 @@ impl From<LeaseEnd> for EventKind {
             LeaseEnd::Released => Self::LeaseReleased,
             LeaseEnd::Lost => Self::LeaseLost,
             LeaseEnd::Revoked => Self::LeaseRevoked,
+        }
+    }
+}
+
+impl EventKind {
+    /// What is told of a webhook that comes to this state, if anything.
+    pub fn of_webhook(state: WebhookState) -> Option<Self> {
+        match state {
+            WebhookState::Waiting | WebhookState::Pending => None,
+            WebhookState::Delivered => Some(Self::WebhookDelivered),
+            WebhookState::Failed => Some(Self::WebhookFailed),
         }
     }
 }

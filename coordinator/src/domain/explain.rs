@@ -112,6 +112,8 @@ pub struct Asked<'a> {
     pub deadline: Option<Timestamp>,
     /// Why it was cancelled.
     pub end_reason: Option<&'a str>,
+    /// Whose jobs whoever asks may hear of; none when of all.
+    pub only_owner: Option<&'a str>,
 }
 
 /// `open` are all jobs with shards that are ready, in the order in which a worker that fits looks at them.
@@ -171,7 +173,7 @@ pub fn explain(
                 (Cause::Excluded, text, Some(at))
             }
             None => {
-                let (cause, text) = waits(job.id, open, &lacks, fitting, now);
+                let (cause, text) = waits(job, open, &lacks, fitting, now);
                 (cause, text, None)
             }
         };
@@ -210,7 +212,7 @@ fn held(backlog: &Backlog, by: &[&Awaited]) -> Part {
 
 /// Why shards that are ready are not leased.
 fn waits(
-    job: &JobId,
+    job: &Asked<'_>,
     open: &[&OpenJob],
     lacks: &[(&str, Vec<Lack>)],
     fitting: u64,
@@ -232,17 +234,19 @@ fn waits(
         let others = if others > 0 { format!(", and {others} others") } else { String::new() };
         return (Cause::NoneFits, format!("no worker has what it needs: {}{others}", each.join("; ")));
     }
-    let place = open.iter().position(|open| open.id == *job).unwrap_or(0);
+    let place = open.iter().position(|open| open.id == *job.id).unwrap_or(0);
     match place.checked_sub(1).and_then(|before| open.get(before)) {
         Some(before) => {
             let first = open.first().unwrap_or(before);
-            let due = first.pressing(now).map(|deadline| format!(", due at {deadline:.0}"));
+            let (name, due) = match job.only_owner {
+                Some(owner) if owner != first.owner => ("one of another owner".to_owned(), None),
+                Some(_) | None => (first.id.to_string(), first.pressing(now)),
+            };
             let text = format!(
-                "behind {place} other job{}, first {} with priority {}{}",
+                "behind {place} other job{}, first {name} with priority {}{}",
                 if place == 1 { "" } else { "s" },
-                first.id,
                 first.effective_priority(now),
-                due.unwrap_or_default()
+                due.map(|deadline| format!(", due at {deadline:.0}")).unwrap_or_default()
             );
             (Cause::Behind, text)
         }

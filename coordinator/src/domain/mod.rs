@@ -10,14 +10,20 @@
 //! - [`waiting`]: which jobs a job waits for, and when it is cancelled without anybody's wish
 //! - [`explain`]: why the parts of a job wait
 //! - [`tail`]: what idle workers take over from others at the end of a job
+//! - [`scaling`]: how much there is to do for workers of one sort
+//! - [`webhook`]: where webhooks may go, and when one is tried again
+//! - [`amount`]: numbers with units
 //! - [`leaving`]: how a worker is asked to leave
 //! - [`listing`]: the objects that an output may hold
 //! - [`signing`]: which objects a worker without keys may reach
 //! - [`event`]: what the history tells of
 //! - [`submission`]: all of the above, over the rows of one job as they stream in
 //! - [`blame`]: what an error or a loss costs an image
+//! - [`access`]: who may call what
 //! - [`statement`]: which SQL an analyst may run
 
+pub mod access;
+pub mod amount;
 pub mod append;
 pub mod archive;
 pub mod blame;
@@ -27,6 +33,7 @@ pub mod form;
 pub mod id;
 pub mod leaving;
 pub mod listing;
+pub mod scaling;
 pub mod schedule;
 pub mod seed;
 pub mod settings;
@@ -39,7 +46,8 @@ pub mod submission;
 pub mod tail;
 pub mod template;
 pub mod waiting;
-mod word;
+pub mod webhook;
+pub(crate) mod word;
 
 pub use word::UnknownWord;
 

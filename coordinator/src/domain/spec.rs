@@ -9,6 +9,7 @@ use super::schedule::Needs;
 use super::seed::MAX_SEED;
 use super::settings::Settings;
 use super::waiting::Wanted;
+use super::webhook;
 
 /// Longest prompt or negative prompt, in bytes.
 pub const MAX_PROMPT: usize = 16 * 1024;
@@ -60,6 +61,8 @@ pub struct JobSpec {
     pub form: Form,
     /// Its pictures are added to those of earlier jobs in the output.
     pub append: bool,
+    /// Called when it ends.
+    pub webhook: Option<String>,
 }
 
 impl JobSpec {
@@ -100,6 +103,10 @@ impl JobSpec {
         }
         for wanted in &self.after {
             check_text("id of a job that it waits for", &wanted.job, MAX_TEXT)?;
+        }
+        if let Some(url) = &self.webhook {
+            check_text("webhook", url, MAX_TEXT)?;
+            webhook::parse(url)?;
         }
         self.form.check()?;
         self.settings.check()

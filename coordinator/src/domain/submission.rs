@@ -282,6 +282,7 @@ mod tests {
             deadline: None,
             form: Form::default(),
             append: false,
+            webhook: None,
         }
     }
 

@@ -54,13 +54,17 @@ pub(crate) use words;
 
 #[cfg(test)]
 mod tests {
+    use crate::auth::AuthFailure;
+    use crate::domain::access::Role;
     use crate::domain::blame::ErrorClass;
     use crate::domain::event::{EventKind, ImageKind};
     use crate::domain::form::{ImageFormat, Layout};
     use crate::domain::leaving::Drain;
     use crate::domain::listing::ObjectState;
+    use crate::domain::schedule::DeviceKind;
     use crate::domain::settings::{BinMode, DecodeMode};
     use crate::domain::state::{ImageState, JobState, LeaseEnd, ShardState};
+    use crate::domain::webhook::WebhookState;
 
     #[test]
     fn every_word_is_read_as_what_wrote_it() {
@@ -72,7 +76,8 @@ mod tests {
             };
         }
         check!(
-            ErrorClass BinMode DecodeMode Drain EventKind ImageFormat ImageKind ImageState JobState Layout LeaseEnd ObjectState ShardState
+            AuthFailure Role
+            ErrorClass BinMode DecodeMode DeviceKind Drain EventKind ImageFormat ImageKind ImageState JobState Layout LeaseEnd ObjectState ShardState WebhookState
         );
         assert_eq!("Done".parse::<ImageState>().unwrap_err().to_string(), r#"unknown image state "Done""#);
     }

@@ -3,16 +3,16 @@
 use sanafarm_proto::v1;
 
 use super::convert;
+use crate::auth::Principal;
 use crate::domain::explain;
 use crate::domain::explain::{Asked, Present};
 use crate::domain::schedule::{OpenJob, Plan, Worker};
 use crate::farm::Farm;
 use crate::store::Result;
-use crate::store::records::Presence;
+use crate::store::records::{Job, Presence};
 
-pub(super) async fn explain(farm: &Farm, job: &str) -> Result<v1::ExplainJobResponse> {
+pub(super) async fn explain(farm: &Farm, who: &Principal, job: Job) -> Result<v1::ExplainJobResponse> {
     let now = farm.store.clock();
-    let job = farm.store.job(job).await?;
     let backlog = farm.store.backlog(&job.id, now).await?;
     let sessions = farm.store.sessions().await?;
     let open = farm.store.open_jobs(now).await?;
@@ -36,6 +36,7 @@ pub(super) async fn explain(farm: &Farm, job: &str) -> Result<v1::ExplainJobResp
         held_by: &job.held_by(),
         deadline: job.deadline,
         end_reason: job.end_reason.as_deref(),
+        only_owner: who.only_owner(),
     };
     let explanation = explain::explain(&asked, &backlog, &order, &present, now);
     Ok(convert::explanation_message(job, explanation))

@@ -10,7 +10,8 @@ use tonic::{Request, Response, Status};
 
 use super::status::status;
 use super::story::no_image;
-use super::{MessageStream, convert, story};
+use super::{MessageStream, convert, own, story};
+use crate::auth::Principal;
 use crate::domain::id::JobId;
 use crate::farm::Farm;
 
@@ -32,6 +33,7 @@ impl v1::history_service_server::HistoryService for History {
     type QueryStream = MessageStream<v1::QueryResponse>;
 
     async fn query(&self, request: Request<v1::QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
+        Principal::of(&request)?.must_see_all("sql")?;
         let answers = self.farm.store.query(&request.into_inner().sql, QUERY_LIMIT).await.map_err(status)?;
         let stop = self.stop.clone();
         let messages = answers
@@ -43,8 +45,9 @@ impl v1::history_service_server::HistoryService for History {
     type StoryStream = MessageStream<v1::StoryResponse>;
 
     async fn story(&self, request: Request<v1::StoryRequest>) -> Result<Response<Self::StoryStream>, Status> {
+        let who = Principal::of(&request)?;
         let request = request.into_inner();
-        let told = story::tell(&self.farm, &request.subject, request.limit).await.map_err(status)?;
+        let told = story::tell(&self.farm, &who, &request.subject, request.limit).await.map_err(status)?;
         let messages = told.map_err(status).take_until(self.stop.clone().cancelled_owned());
         Ok(Response::new(messages.boxed()))
     }
@@ -55,8 +58,9 @@ impl v1::history_service_server::HistoryService for History {
         &self,
         request: Request<v1::GetLogsRequest>,
     ) -> Result<Response<Self::GetLogsStream>, Status> {
+        let who = Principal::of(&request)?;
         let request = request.into_inner();
-        let job = self.farm.store.job(&request.job_id).await.map_err(status)?;
+        let job = own::job(&self.farm, &who, &request.job_id).await?;
         if request.index >= job.images {
             return Err(status(no_image(&job, request.index)));
         }

@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::{status, stopping};
-use super::{MessageStream, convert, explain, objects, submit, watch};
+use super::{MessageStream, convert, explain, objects, own, submit, watch};
+use crate::auth::{Principal, Revocation};
 use crate::domain::form::ImageFormat;
 use crate::domain::id::JobId;
 use crate::domain::state::{ImageState, JobState};
@@ -36,10 +37,12 @@ impl v1::job_service_server::JobService for Jobs {
         &self,
         request: Request<Streaming<v1::SubmitJobRequest>>,
     ) -> Result<Response<v1::SubmitJobResponse>, Status> {
+        let who = Principal::of(&request)?;
         let (farm, stop) = (Arc::clone(&self.farm), self.stop.clone());
+        let revoked = Revocation::of(&request);
+        let messages = request.into_inner().take_until(revoked).boxed();
         // A task of its own: a client that goes away ends its stream, and what came in is then given up in order.
-        let task =
-            self.farm.tasks.spawn(async move { submit::submit(&farm, &stop, request.into_inner()).await });
+        let task = self.farm.tasks.spawn(async move { submit::submit(&farm, &stop, &who, messages).await });
         let (job, existed) = match task.await {
             Ok(submitted) => submitted?,
             Err(error) => return Err(Status::internal(format!("submission ended early: {error}"))),
@@ -52,7 +55,8 @@ impl v1::job_service_server::JobService for Jobs {
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let job = self.farm.store.job(&request.into_inner().job_id).await.map_err(status)?;
+        let who = Principal::of(&request)?;
+        let job = own::job(&self.farm, &who, &request.into_inner().job_id).await?;
         Ok(Response::new(convert::job_message(job)))
     }
 
@@ -60,13 +64,14 @@ impl v1::job_service_server::JobService for Jobs {
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let who = Principal::of(&request)?;
         let request = request.into_inner();
         let states = convert::job_states(&request.states)?;
         let limit = match request.limit {
             0 => LIST_DEFAULT,
             limit => limit.min(LIST_MOST),
         };
-        let jobs = self.farm.store.jobs(&states, limit).await.map_err(status)?;
+        let jobs = self.farm.store.jobs(who.only_owner(), &states, limit).await.map_err(status)?;
         let jobs = jobs.into_iter().map(convert::job_message).collect();
         Ok(Response::new(v1::ListJobsResponse { jobs }))
     }
@@ -77,7 +82,8 @@ impl v1::job_service_server::JobService for Jobs {
         &self,
         request: Request<v1::WatchJobRequest>,
     ) -> Result<Response<Self::WatchJobStream>, Status> {
-        let jobs = watch::watch(&self.farm, &self.stop, &request.into_inner().job_id).await?;
+        let who = Principal::of(&request)?;
+        let jobs = watch::watch(&self.farm, &self.stop, &who, &request.into_inner().job_id).await?;
         Ok(Response::new(jobs))
     }
 
@@ -87,8 +93,9 @@ impl v1::job_service_server::JobService for Jobs {
         &self,
         request: Request<v1::ListImagesRequest>,
     ) -> Result<Response<Self::ListImagesStream>, Status> {
+        let who = Principal::of(&request)?;
         let request = request.into_inner();
-        let job = self.farm.store.job(&request.job_id).await.map_err(status)?;
+        let job = own::job(&self.farm, &who, &request.job_id).await?;
         let states = convert::image_states(&request.states)?;
         let left = if request.limit == 0 { u64::MAX } else { request.limit };
         let (from, with_recipe) = (request.from, request.with_recipe);
@@ -105,7 +112,8 @@ impl v1::job_service_server::JobService for Jobs {
         &self,
         request: Request<v1::ListObjectsRequest>,
     ) -> Result<Response<Self::ListObjectsStream>, Status> {
-        let listed = objects::list(&self.farm, &request.into_inner().output).await?;
+        let who = Principal::of(&request)?;
+        let listed = objects::list(&self.farm, &who, &request.into_inner().output).await?;
         Ok(Response::new(cut(listed, &self.stop)))
     }
 
@@ -115,7 +123,8 @@ impl v1::job_service_server::JobService for Jobs {
         &self,
         request: Request<v1::ExportJobRequest>,
     ) -> Result<Response<Self::ExportJobStream>, Status> {
-        let pieces = objects::export_job(&self.farm, request.into_inner()).await?;
+        let who = Principal::of(&request)?;
+        let pieces = objects::export_job(&self.farm, &who, request.into_inner()).await?;
         Ok(Response::new(cut(pieces, &self.stop)))
     }
 
@@ -123,15 +132,19 @@ impl v1::job_service_server::JobService for Jobs {
         &self,
         request: Request<v1::ExplainJobRequest>,
     ) -> Result<Response<v1::ExplainJobResponse>, Status> {
-        let explained = explain::explain(&self.farm, &request.into_inner().job_id).await.map_err(status)?;
+        let who = Principal::of(&request)?;
+        let job = own::job(&self.farm, &who, &request.into_inner().job_id).await?;
+        let explained = explain::explain(&self.farm, &who, job).await.map_err(status)?;
         Ok(Response::new(explained))
     }
 
     async fn list_workers(
         &self,
-        _request: Request<v1::ListWorkersRequest>,
+        request: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
-        let sessions = self.farm.store.sessions().await.map_err(status)?;
+        let who = Principal::of(&request)?;
+        let mut sessions = self.farm.store.sessions().await.map_err(status)?;
+        own::leases(&self.farm, &who, &mut sessions).await?;
         let workers = sessions.into_iter().map(convert::presence_message).collect();
         Ok(Response::new(v1::ListWorkersResponse { workers }))
     }
@@ -140,10 +153,11 @@ impl v1::job_service_server::JobService for Jobs {
         &self,
         request: Request<v1::ChangeJobRequest>,
     ) -> Result<Response<v1::ChangeJobResponse>, Status> {
+        let who = Principal::of(&request)?;
         let request = request.into_inner();
         let change = convert::change(request.change)?;
-        let by = convert::by(request.by);
-        let job = self.farm.store.job(&request.job_id).await.map_err(status)?;
+        let by = who.by(convert::by(request.by));
+        let job = own::job(&self.farm, &who, &request.job_id).await?;
         let changed = self
             .farm
             .store
@@ -167,8 +181,9 @@ impl v1::job_service_server::JobService for Jobs {
         &self,
         request: Request<v1::DrainWorkerRequest>,
     ) -> Result<Response<v1::DrainWorkerResponse>, Status> {
+        let who = Principal::of(&request)?;
         let request = request.into_inner();
-        let (drain, by) = (convert::drain(request.drain()), convert::by(request.by));
+        let (drain, by) = (convert::drain(request.drain()), who.by(convert::by(request.by)));
         let store = &self.farm.store;
         let found = store.worker(&request.worker).await.map_err(status)?;
         let unknown = || Error::NotFound { what: "worker or session", id: request.worker.clone() };
@@ -193,8 +208,9 @@ impl v1::job_service_server::JobService for Jobs {
         &self,
         request: Request<v1::ChangeOwnerRequest>,
     ) -> Result<Response<v1::ChangeOwnerResponse>, Status> {
+        let who = Principal::of(&request)?;
         let request = request.into_inner();
-        let by = convert::by(request.by);
+        let by = who.by(convert::by(request.by));
         let store = &self.farm.store;
         if let Some(weight) = request.weight {
             store.weigh_owner(&request.owner, weight, &by, store.clock()).await.map_err(status)?;

@@ -6,8 +6,9 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use sanafarm_proto::v1;
 use tonic::Status;
 
-use super::convert;
 use super::status::status;
+use super::{convert, own};
+use crate::auth::Principal;
 use crate::domain::listing::manifests;
 use crate::farm::Farm;
 use crate::services::manifest;
@@ -17,8 +18,11 @@ use crate::store::Error;
 /// The objects of an output that the database knows.
 pub(super) async fn list(
     farm: &Farm,
+    who: &Principal,
     output: &str,
 ) -> Result<impl Stream<Item = Result<v1::ListObjectsResponse, Status>> + Send + use<>, Status> {
+    let output = &convert::output(output)?;
+    own::output(farm, who, output).await?;
     let jobs = farm.store.jobs_of_output(output).await.map_err(status)?;
     let Some(first) = jobs.first() else {
         return Err(status(Error::NotFound { what: "job with output", id: output.to_owned() }));
@@ -33,6 +37,7 @@ pub(super) async fn list(
 /// The file of a job.
 pub(super) async fn export_job(
     farm: &Arc<Farm>,
+    who: &Principal,
     request: v1::ExportJobRequest,
 ) -> Result<impl Stream<Item = Result<v1::ExportJobResponse, Status>> + Send + use<>, Status> {
     let format = match v1::ExportFormat::try_from(request.format) {
@@ -41,7 +46,7 @@ pub(super) async fn export_job(
         Ok(v1::ExportFormat::Jsonl) => Format::Jsonl,
         Err(_) => return Err(Status::invalid_argument(format!("unknown format {}", request.format))),
     };
-    let job = farm.store.job(&request.job_id).await.map_err(status)?;
+    let job = own::job(farm, who, &request.job_id).await?;
     let pieces = export(farm, job, format);
     Ok(pieces.map(|piece| match piece {
         Ok(piece) => Ok(v1::ExportJobResponse { data: piece.bytes, images: piece.images }),

@@ -5,21 +5,26 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use hyper_util::rt::TokioIo;
+use sanafarm_net::Listener;
+use sanafarm_proto::externalscaler::external_scaler_server::ExternalScalerServer;
 use sanafarm_proto::v1::history_service_server::HistoryServiceServer;
 use sanafarm_proto::v1::job_service_server::JobServiceServer;
+use sanafarm_proto::v1::token_service_server::TokenServiceServer;
 use sanafarm_proto::v1::worker_service_server::WorkerServiceServer;
 use tokio::io::DuplexStream;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, RoutesBuilder};
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Error, Server};
 
 use super::history::History;
 use super::jobs::Jobs;
+use super::scaler::Scaler;
+use super::timed::TimedLayer;
+use super::tokens::Tokens;
 use super::workers::Workers;
+use crate::auth::{AuthLayer, Gate, LocalLayer};
 use crate::farm::Farm;
 
 /// Largest message that is taken in: a batch of three hundred rows, were all of them as long as a row may be
@@ -28,6 +33,10 @@ const MESSAGE_BYTES: usize = 32 << 20;
 /// A connection whose other end is gone is noticed within the sum of both.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Calls of one connection at the same time.
+const STREAMS: u32 = 256;
+/// Headers of a call: a token, and little more.
+const HEADER_BYTES: u32 = 16 << 10;
 /// Buffer of the connection inside the process.
 const LOCAL_BYTES: usize = 1 << 20;
 /// How long running calls may take to end after the farm has stopped.
@@ -38,24 +47,30 @@ fn routes(farm: &Arc<Farm>, stop: &CancellationToken, embedded: bool) -> RoutesB
     let jobs = Jobs { farm: Arc::clone(farm), stop: stop.clone() };
     let workers = Workers { farm: Arc::clone(farm), stop: stop.clone(), embedded };
     let history = History { farm: Arc::clone(farm), stop: stop.clone() };
+    let scaler = Scaler { farm: Arc::clone(farm), stop: stop.clone() };
     let mut routes = Routes::builder();
     routes
         .add_service(JobServiceServer::new(jobs).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(WorkerServiceServer::new(workers).max_decoding_message_size(MESSAGE_BYTES))
-        .add_service(HistoryServiceServer::new(history));
+        .add_service(HistoryServiceServer::new(history))
+        .add_service(TokenServiceServer::new(Tokens { farm: Arc::clone(farm) }))
+        .add_service(ExternalScalerServer::new(scaler));
     routes
 }
 
 /// Serves on `listener` until `shutdown` or the end of the farm.
 pub(crate) async fn serve(
     farm: &Arc<Farm>,
-    listener: TcpListener,
+    listener: Listener,
+    gate: Arc<Gate>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<JobServiceServer<Jobs>>().await;
     health.set_serving::<WorkerServiceServer<Workers>>().await;
     health.set_serving::<HistoryServiceServer<History>>().await;
+    health.set_serving::<TokenServiceServer<Tokens>>().await;
+    health.set_serving::<ExternalScalerServer<Scaler>>().await;
     // Cancelled with the farm, or by `shutdown` for this listener alone.
     let stop = farm.stop.child_token();
     let mut routes = routes(farm, &stop, false);
@@ -63,8 +78,12 @@ pub(crate) async fn serve(
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .max_concurrent_streams(Some(STREAMS))
+        .http2_max_header_list_size(Some(HEADER_BYTES))
+        .layer(TimedLayer)
+        .layer(AuthLayer::new(gate))
         .add_routes(routes.routes())
-        .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(listener, stop.clone().cancelled_owned());
     let forward = async {
         shutdown.cancelled().await;
         stop.cancel();
@@ -74,13 +93,6 @@ pub(crate) async fn serve(
         served = drained(server, &stop) => served,
         () = forward => Ok(()),
     }
-}
-
-/// Connections whose answers are sent at once: an answer is several small writes, and each but the first would wait
-/// for the client to acknowledge the one before, which it delays by 40 ms. (What the server itself can be told about
-/// this goes for listeners of its own.)
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 /// Runs a server; calls that do not end by themselves after `stop` are cut after a while.
@@ -104,8 +116,10 @@ async fn drained(
 /// A channel over pipes in memory, served by a task of the farm until the channel or the farm is gone.
 pub(crate) async fn local_channel(farm: &Arc<Farm>) -> Result<Channel, Error> {
     let (connections, incoming) = mpsc::channel::<DuplexStream>(1);
-    let server =
-        Server::builder().add_routes(routes(farm, &farm.stop, true).routes()).serve_with_incoming_shutdown(
+    let server = Server::builder()
+        .layer(LocalLayer)
+        .add_routes(routes(farm, &farm.stop, true).routes())
+        .serve_with_incoming_shutdown(
             ReceiverStream::new(incoming).map(Ok::<_, std::io::Error>),
             farm.stop.clone().cancelled_owned(),
         );
@@ -126,21 +140,4 @@ pub(crate) async fn local_channel(farm: &Arc<Farm>) -> Result<Channel, Error> {
     });
     // The address is never looked up: the connector above answers for any.
     Endpoint::from_static("http://coordinator.local").connect_with_connector(connect).await
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpStream;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn answers_wait_for_no_acknowledgement() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut incoming = incoming(listener);
-        let _client = TcpStream::connect(address).await.unwrap();
-        let accepted = incoming.next().await.unwrap().unwrap();
-        assert!(accepted.nodelay().unwrap());
-    }
 }

@@ -8,9 +8,9 @@ use sanafarm_proto::v1;
 use sanafarm_storage::{Access, Output};
 use tonic::Status;
 
-use super::convert;
 use super::status::status;
-use crate::domain::id::SessionId;
+use super::{convert, sessions};
+use crate::auth::Principal;
 use crate::domain::signing::{Objects, Right};
 use crate::farm::Farm;
 
@@ -55,6 +55,7 @@ pub(super) fn has_keys(output: &str) -> bool {
 /// Signs URLs for objects of an attempt that the session's worker was given, and for nothing else.
 pub(super) async fn sign(
     farm: &Farm,
+    who: &Principal,
     request: v1::SignObjectsRequest,
 ) -> Result<v1::SignObjectsResponse, Status> {
     if !farm.options.presign {
@@ -66,7 +67,7 @@ pub(super) async fn sign(
         let text = format!("{} objects; {MOST_OBJECTS} at most are signed at once", request.objects.len());
         return Err(Status::invalid_argument(text));
     }
-    let session = SessionId::from(request.session_id);
+    let session = sessions::own(farm, who, request.session_id).await?;
     let lease = convert::lease_ref(request.lease)?;
     let found = farm.store.attempt_objects(&session, &lease).await.map_err(status)?;
     let allowed = Objects::of(&found.form, lease.shard.as_str(), lease.attempt, found.images);

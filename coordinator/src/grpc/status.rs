@@ -5,7 +5,7 @@ use tonic::{Code, Status};
 use crate::store::Error;
 
 /// The status of an error; those that are nobody's input are logged here, where they leave the program.
-pub(super) fn status(error: Error) -> Status {
+pub(crate) fn status(error: Error) -> Status {
     status_of(&error)
 }
 
@@ -19,6 +19,7 @@ fn status_of(error: &Error) -> Status {
         Error::Move(_)
         | Error::NoAppend { .. }
         | Error::ReadOnly
+        | Error::NoReader(_)
         | Error::Newer { .. }
         | Error::Older { .. } => Code::FailedPrecondition,
         Error::NotYours(_) => Code::PermissionDenied,

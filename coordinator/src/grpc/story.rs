@@ -9,7 +9,8 @@ use sanafarm_proto::v1;
 use v1::story_begin::Subject as Begun;
 use v1::story_response::Part;
 
-use super::convert;
+use super::{convert, own};
+use crate::auth::Principal;
 use crate::farm::Farm;
 use crate::store::records::{EventRecord, ImageStory, Job, Newest, OfWorker, Subject};
 use crate::store::{Error, Result};
@@ -27,11 +28,11 @@ enum Found {
 /// Finds what is named and tells of it. It ends where the history ends when it gets there.
 pub(super) async fn tell(
     farm: &Arc<Farm>,
+    who: &Principal,
     name: &str,
     limit: u64,
 ) -> Result<impl Stream<Item = Result<v1::StoryResponse>> + Send + use<>> {
-    let found = find(farm, name).await?;
-    let (begun, rest) = match found {
+    let (begun, rest) = match find(farm, who, name).await? {
         Found::Job(job) => {
             let of = Subject::Job(job.id.clone());
             let newest = newest(farm, &of, limit).await?;
@@ -79,15 +80,18 @@ pub(super) async fn tell(
 }
 
 /// A name to the letter goes before the beginning of a job id: more of the id can be given.
-async fn find(farm: &Farm, name: &str) -> Result<Found> {
+async fn find(farm: &Farm, who: &Principal, name: &str) -> Result<Found> {
     let store = &farm.store;
-    let job = match store.job(name).await {
+    let job = match own::seen(farm, who, name).await {
         Ok(job) if job.id.as_str() == name => return Ok(Found::Job(Box::new(job))),
         Ok(job) => Ok(job),
         Err(error @ (Error::NotFound { .. } | Error::Ambiguous(_))) => Err(error),
         Err(error) => return Err(error),
     };
-    if let Some(worker) = store.worker(name).await? {
+    // What a worker did tells of the jobs of all owners.
+    if who.only_owner().is_none()
+        && let Some(worker) = store.worker(name).await?
+    {
         return Ok(Found::Worker(worker));
     }
     let unknown = || Error::NotFound { what: "job, image, worker or session", id: name.to_owned() };
@@ -98,7 +102,7 @@ async fn find(farm: &Farm, name: &str) -> Result<Found> {
     }
     let Some((job, index)) = name.rsplit_once('/') else { return Err(unknown()) };
     let Ok(index) = index.parse::<u64>() else { return Err(unknown()) };
-    let job = store.job(job).await?;
+    let job = own::seen(farm, who, job).await?;
     match store.image_story(&job.id, index).await? {
         Some(story) => Ok(Found::Image(Box::new(job), Box::new(story))),
         None => Err(no_image(&job, index)),

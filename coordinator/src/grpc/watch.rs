@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::MessageStream;
-use super::convert;
 use super::status::{status, stopping};
+use super::{MessageStream, convert, own};
+use crate::auth::Principal;
 use crate::farm::Farm;
 
 /// Shortest time between two looks at the database: any report of any job is a hint.
@@ -30,11 +30,12 @@ const SHORTEST_WINDOW: Duration = Duration::from_secs(2);
 pub(super) async fn watch(
     farm: &Arc<Farm>,
     stop: &CancellationToken,
+    who: &Principal,
     job: &str,
 ) -> Result<MessageStream<v1::Job>, Status> {
     // Before the first look, so that nothing falls between the two.
     let changes = farm.live.watch_jobs();
-    let job = farm.store.job(job).await.map_err(status)?;
+    let job = own::job(farm, who, job).await?;
     let mut watch = Watch {
         farm: Arc::clone(farm),
         stop: stop.clone(),

@@ -95,6 +95,7 @@ pub(crate) struct Live {
     complete: Notify,
     abandoned: Notify,
     settled: Notify,
+    ended: Notify,
     archived: Notify,
     /// For the other coordinators, not sent yet.
     outgoing: Mutex<Hints>,
@@ -110,6 +111,7 @@ impl Live {
             complete: Notify::new(),
             abandoned: Notify::new(),
             settled: Notify::new(),
+            ended: Notify::new(),
             archived: Notify::new(),
             outgoing: Mutex::default(),
             sending: Notify::new(),
@@ -194,7 +196,10 @@ impl Live {
             Hint::Changed => self.jobs.send_modify(|()| {}),
             Hint::Complete => self.complete.notify_one(),
             Hint::Abandoned => self.abandoned.notify_one(),
-            Hint::Settled => self.settled.notify_one(),
+            Hint::Settled => {
+                self.settled.notify_one();
+                self.ended.notify_one();
+            }
             Hint::Archived => self.archived.notify_one(),
         }
     }
@@ -254,6 +259,11 @@ impl Live {
     /// Returns once after a job has ended.
     pub async fn until_settled(&self) {
         self.settled.notified().await;
+    }
+
+    /// The same, apart from those who wait for the jobs that it held back.
+    pub async fn until_ended(&self) {
+        self.ended.notified().await;
     }
 
     /// Returns once after a tar was committed.

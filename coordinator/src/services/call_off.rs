@@ -42,6 +42,8 @@ async fn call_off(farm: &Farm) -> store::Result<Option<Duration>> {
             farm.live.job_ended(job.as_str());
         }
         farm.live.job_changed();
+        // For their webhooks.
+        farm.live.job_settled();
         // For the jobs that waited for any end of them.
         farm.live.shards_ready();
     }

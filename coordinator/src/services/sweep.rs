@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sanafarm_telemetry::coordinator::LEASES_LOST;
 use tokio::time::MissedTickBehavior;
 
 use crate::farm::Farm;
@@ -36,6 +37,7 @@ async fn sweep(farm: &Farm) -> store::Result<()> {
             break;
         }
         tracing::warn!(leases = expired, "took back expired leases");
+        metrics::counter!(LEASES_LOST).increment(expired);
         farm.live.shards_ready();
         farm.live.job_changed();
         farm.live.job_complete();

@@ -3,199 +3,39 @@
 //! - [`records`]: what goes in and comes out, in the words of the domain
 //! - [`sqlite`]: the store of one process, a file
 //! - [`postgres`]: the store of many coordinators, a server
+//! - `error`: why it did not do what it was asked
 //! - `parts`: the answers to analysts
 //! - `story`: what several tables tell of one image
 //! - `conformance`: one suite of behaviours that every store must pass
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
-use crate::domain::append::NoPlace;
 use crate::domain::blame::Caps;
 use crate::domain::explain::Backlog;
 use crate::domain::id::{JobId, SessionId};
 use crate::domain::leaving::Drain;
 use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
-use crate::domain::state::{IllegalMove, ImageState, JobState};
-use crate::domain::statement::Refused;
+use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::{Batch, Speed};
 use crate::domain::tail::Share;
-use crate::domain::{Invalid, UnknownWord};
 
 #[cfg(test)]
 pub(crate) mod conformance;
+mod error;
 mod parts;
 pub mod postgres;
 pub mod records;
 pub mod sqlite;
 mod story;
 
+pub use error::{Error, Result};
 use records::*;
-
-/// Why the store did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The input breaks a rule.
-    #[error(transparent)]
-    Invalid(#[from] Invalid),
-    /// There is no such thing.
-    #[error("no {what} {id}")]
-    NotFound {
-        /// `job`, `shard` or `session`.
-        what: &'static str,
-        /// As it was asked for.
-        id: String,
-    },
-    /// More than one job begins like this.
-    #[error("more than one job id begins with {0}; give more of it")]
-    Ambiguous(String),
-    /// The session was closed or given up.
-    #[error("session {0} is closed; open a new one")]
-    SessionClosed(SessionId),
-    /// Another submission with the same client token took over.
-    #[error("job {0} was replaced by another submission with its client token; submit again")]
-    Replaced(JobId),
-    /// The server stopped before it had written them all to its disk.
-    #[error("the database lost rows of job {0} when its server stopped; submit again")]
-    RowsLost(JobId),
-    /// The output cannot be added to.
-    #[error("job {job} in output {output} {why}")]
-    NoAppend {
-        /// Folder or URL.
-        output: String,
-        /// An earlier job there.
-        job: JobId,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// Pictures of two jobs in one place would mix, and one manifest replace the other.
-    #[error(
-        "output {output} holds the pictures of job {job}; choose another output, or add to it with --append"
-    )]
-    OutputTaken {
-        /// Folder or URL.
-        output: String,
-        /// The job that it belongs to.
-        job: JobId,
-    },
-    /// The attempt was never given to the session's worker.
-    #[error("attempt {} of shard {} was not given to this worker", .0.attempt, .0.shard)]
-    NotYours(LeaseRef),
-    /// The state does not allow it.
-    #[error(transparent)]
-    Move(#[from] IllegalMove),
-    /// The database was opened to look only.
-    #[error("the database is open read-only; run this against a coordinator (--coordinator ADDRESS)")]
-    ReadOnly,
-    /// The SQL is not one that may be run.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// The database does not accept the analyst's SQL.
-    #[error("{0}")]
-    Query(String),
-    /// The analyst's SQL ran too long.
-    #[error("the statement ran longer than {} seconds and was stopped", .0.as_secs())]
-    TimedOut(Duration),
-    /// As many analysts' statements run as may run at the same time.
-    #[error("other sql statements are running; try again when one of them has ended")]
-    Crowded,
-    /// The database was written by a newer program.
-    #[error(
-        "database {file} has version {found}, this program knows up to {known}; use the newer program that wrote it"
-    )]
-    Newer {
-        /// Where it is.
-        file: String,
-        /// Its newest migration.
-        found: i64,
-        /// Ours.
-        known: i64,
-    },
-    /// The database was written by an older program and may not be changed here.
-    #[error(
-        "database {file} has version {found}, this program wants {known}; open it once with `sanafarm coordinator`"
-    )]
-    Older {
-        /// Where it is.
-        file: String,
-        /// Its newest migration.
-        found: i64,
-        /// Ours.
-        known: i64,
-    },
-    /// The database could not be opened.
-    #[error("open database {file}: {reason}")]
-    Open {
-        /// Where it should be.
-        file: String,
-        /// What the database said.
-        reason: String,
-    },
-    /// A value in the database is none that this program writes.
-    #[error("unexpected value in the database: {0}")]
-    Corrupt(String),
-    /// No room is left for the database.
-    #[error("write database {file}: the disk is full; free some space, then try again")]
-    Full {
-        /// Where it is.
-        file: String,
-    },
-    /// The server of the database does not answer.
-    #[error("database {place} cannot be reached; it is tried again with the next call")]
-    Unreachable {
-        /// Where it should be.
-        place: String,
-    },
-    /// Another program holds the database, or more wants it than it can do.
-    #[error("the database is busy; try again, and see that no other program holds it")]
-    Busy,
-    /// The store was closed.
-    #[error("the database is closed")]
-    Closed,
-    /// One call for many failed: each of them gets this.
-    #[error(transparent)]
-    Shared(Arc<Error>),
-    /// Anything else the database says.
-    #[error("database: {0}")]
-    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::PoolClosed => Self::Closed,
-            sqlx::Error::PoolTimedOut => Self::Busy,
-            error if sqlite::codec::is_busy(&error) || postgres::trouble::is_busy(&error) => Self::Busy,
-            error => Self::Database(Box::new(error)),
-        }
-    }
-}
-
-impl Error {
-    /// Why a job has no place in its output.
-    fn no_place(output: &str, why: NoPlace) -> Self {
-        let output = output.to_owned();
-        match why {
-            NoPlace::Taken(job) => Self::OutputTaken { output, job },
-            NoPlace::Unlike(job, why) => Self::NoAppend { output, job, why },
-        }
-    }
-}
-
-impl From<UnknownWord> for Error {
-    fn from(word: UnknownWord) -> Self {
-        Self::Corrupt(word.to_string())
-    }
-}
-
-/// What a store answers.
-pub type Result<T> = std::result::Result<T, Error>;
 
 /// Everything the coordinator asks of its database. The time is an argument, so that tests move it.
 ///
@@ -224,12 +64,18 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn speeds(&self, model: &str) -> Result<Vec<Speed>>;
     /// The sealed job with this id, or the only one whose id begins so.
     async fn job(&self, id: &str) -> Result<Job>;
-    /// Newest first; all states when `states` is empty.
-    async fn jobs(&self, states: &[JobState], limit: u32) -> Result<Vec<Job>>;
+    /// Newest first; all states when `states` is empty, everybody's without an owner.
+    async fn jobs(&self, owner: Option<&str>, states: &[JobState], limit: u32) -> Result<Vec<Job>>;
     /// Images with an index of at least `from`, in order; all states when `states` is empty.
     async fn images(&self, job: &JobId, states: &[ImageState], from: u64, limit: u32) -> Result<Vec<Image>>;
     /// The shards of a sealed job that are not done, and what else decides about them.
     async fn backlog(&self, job: &JobId, now: Timestamp) -> Result<Backlog>;
+    /// Whether the database answers.
+    async fn reach(&self) -> Result<()>;
+    /// Connections to the database.
+    fn connections(&self) -> Connections;
+    /// The whole farm in figures, at a cost that does not grow with its images.
+    async fn overview(&self, now: Timestamp) -> Result<Overview>;
     /// Open sessions, oldest first, with what they hold.
     async fn sessions(&self) -> Result<Vec<Presence>>;
     /// Changes a sealed job.
@@ -315,6 +161,15 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn call_off(&self, now: Timestamp) -> Result<Vec<CalledOff>>;
     /// The first deadline after now of a job that has not ended.
     async fn next_deadline(&self, now: Timestamp) -> Result<Option<Timestamp>>;
+    /// Begins a try of some webhooks that are due; nobody begins another one of theirs before `until`.
+    async fn begin_webhooks(&self, limit: u32, until: Timestamp, now: Timestamp) -> Result<Vec<Delivery>>;
+    /// Records what came of a try; nothing when another one has begun meanwhile.
+    async fn end_webhook(&self, delivery: &Delivery, tried: &Tried, now: Timestamp) -> Result<()>;
+    /// When a webhook is due next.
+    async fn next_webhook(&self) -> Result<Option<Timestamp>>;
+    /// What workers could do now and have in hand, by job in order of submission: the view `keda_backlog`, by the database's
+    /// own time.
+    async fn demand(&self) -> Result<Vec<Demand>>;
     /// Outputs with tars that have no final name yet.
     async fn outputs_to_publish(&self) -> Result<Vec<String>>;
     /// Numbers the committed tars of an output that have none; the first `limit` of those that are to be published.
@@ -364,6 +219,26 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// Runs an analyst's SQL on a connection that cannot write, for `limit` at most, the time that its reader takes
     /// included. The first item holds the columns.
     async fn query(&self, sql: &str, limit: Duration) -> Result<BoxStream<'static, Result<Answer>>>;
+
+    /// Keeps a token.
+    async fn create_token(&self, token: &NewToken, now: Timestamp) -> Result<TokenRecord>;
+    /// All tokens, newest first.
+    async fn tokens(&self) -> Result<Vec<TokenRecord>>;
+    /// Those of these that there are, in any order.
+    async fn tokens_by_id(&self, ids: &[String]) -> Result<Vec<TokenRecord>>;
+    /// Gives a token that is not revoked another secret; the one before is good until then.
+    async fn rotate_token(
+        &self,
+        id: &str,
+        hash: &[u8],
+        old_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<TokenRecord>;
+    /// Ends a token. One that was ended before is left as it is.
+    async fn revoke_token(&self, id: &str, now: Timestamp) -> Result<TokenRecord>;
+    /// Records when tokens were used.
+    async fn tokens_used(&self, used: &[(String, Timestamp)]) -> Result<()>;
+
     /// Ends all use of the database.
     async fn close(&self);
 }

@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use super::support::{Farm, farm, row};
 
 const GUIDE: &str = include_str!("../../../docs/sql.md");
-const VIEWS: [&str; 7] = [
+const VIEWS: [&str; 8] = [
     "audit_jobs",
     "audit_images",
     "audit_attempts",
@@ -17,6 +17,7 @@ const VIEWS: [&str; 7] = [
     "audit_workers",
     "audit_logs",
     "audit_usage",
+    "keda_backlog",
 ];
 
 #[tokio::test]
@@ -195,6 +196,7 @@ async fn logs_of_an_image_are_told_attempt_by_attempt() {
         lease: lease.r#ref.clone(),
         results: vec![result],
         archive: None,
+        job_id: String::new(),
     };
     farm.workers.report_results(request).await.unwrap();
     let request = v1::GetLogsRequest { job_id: job.job_id[..13].to_owned(), index: 1, attempt: None };

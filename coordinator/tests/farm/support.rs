@@ -81,8 +81,18 @@ impl Farm {
     }
 
     pub async fn submit_to(&mut self, token: &str, output: PathBuf, rows: Vec<v1::PromptRow>) -> v1::Job {
+        self.submit_with(token, rows, |spec| spec.output = output.display().to_string()).await
+    }
+
+    pub async fn submit_with(
+        &mut self,
+        token: &str,
+        rows: Vec<v1::PromptRow>,
+        change: impl FnOnce(&mut v1::JobSpec),
+    ) -> v1::Job {
         let seal = v1::Seal { rows: rows.len() as u64 };
-        let spec = v1::JobSpec { output: output.display().to_string(), ..self.spec(token) };
+        let mut spec = self.spec(token);
+        change(&mut spec);
         let messages =
             vec![part(Part::Spec(spec)), part(Part::Batch(v1::PromptBatch { rows })), part(Part::Seal(seal))];
         let answer = self.jobs.submit_job(futures::stream::iter(messages)).await.unwrap().into_inner();
@@ -128,6 +138,7 @@ impl Farm {
             lease: lease.r#ref.clone(),
             results: results.collect(),
             archive: None,
+            job_id: String::new(),
         };
         self.workers.report_results(request).await.unwrap().into_inner()
     }

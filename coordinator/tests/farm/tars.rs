@@ -55,6 +55,7 @@ async fn report(farm: &mut Farm, session: &str, lease: &v1::Lease) -> v1::Report
         lease: lease.r#ref.clone(),
         results: results.collect(),
         archive: Some(archive),
+        job_id: String::new(),
     };
     farm.workers.report_results(request).await.unwrap().into_inner()
 }

@@ -22,7 +22,7 @@ fn ready(shards: u64) -> Backlog {
 }
 
 fn asked<'a>(id: &'a JobId, needs: &'a Needs) -> Asked<'a> {
-    Asked { id, needs, held_by: &[], deadline: None, end_reason: None }
+    Asked { id, needs, held_by: &[], deadline: None, end_reason: None, only_owner: None }
 }
 
 /// What is said about job 2, with job 1 before it, to one worker with a GPU of 8 GB.
@@ -150,6 +150,25 @@ fn the_jobs_that_one_waits_for_are_named() {
     let asked = Asked { end_reason: Some("deadline passed"), ..asked(&id, &needs) };
     let explanation = explain(&asked, &ended, &[], &[], now());
     assert_eq!(explanation.parts[0].text, "the job is cancelled: deadline passed");
+}
+
+#[test]
+fn a_job_of_another_owner_is_not_named() {
+    let deadline = Some(now() + std::time::Duration::from_secs(60));
+    let (first, second, needs) = (OpenJob { deadline, ..job(1, "bob") }, job(2, "ann"), Needs::default());
+    let (devices, labels) = ([], BTreeMap::new());
+    let offers = Worker { devices: &devices, labels: &labels, last: None };
+    let present = [Present { name: "w", offers, excluded_until: None }];
+    let told = |only_owner| {
+        let asked = Asked { only_owner, ..asked(&second.id, &needs) };
+        explain(&asked, &ready(1), &[&first, &second], &present, now()).parts[0].text.clone()
+    };
+    let text = told(Some("ann"));
+    assert!(text.contains("behind 1 other job, first one of another owner with priority"), "{text}");
+    assert!(!text.contains("job 1") && !text.contains("due at"), "{text}");
+    for sees in [None, Some("bob")] {
+        assert!(told(sees).contains("first job 1 with priority"), "{}", told(sees));
+    }
 }
 
 #[test]

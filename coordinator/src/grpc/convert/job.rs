@@ -24,7 +24,7 @@ pub(in crate::grpc) fn spec(spec: v1::JobSpec) -> Converted<JobSpec> {
         name: spec.name,
         owner: spec.owner,
         model: spec.model,
-        output: spec.output,
+        output: output(&spec.output)?,
         negative_prompt: spec.negative_prompt,
         seed: spec.seed,
         images_per_prompt: spec.images_per_prompt,
@@ -35,7 +35,16 @@ pub(in crate::grpc) fn spec(spec: v1::JobSpec) -> Converted<JobSpec> {
         deadline: spec.deadline.map(|deadline| time("deadline", deadline)).transpose()?,
         form: form(spec.form)?,
         append: spec.append,
+        webhook: Some(spec.webhook).filter(|url| !url.is_empty()),
     })
+}
+
+/// The one name of an output: two of one place are of one place. None is left to the domain to refuse.
+pub(in crate::grpc) fn output(output: &str) -> Converted<String> {
+    if output.is_empty() {
+        return Ok(String::new());
+    }
+    sanafarm_storage::canonical(output).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 pub(in crate::grpc) fn row(row: v1::PromptRow) -> Row {
@@ -101,7 +110,18 @@ pub(in crate::grpc) fn job_message(job: Job) -> v1::Job {
         deadline: job.deadline.map(timestamp),
         end_reason: job.end_reason,
         form: Some(form_message(&job.form)),
+        webhook: job.webhook.map(webhook_message),
         ..v1::Job::default()
+    }
+}
+
+fn webhook_message(webhook: Webhook) -> v1::Webhook {
+    v1::Webhook {
+        url: webhook.url,
+        state: webhook.state.word().to_owned(),
+        attempts: webhook.attempts,
+        error: webhook.error.unwrap_or_default(),
+        at: webhook.at.map(timestamp),
     }
 }
 

@@ -111,7 +111,7 @@ pub(super) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
 }
 
 /// A time that somebody else wrote; `what` it is is told when it is none.
-fn time(what: &str, time: prost_types::Timestamp) -> Converted<Timestamp> {
+pub(super) fn time(what: &str, time: prost_types::Timestamp) -> Converted<Timestamp> {
     Timestamp::new(time.seconds, time.nanos)
         .map_err(|error| Status::invalid_argument(format!("the {what} is no time: {error}")))
 }

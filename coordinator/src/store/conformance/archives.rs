@@ -80,10 +80,16 @@ pub async fn pictures_of_a_tar_are_committed_together_and_once(bench: Bench) {
         bench.report_tar(&session, &lease.lease, &pictures(&lease, range), tar(&lease, more)).await
     };
     let first = report(0..2, "").await.unwrap();
-    assert_eq!(first, Reported { accepted: 2, known: 0, held: true, job_complete: false, taken: vec![] });
+    assert_eq!(
+        first,
+        Reported { accepted: 2, known: 0, held: true, job_complete: false, taken: vec![], failed: vec![] }
+    );
     // Sent again because the answer was lost.
     let again = report(0..2, "").await.unwrap();
-    assert_eq!(again, Reported { accepted: 0, known: 2, held: true, job_complete: false, taken: vec![] });
+    assert_eq!(
+        again,
+        Reported { accepted: 0, known: 2, held: true, job_complete: false, taken: vec![], failed: vec![] }
+    );
     // Another tar of the attempt: with what is known it is to be packed anew, and without it is one too many.
     let other = report(1..3, "-1").await.unwrap();
     assert_eq!(other, Reported { taken: vec![1], held: true, ..Reported::default() });
@@ -115,7 +121,10 @@ pub async fn a_tar_with_an_image_that_is_there_already_is_refused_whole(mut benc
     assert_eq!(bench.images(&id).await[0].state, ImageState::Pending, "all or nothing");
     let rest =
         bench.report_tar(&new, &second.lease, &pictures(&second, 0..1), tar(&second, "-1")).await.unwrap();
-    assert_eq!(rest, Reported { accepted: 1, known: 0, held: false, job_complete: true, taken: vec![] });
+    assert_eq!(
+        rest,
+        Reported { accepted: 1, known: 0, held: false, job_complete: true, taken: vec![], failed: vec![] }
+    );
     let objects = bench.sql("select staged from audit_archives order by committed_at, attempt").await;
     assert_eq!(objects.len(), 2);
     bench.check_invariants().await;

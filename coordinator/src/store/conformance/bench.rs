@@ -50,6 +50,7 @@ pub(crate) fn spec(token: &str) -> JobSpec {
         deadline: None,
         form: Form::default(),
         append: false,
+        webhook: None,
     }
 }
 

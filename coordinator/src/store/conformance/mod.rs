@@ -5,6 +5,7 @@
 pub(in crate::store) mod archives;
 mod bench;
 pub(in crate::store) mod changes;
+pub(in crate::store) mod demand;
 pub(in crate::store) mod ending;
 pub(in crate::store) mod guide;
 pub(in crate::store) mod history;
@@ -13,13 +14,16 @@ pub(in crate::store) mod leasing;
 pub(in crate::store) mod leaving;
 pub(in crate::store) mod listing;
 pub(in crate::store) mod logs;
+pub(in crate::store) mod overview;
 pub(in crate::store) mod presence;
 pub(in crate::store) mod requeue;
 pub(in crate::store) mod results;
 pub(in crate::store) mod signing;
 pub(in crate::store) mod submission;
 pub(in crate::store) mod tail;
+pub(in crate::store) mod tokens;
 pub(in crate::store) mod waiting;
+pub(in crate::store) mod webhooks;
 
 pub(crate) use bench::{Bench, CAPS, LEASE, done, error, row, spec};
 
@@ -96,6 +100,7 @@ macro_rules! conformance_suite {
             waiting: a_complete_job_outlives_its_deadline,
             waiting: a_deadline_that_has_passed_is_refused,
             waiting: what_a_job_waits_for_is_in_the_view_and_in_the_history,
+            overview: the_farm_is_told_in_figures,
             presence: what_waits_is_told_by_cause,
             presence: a_session_tells_that_its_worker_was_taken_out,
             presence: open_sessions_are_listed_with_what_they_hold,
@@ -129,6 +134,11 @@ macro_rules! conformance_suite {
             tail: only_what_is_held_is_taken_over,
             tail: the_story_of_an_image_follows_it_from_shard_to_shard,
             tail: a_shard_between_those_of_other_groups_is_cut,
+            tokens: a_token_is_kept_as_it_was_made,
+            tokens: a_rotated_token_has_two_secrets_for_a_while,
+            tokens: a_revoked_token_stays_revoked,
+            tokens: the_last_use_of_a_token_never_goes_back,
+            tokens: jobs_are_listed_by_owner,
             ending: a_job_ends_when_told_and_only_when_complete,
             ending: a_job_with_a_failed_image_fails,
             ending: cancel_revokes_and_keeps_what_is_done,
@@ -136,6 +146,12 @@ macro_rules! conformance_suite {
             ending: a_restart_releases_what_lived_in_the_process,
             ending: a_restart_leaves_workers_elsewhere_alone,
             ending: every_move_is_in_the_history,
+            demand: what_may_run_and_what_is_in_hand_is_counted,
+            demand: what_is_held_back_is_not_counted_but_in_hand,
+            demand: what_a_worker_must_have_is_told_and_time_goes_by_work,
+            webhooks: every_end_of_a_job_calls_its_webhook,
+            webhooks: a_webhook_is_tried_by_one_at_a_time_until_it_is_answered,
+            webhooks: a_webhook_that_is_given_up_stays_so,
             history: what_the_farm_does_by_itself_is_told_so,
             history: an_image_that_lost_its_worker_is_given_up_by_the_farm,
             history: whoever_does_not_tell_a_name_is_not_the_farm,

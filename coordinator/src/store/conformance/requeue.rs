@@ -74,7 +74,14 @@ pub async fn what_an_attempt_of_that_time_tells_again_is_passed_over(mut bench: 
         let told = bench.report(&session, old, &both).await;
         assert_eq!(
             told,
-            Reported { accepted: 0, known: 2, held: false, job_complete: false, taken: Vec::new() }
+            Reported {
+                accepted: 0,
+                known: 2,
+                held: false,
+                job_complete: false,
+                taken: Vec::new(),
+                failed: vec![]
+            }
         );
     }
     bench.check_invariants().await;

@@ -18,11 +18,20 @@ pub async fn a_result_is_committed_once(bench: Bench) {
     let lease = bench.lease(&session).await.unwrap();
     let results: Vec<_> = lease.images.iter().map(done).collect();
     let first = bench.report(&session, &lease.lease, &results[..1]).await;
-    assert_eq!(first, Reported { accepted: 1, known: 0, held: true, job_complete: false, taken: vec![] });
+    assert_eq!(
+        first,
+        Reported { accepted: 1, known: 0, held: true, job_complete: false, taken: vec![], failed: vec![] }
+    );
     let both = bench.report(&session, &lease.lease, &results).await;
-    assert_eq!(both, Reported { accepted: 1, known: 1, held: false, job_complete: true, taken: vec![] });
+    assert_eq!(
+        both,
+        Reported { accepted: 1, known: 1, held: false, job_complete: true, taken: vec![], failed: vec![] }
+    );
     let again = bench.report(&session, &lease.lease, &results).await;
-    assert_eq!(again, Reported { accepted: 0, known: 2, held: false, job_complete: true, taken: vec![] });
+    assert_eq!(
+        again,
+        Reported { accepted: 0, known: 2, held: false, job_complete: true, taken: vec![], failed: vec![] }
+    );
     let images = bench.images(&id).await;
     let result = images[1].result.as_ref().unwrap();
     assert_eq!((images[1].state, result.bytes, result.attempt), (ImageState::Done, Some(1001), 1));
@@ -40,9 +49,15 @@ pub async fn a_late_result_is_accepted_once(mut bench: Bench) {
     bench.store.expire_leases(CAPS, bench.now).await.unwrap();
     let second = bench.lease(&new).await.unwrap();
     let late = bench.report(&old, &first.lease, &[done(&first.images[0])]).await;
-    assert_eq!(late, Reported { accepted: 1, known: 0, held: false, job_complete: false, taken: vec![] });
+    assert_eq!(
+        late,
+        Reported { accepted: 1, known: 0, held: false, job_complete: false, taken: vec![], failed: vec![] }
+    );
     let double = bench.report(&new, &second.lease, &[done(&second.images[0])]).await;
-    assert_eq!(double, Reported { accepted: 0, known: 1, held: true, job_complete: false, taken: vec![] });
+    assert_eq!(
+        double,
+        Reported { accepted: 0, known: 1, held: true, job_complete: false, taken: vec![], failed: vec![] }
+    );
     let images = bench.images(&id).await;
     assert_eq!(images[0].result.as_ref().unwrap().attempt, 1);
     assert_eq!(images[0].result.as_ref().unwrap().worker, "old");
@@ -57,7 +72,10 @@ pub async fn a_late_result_completes_a_shard_that_another_holds(mut bench: Bench
     bench.store.expire_leases(CAPS, bench.now).await.unwrap();
     let second = bench.lease(&new).await.unwrap();
     let late = bench.report(&old, &first.lease, &[done(&first.images[0])]).await;
-    assert_eq!(late, Reported { accepted: 1, known: 0, held: false, job_complete: true, taken: vec![] });
+    assert_eq!(
+        late,
+        Reported { accepted: 1, known: 0, held: false, job_complete: true, taken: vec![], failed: vec![] }
+    );
     assert!(!bench.renew(&new, &second.lease, &[0]).await, "nothing is left under it");
     assert_eq!(bench.lease(&new).await, None);
     let outcome = "select outcome from audit_attempts where attempt = 2";
@@ -133,7 +151,10 @@ pub async fn an_error_sent_twice_counts_once(bench: Bench) {
     let lease = bench.lease(&session).await.unwrap();
     let failed = error(&lease.images[0], ErrorClass::Internal);
     let first = bench.report(&session, &lease.lease, std::slice::from_ref(&failed)).await;
-    assert_eq!(first, Reported { accepted: 1, known: 0, held: true, job_complete: false, taken: vec![] });
+    assert_eq!(
+        first,
+        Reported { accepted: 1, known: 0, held: true, job_complete: false, taken: vec![], failed: vec![] }
+    );
     let second = bench.report(&session, &lease.lease, &[failed]).await;
     assert_eq!((second.accepted, second.known), (0, 1));
     assert_eq!(bench.value("select errors from audit_images").await, "1");
@@ -154,7 +175,10 @@ pub async fn an_error_is_told_by_whom_the_attempt_was_given_to(bench: Bench) {
     // The same worker, come back.
     let again = bench.session("holder").await;
     let told = bench.report(&again, &lease.lease, &results).await;
-    assert_eq!(told, Reported { accepted: 2, known: 0, held: false, job_complete: true, taken: vec![] });
+    assert_eq!(
+        told,
+        Reported { accepted: 2, known: 0, held: false, job_complete: true, taken: vec![], failed: vec![1] }
+    );
     bench.check_invariants().await;
 }
 

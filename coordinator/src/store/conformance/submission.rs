@@ -46,14 +46,14 @@ pub async fn a_sealed_job_is_there_with_its_images(bench: Bench) {
     let rows = bench.store.manifest_rows(&id, 1, 2).await.unwrap();
     assert_eq!((rows[0].prompt_id.as_deref(), rows[0].line), (Some("first"), 2));
     assert_eq!(rows[1].extra.as_deref(), Some(r#"{"n":2,"late":"ü"}"#));
-    assert_eq!(bench.store.jobs(&[JobState::Pending], 10).await.unwrap(), [job]);
-    assert_eq!(bench.store.jobs(&[JobState::Running], 10).await.unwrap(), []);
+    assert_eq!(bench.store.jobs(None, &[JobState::Pending], 10).await.unwrap(), [job]);
+    assert_eq!(bench.store.jobs(None, &[JobState::Running], 10).await.unwrap(), []);
 }
 
 pub async fn an_unsealed_job_is_invisible(bench: Bench) {
     let Begun::New(id, _) = bench.store.begin_job(&spec("a"), bench.now).await.unwrap() else { panic!() };
     assert!(matches!(bench.store.job(id.as_str()).await, Err(Error::NotFound { what: "job", .. })));
-    assert_eq!(bench.store.jobs(&[], 10).await.unwrap(), []);
+    assert_eq!(bench.store.jobs(None, &[], 10).await.unwrap(), []);
     let session = bench.session("w").await;
     assert_eq!(bench.lease(&session).await, None);
     assert_eq!(bench.value("select count(*) from audit_jobs").await, "0");
@@ -64,7 +64,7 @@ pub async fn a_token_of_a_sealed_job_finds_it(bench: Bench) {
     let id = bench.submit("a", 3, 32).await;
     let Begun::Existing(job) = bench.store.begin_job(&spec("a"), bench.now).await.unwrap() else { panic!() };
     assert_eq!((job.id, job.images), (id, 3));
-    assert_eq!(bench.store.jobs(&[], 10).await.unwrap().len(), 1);
+    assert_eq!(bench.store.jobs(None, &[], 10).await.unwrap().len(), 1);
 }
 
 pub async fn a_token_of_unsealed_remains_starts_anew(bench: Bench) {
@@ -99,7 +99,7 @@ pub async fn one_name_for_two_images_is_refused(bench: Bench) {
     let refused = bench.try_submit(named, rows.into_iter(), 32).await.unwrap_err();
     let text = refused.to_string();
     assert!(text.starts_with("line 12: ") && text.contains("\"x.png\""), "{text}");
-    assert_eq!(bench.store.jobs(&[], 10).await.unwrap(), []);
+    assert_eq!(bench.store.jobs(None, &[], 10).await.unwrap(), []);
 }
 
 pub async fn a_long_list_streams_in(bench: Bench) {

@@ -34,7 +34,7 @@ pub(super) async fn commit(
     if let Some((known, taken)) = nothing_new(&mut tx, &shard, report, archive).await? {
         let (held, job_complete) = stand(&mut tx, &shard, report, session).await?;
         tx.commit().await?;
-        return Ok(Reported { accepted: 0, known, held, job_complete, taken });
+        return Ok(Reported { accepted: 0, known, held, job_complete, taken, failed: Vec::new() });
     }
     let given_out = sqlx::query("SELECT FROM leases WHERE shard = $1 AND attempt = $2")
         .bind(shard.key)

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::domain::form::Form;
 use crate::domain::settings::Settings;
 use crate::domain::{Invalid, UnknownWord};
-use crate::store::records::Job;
+use crate::store::records::{Job, Webhook};
 use crate::store::{Error, Result};
 
 /// A moment as Postgres has it, in whole microseconds.
@@ -148,7 +148,10 @@ pub(super) fn form(row: &PgRow) -> Result<Form> {
 /// The columns that [`job`] reads of the table `jobs`. A job with ever so many errors is still told at once.
 pub(super) const JOB_COLUMNS: &str = "id, name, owner, model, output, state, images, done, failed, sealed_at, \
     started_at, finished_at, output_error, priority, needs, width, height, steps, guidance, bin, decode, deadline, \
-    end_reason, format, quality, layout, thumbnails, (SELECT coalesce(jsonb_agg(jsonb_build_object('job', n.id, 'any_end', d.any_end, 'state', n.state, \
+    end_reason, format, quality, layout, thumbnails, webhook, CASE WHEN webhook IS NOT NULL AND finished_at IS NOT NULL THEN \
+    (SELECT jsonb_build_object('state', w.state, 'attempts', w.attempts, 'error', w.error, \
+    'at', coalesce(w.ended_at, w.next_at))::text FROM webhooks AS w WHERE w.job = jobs.key ORDER BY w.key DESC LIMIT 1) END \
+    AS delivery, (SELECT coalesce(jsonb_agg(jsonb_build_object('job', n.id, 'any_end', d.any_end, 'state', n.state, \
     'images', n.images, 'finished', n.done + n.failed) ORDER BY n.key), '[]') FROM job_dependencies AS d \
     JOIN jobs AS n ON n.key = d.needs_job WHERE d.job = jobs.key) AS after_jobs, CASE WHEN failed = 0 THEN NULL ELSE (SELECT r.error FROM (SELECT error FROM results \
     WHERE results.job = jobs.key AND results.state = 'failed' LIMIT 1000) AS r \
@@ -178,5 +181,6 @@ pub(super) fn job(row: &PgRow) -> Result<Job> {
         deadline: optional_time(row, "deadline")?,
         end_reason: row.try_get("end_reason")?,
         form: form(row)?,
+        webhook: Webhook::read(row.try_get("webhook")?, row.try_get("delivery")?)?,
     })
 }

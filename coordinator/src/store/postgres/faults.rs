@@ -52,7 +52,7 @@ pub(super) async fn commit(
         Some(session) => standing::lock(&mut tx, session).await?,
         None => None,
     };
-    let mut accepted = 0;
+    let (mut accepted, mut failed) = (0, Vec::new());
     if !pictures.is_empty() {
         for answer in commit_pictures(&mut tx, &[(report, pictures)], now).await? {
             accepted += answer?.accepted;
@@ -61,8 +61,13 @@ pub(super) async fn commit(
     for result in &report.results {
         let Outcome::Failed { class, message } = &result.outcome else { continue };
         let holding = shard.holding(&mut tx, signed(result.index, "index")?).await?;
-        if commit_error(&mut tx, &shard, &holding, &reporter, result, *class, message).await? {
-            accepted += 1;
+        match commit_error(&mut tx, &shard, &holding, &reporter, result, *class, message).await? {
+            None => {}
+            Some(Verdict::Again) => accepted += 1,
+            Some(Verdict::Failed) => {
+                accepted += 1;
+                failed.push(result.index);
+            }
         }
         settle(&mut tx, holding.key, now).await?;
     }
@@ -85,7 +90,7 @@ pub(super) async fn commit(
     keep_logs(&mut tx, &[report], now).await?;
     tx.commit().await?;
     let known = report.results.len() as u64 - accepted;
-    Ok(Reported { accepted, known, held, job_complete, taken: Vec::new() })
+    Ok(Reported { accepted, known, held, job_complete, taken: Vec::new(), failed })
 }
 
 /// Refuses errors of anybody but the worker that the attempt was given to: they count against its images. It may have
@@ -103,7 +108,7 @@ async fn check_holder(db: &mut PgConnection, shard: &Shard, report: &Report, ses
     if holds { Ok(()) } else { Err(Invalid::job(given_to_another(report)).into()) }
 }
 
-/// Commits one error, of an image that was leased with `shard` and that `holding` has now; whether it was new.
+/// Commits one error, of an image that was leased with `shard` and that `holding` has now: what follows from it when it is new.
 async fn commit_error(
     db: &mut PgConnection,
     shard: &Shard,
@@ -112,7 +117,7 @@ async fn commit_error(
     result: &ImageReport,
     class: ErrorClass,
     message: &str,
-) -> Result<bool> {
+) -> Result<Option<Verdict>> {
     let index = signed(result.index, "index")?;
     let image = sqlx::query(
         "SELECT EXISTS (SELECT FROM results AS r WHERE r.job = $1 AND r.idx = $3) AS known FROM images AS i \
@@ -127,7 +132,7 @@ async fn commit_error(
     .await?;
     let Some(image) = image else { return Err(Invalid::job(not_in_this_shard(index)).into()) };
     if image.try_get("known")? {
-        return Ok(false);
+        return Ok(None);
     }
     // A report that is sent twice counts once.
     let errors = sqlx::query(
@@ -149,9 +154,10 @@ async fn commit_error(
     .bind(shard.key)
     .fetch_optional(&mut *db)
     .await?;
-    let Some(errors) = errors else { return Ok(false) };
+    let Some(errors) = errors else { return Ok(None) };
     let workers = failing_workers(db, shard.job, index).await?;
-    match after_error(class, small(&errors, "errors")?, workers, reporter.caps) {
+    let verdict = after_error(class, small(&errors, "errors")?, workers, reporter.caps);
+    match verdict {
         Verdict::Again => {}
         Verdict::Failed => {
             let failure = Failure {
@@ -168,7 +174,7 @@ async fn commit_error(
             fail_image(db, holding, &failure, reporter.now).await?;
         }
     }
-    Ok(true)
+    Ok(Some(verdict))
 }
 
 /// Different workers that failed an image since it was last tried anew. Errors of sessions that nobody knows count as

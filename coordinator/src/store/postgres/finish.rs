@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use serde_json::json;
 use sqlx::{PgConnection, Row};
 
-use super::PostgresStore;
 use super::codec::{JOB_COLUMNS, Time, clean, job as read_job, uuid};
 use super::event::{Event, record};
+use super::{PostgresStore, webhooks};
 use crate::domain::event::EventKind;
 use crate::domain::id::JobId;
 use crate::domain::state::{JobState, outcome};
@@ -48,7 +48,8 @@ pub(super) async fn end(
     .bind(by.map(|by| clean(&by.reason).into_owned()).filter(|reason| !reason.is_empty()))
     .fetch_one(&mut *db)
     .await?;
-    let job = read_job(&row)?;
+    let mut job = read_job(&row)?;
+    webhooks::insert(&mut *db, key, &mut job, now).await?;
     let detail = json!({ "state": state.word(), "done": job.done, "failed": job.failed });
     record(db, Event { job: Some(key), detail: Some(detail), by, ..Event::new(kind) }, now).await?;
     Ok(job)

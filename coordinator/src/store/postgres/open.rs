@@ -18,7 +18,7 @@ use crate::store::parts::ANALYSTS;
 use crate::store::{Error, Result};
 
 /// The tables, in the order in which they came to be.
-pub(super) const MIGRATIONS: [(i64, &str, &str); 10] = [
+pub(super) const MIGRATIONS: [(i64, &str, &str); 12] = [
     (1, "tables", include_str!("../../../../migrations/postgres/0001_tables.sql")),
     (2, "audit views", include_str!("../../../../migrations/postgres/0002_audit_views.sql")),
     (3, "claims and commits", include_str!("../../../../migrations/postgres/0003_claims_and_commits.sql")),
@@ -29,6 +29,12 @@ pub(super) const MIGRATIONS: [(i64, &str, &str); 10] = [
     (8, "images by state", include_str!("../../../../migrations/postgres/0008_images_by_state.sql")),
     (9, "forms and archives", include_str!("../../../../migrations/postgres/0009_forms_and_archives.sql")),
     (10, "steering", include_str!("../../../../migrations/postgres/0010_steering.sql")),
+    (11, "tokens", include_str!("../../../../migrations/postgres/0011_tokens.sql")),
+    (
+        12,
+        "webhooks and backlog",
+        include_str!("../../../../migrations/postgres/0012_webhooks_and_backlog.sql"),
+    ),
 ];
 const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 

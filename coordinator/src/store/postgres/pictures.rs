@@ -138,6 +138,7 @@ pub(super) async fn commit_pictures(
             held: row.try_get("held")?,
             job_complete: row.try_get("complete")?,
             taken: Vec::new(),
+            failed: Vec::new(),
         }));
     }
     Ok(answers)

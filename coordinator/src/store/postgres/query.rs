@@ -1,7 +1,11 @@
 //! The analyst's SQL, on a connection of its own that cannot write.
 //!
 //! The statement is prepared, which the server does with one statement only, and then read through a cursor: a cursor
-//! gives some rows at a time, and gives them as text whatever their types.
+//! gives some rows at a time.
+//!
+//! It runs inside functions of the role of readers, with the rights of that role (`SECURITY DEFINER`): in there the
+//! server lets nobody take on another role, by whatever expression. Outside, a statement could give back the role that
+//! was set for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +13,10 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use sqlx::postgres::{PgConnectOptions, PgRow, PgValueRef};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{
     AssertSqlSafe, Column, ConnectOptions, Connection, Executor, PgConnection, Row, SqlSafeStr, Statement,
-    TypeInfo, ValueRef,
+    TypeInfo,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,31 +25,46 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::PostgresStore;
 use super::codec::unhex;
+use super::record::fields;
 use super::trouble::is_stopped;
-use crate::domain::statement::{Question, check_statement};
+use crate::domain::statement::check_statement;
 use crate::store::parts::{PART_ROWS, PARTS, Parts, TURN};
 use crate::store::records::{Answer, Cell};
 use crate::store::{Error, Result};
+
+/// Of a transaction that never ends well: nothing of them stays.
+const FUNCTIONS: &str = "\
+    CREATE FUNCTION pg_temp.sanafarm_ask(_sql text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$ \
+    DECLARE _answer refcursor := 'answer'; \
+    BEGIN OPEN _answer NO SCROLL FOR EXECUTE _sql; END $$; \
+    CREATE FUNCTION pg_temp.sanafarm_more(_rows integer) RETURNS SETOF text LANGUAGE plpgsql SECURITY DEFINER AS $$ \
+    DECLARE _answer refcursor := 'answer'; _row record; \
+    BEGIN \
+        FOR _ IN 1.._rows LOOP \
+            FETCH _answer INTO _row; \
+            EXIT WHEN NOT FOUND; \
+            RETURN NEXT _row::pg_catalog.text; \
+        END LOOP; \
+    END $$; \
+    SET TRANSACTION READ ONLY";
 
 pub(super) async fn query(
     store: &PostgresStore,
     sql: &str,
     limit: Duration,
 ) -> Result<BoxStream<'static, Result<Answer>>> {
-    let question = check_statement(sql)?;
+    check_statement(sql)?;
     let deadline = Instant::now() + limit;
     let turn = timeout(limit.min(TURN), Arc::clone(&store.analysts).acquire_owned());
     let permit = turn.await.map_err(|_| Error::Crowded)?.map_err(|_| Error::Closed)?;
-    let asked = timeout_at(deadline, ask(&store.options, sql, question, limit)).await;
-    let (mut connection, columns) =
-        asked.map_err(|_| Error::TimedOut(limit))?.map_err(|error| query_error(error, limit))?;
+    let asked = timeout_at(deadline, ask(&store.options, sql, limit)).await;
+    let (mut connection, columns) = asked.map_err(|_| Error::TimedOut(limit))??;
     let (reader, answer) = mpsc::channel(PARTS + 1);
     // Room for the error, also when nobody makes room: an answer cut short must not look whole.
     let last = reader.clone().reserve_owned().await.map_err(|_| Error::Closed)?;
-    let sql = sql.to_owned();
     let task = tokio::spawn(async move {
         let parts = Parts::new(reader);
-        let sent = timeout_at(deadline, send_all(&mut connection, &sql, question, columns, parts)).await;
+        let sent = timeout_at(deadline, send_all(&mut connection, columns, limit, parts)).await;
         match sent {
             Ok(Ok(())) => {
                 // The server ends the transaction, whether or not it hears the goodbye.
@@ -61,88 +80,96 @@ pub(super) async fn query(
     Ok(ReceiverStream::new(answer).inspect(move |_| _ = &task).boxed())
 }
 
+/// A column of the answer.
+struct Named {
+    name: String,
+    /// The server's name of its type.
+    kind: String,
+}
+
+/// What no statement may take off: set again before each part.
+fn bounds(limit: Duration) -> String {
+    let limit = limit.as_millis().clamp(1, i32::MAX as u128);
+    format!("SET statement_timeout = {limit}; SET client_connection_check_interval = '500ms'")
+}
+
+/// Connects, and opens the cursor as the role of readers.
+async fn ask(options: &PgConnectOptions, sql: &str, limit: Duration) -> Result<(PgConnection, Vec<Named>)> {
+    // A slow question is its asker's, not something to log.
+    let connected = options.clone().disable_statement_logging().connect().await;
+    let mut connection = connected.map_err(|error| query_error(error, limit))?;
+    let settings = format!(
+        "SET TIME ZONE 'UTC'; SET DateStyle = ISO; SET bytea_output = hex; {}; BEGIN READ WRITE; \
+         SET LOCAL ROLE sanafarm_reader",
+        bounds(limit)
+    );
+    let begun = sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut connection).await;
+    begun.map_err(|error| match error.as_database_error() {
+        Some(database) if !is_stopped(&error) => Error::NoReader(database.message().to_owned()),
+        _ => query_error(error, limit),
+    })?;
+    let columns = open(&mut connection, sql).await.map_err(|error| query_error(error, limit))?;
+    Ok((connection, columns))
+}
+
 type Asked<T> = std::result::Result<T, sqlx::Error>;
 
-/// Connects and prepares the statement; the names of its columns. As the role of readers, where the coordinator's own
-/// role may be that.
-async fn ask(
-    options: &PgConnectOptions,
-    sql: &str,
-    question: Question,
-    limit: Duration,
-) -> Asked<(PgConnection, Vec<String>)> {
-    // A slow question is its asker's, not something to log.
-    let mut connection = options.clone().disable_statement_logging().connect().await?;
-    let settings = format!(
-        "SET TIME ZONE 'UTC'; SET DateStyle = ISO; SET bytea_output = hex; SET cursor_tuple_fraction = 1; \
-         SET client_connection_check_interval = '500ms'; SET statement_timeout = {}; \
-         SELECT set_config('role', rolname, false) FROM pg_roles \
-         WHERE rolname = 'sanafarm_reader' AND pg_has_role(oid, 'MEMBER'); BEGIN READ ONLY",
-        limit.as_millis().clamp(1, i32::MAX as u128)
-    );
-    sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut connection).await?;
-    let statement = (&mut connection).prepare(AssertSqlSafe(sql.to_owned()).into_sql_str()).await?;
-    let columns = statement.columns().iter().map(|column| column.name().to_owned()).collect();
-    if question == Question::Rows {
-        let cursor = format!("DECLARE answer NO SCROLL CURSOR FOR {sql}");
-        sqlx::query(AssertSqlSafe(cursor)).persistent(false).execute(&mut connection).await?;
-    }
-    Ok((connection, columns))
+async fn open(connection: &mut PgConnection, sql: &str) -> Asked<Vec<Named>> {
+    sqlx::raw_sql(FUNCTIONS).execute(&mut *connection).await?;
+    let statement = (&mut *connection).prepare(AssertSqlSafe(sql.to_owned()).into_sql_str()).await?;
+    let named = |column: &sqlx::postgres::PgColumn| Named {
+        name: column.name().to_owned(),
+        kind: column.type_info().name().to_owned(),
+    };
+    let columns = statement.columns().iter().map(named).collect();
+    sqlx::query("SELECT pg_temp.sanafarm_ask($1)").bind(sql).persistent(false).execute(connection).await?;
+    Ok(columns)
 }
 
 /// Returns early, and well, when nobody reads any more.
 async fn send_all(
     connection: &mut PgConnection,
-    sql: &str,
-    question: Question,
-    columns: Vec<String>,
+    columns: Vec<Named>,
+    limit: Duration,
     mut parts: Parts,
 ) -> Asked<()> {
-    if !parts.columns(columns).await {
+    let (names, kinds): (Vec<_>, Vec<_>) =
+        columns.into_iter().map(|column| (column.name, column.kind)).unzip();
+    if !parts.columns(names).await {
         return Ok(());
     }
-    match question {
-        Question::Plan => {
-            let mut rows = sqlx::query(AssertSqlSafe(sql.to_owned())).persistent(false).fetch(connection);
-            while let Some(row) = rows.try_next().await? {
-                // Text, JSON, XML or YAML: the same bytes.
-                if !parts.row(vec![Cell::Text(row.try_get_unchecked(0)?)]).await {
-                    return Ok(());
-                }
+    let more = format!("{}; SELECT pg_temp.sanafarm_more({PART_ROWS})", bounds(limit));
+    loop {
+        let mut rows = sqlx::raw_sql(AssertSqlSafe(more.clone())).fetch(&mut *connection);
+        let mut fetched = 0;
+        while let Some(row) = rows.try_next().await? {
+            fetched += 1;
+            if !parts.row(cells(row.try_get(0)?, &kinds)).await {
+                return Ok(());
             }
         }
-        Question::Rows => {
-            let fetch = format!("FETCH FORWARD {PART_ROWS} FROM answer");
-            let mut more = true;
-            while more {
-                let mut rows = sqlx::raw_sql(AssertSqlSafe(fetch.clone())).fetch(&mut *connection);
-                let mut fetched = 0;
-                while let Some(row) = rows.try_next().await? {
-                    fetched += 1;
-                    if !parts.row(cells(&row)?).await {
-                        return Ok(());
-                    }
-                }
-                more = fetched == PART_ROWS;
-            }
+        if fetched < PART_ROWS {
+            break;
         }
     }
     parts.end().await;
     Ok(())
 }
 
-fn cells(row: &PgRow) -> Asked<Vec<Cell>> {
-    (0..row.len()).map(|column| cell(&row.try_get_raw(column)?)).collect()
+fn cells(record: &str, kinds: &[String]) -> Vec<Cell> {
+    let mut fields = fields(record);
+    // A record without fields looks like one whose only field is null.
+    fields.truncate(kinds.len());
+    fields
+        .into_iter()
+        .zip(kinds)
+        .map(|(field, kind)| field.map_or(Cell::Null, |text| cell(text, kind)))
+        .collect()
 }
 
-/// A value from its text, which a cursor gives.
-fn cell(value: &PgValueRef<'_>) -> Asked<Cell> {
-    if value.is_null() {
-        return Ok(Cell::Null);
-    }
-    let text = value.as_str().map_err(sqlx::Error::Decode)?;
-    let kind = value.type_info();
-    let known = match kind.name() {
+/// A value from its text.
+fn cell(text: String, kind: &str) -> Cell {
+    let known = match kind {
         "INT2" | "INT4" | "INT8" | "OID" => text.parse().ok().map(Cell::Integer),
         "FLOAT4" | "FLOAT8" => text.parse().ok().map(Cell::Real),
         // Whole, it may be longer than a number can be here: then it stays text.
@@ -155,7 +182,7 @@ fn cell(value: &PgValueRef<'_>) -> Asked<Cell> {
         "BYTEA" => text.strip_prefix("\\x").and_then(unhex).map(Cell::Blob),
         _ => None,
     };
-    Ok(known.unwrap_or_else(|| Cell::Text(text.to_owned())))
+    known.unwrap_or(Cell::Text(text))
 }
 
 fn query_error(error: sqlx::Error, limit: Duration) -> Error {

@@ -96,13 +96,20 @@ pub(super) async fn find(db: impl PgExecutor<'_>, id: &str) -> Result<(i64, Job)
     }
 }
 
-pub(super) async fn jobs(store: &PostgresStore, states: &[JobState], limit: u32) -> Result<Vec<Job>> {
+pub(super) async fn jobs(
+    store: &PostgresStore,
+    owner: Option<&str>,
+    states: &[JobState],
+    limit: u32,
+) -> Result<Vec<Job>> {
     let states = if states.is_empty() { JobState::ALL } else { states };
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "SELECT {JOB_COLUMNS} FROM jobs WHERE sealed_at IS NOT NULL AND state = ANY ($1) ORDER BY key DESC LIMIT $2"
+        "SELECT {JOB_COLUMNS} FROM jobs WHERE sealed_at IS NOT NULL AND state = ANY ($1) \
+         AND ($3::text IS NULL OR owner = $3) ORDER BY key DESC LIMIT $2"
     )))
     .bind(states.iter().map(|state| state.word()).collect::<Vec<_>>())
     .bind(i64::from(limit))
+    .bind(owner)
     .fetch_all(&store.pool)
     .await?;
     rows.iter().map(read_job).collect()

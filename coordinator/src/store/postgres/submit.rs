@@ -60,8 +60,8 @@ pub(super) async fn begin_job(store: &PostgresStore, spec: &JobSpec, now: Timest
     let key: i64 = sqlx::query_scalar(
         "INSERT INTO jobs (id, client_token, name, owner, model, output, width, height, steps, guidance, bin, \
          decode, negative_prompt, seed, images_per_prompt, name_template, priority, needs, state, created_at, \
-         coordinator, named, deadline, format, quality, layout, thumbnails, index_base) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
-         $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28) \
+         coordinator, named, deadline, format, quality, layout, thumbnails, index_base, webhook) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+         $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29) \
          RETURNING key",
     )
     .bind(id)
@@ -92,6 +92,7 @@ pub(super) async fn begin_job(store: &PostgresStore, spec: &JobSpec, now: Timest
     .bind(spec.form.layout.word())
     .bind(spec.form.thumbnails)
     .bind(signed(before, "images before it")?)
+    .bind(&spec.webhook)
     .fetch_one(&mut *tx)
     .await?;
     waiting::insert(&mut tx, key, &after).await?;

@@ -11,6 +11,7 @@ use crate::domain::schedule::Needs;
 use crate::domain::settings::Settings;
 use crate::domain::state::{ImageState, JobState};
 use crate::domain::waiting::{Awaited, CallOff, Standing};
+use crate::store::records::Webhook;
 
 /// A sealed job.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +58,8 @@ pub struct Job {
     pub end_reason: Option<String>,
     /// What is written for each image.
     pub form: Form,
+    /// What is called when it ends.
+    pub webhook: Option<Webhook>,
 }
 
 impl Job {

@@ -1,15 +1,23 @@
 //! What goes into a store and comes out of it.
 
 mod archives;
+mod demand;
 mod jobs;
+mod overview;
 mod stats;
 mod stories;
+mod tokens;
+mod webhooks;
 mod workers;
 
 pub use archives::*;
+pub use demand::*;
 pub use jobs::*;
+pub use overview::*;
 pub use stats::*;
 pub use stories::*;
+pub use tokens::*;
+pub use webhooks::*;
 pub use workers::*;
 
 /// What a restart found.

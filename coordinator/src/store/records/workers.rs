@@ -268,6 +268,8 @@ pub struct Reported {
     pub job_complete: bool,
     /// Images of a report with a tar that have their result from elsewhere: then nothing of it was committed.
     pub taken: Vec<u64>,
+    /// Images that have failed for good now.
+    pub failed: Vec<u64>,
 }
 
 /// An open session.

@@ -12,7 +12,7 @@ use crate::domain::form::Form;
 use crate::domain::settings::Settings;
 use crate::domain::state::JobState;
 use crate::domain::{Invalid, UnknownWord};
-use crate::store::records::Job;
+use crate::store::records::{Job, Webhook};
 use crate::store::{Error, Result};
 
 /// SQLITE_BUSY, in the low byte of its extended codes.
@@ -118,7 +118,10 @@ pub(super) fn form(row: &SqliteRow) -> Result<Form> {
 /// a job with ever so many errors is still told at once.
 pub(super) const JOB_COLUMNS: &str = "id, name, owner, model, output, state, images, done, failed, sealed_at, \
     started_at, finished_at, output_error, priority, needs, width, height, steps, guidance, bin, decode, deadline, \
-    end_reason, format, quality, layout, thumbnails, (SELECT json_group_array(json_object('job', a.id, 'any_end', json(iif(a.any_end, 'true', 'false')), \
+    end_reason, format, quality, layout, thumbnails, webhook, CASE WHEN webhook IS NOT NULL AND finished_at IS NOT NULL THEN \
+    (SELECT json_object('state', w.state, 'attempts', w.attempts, 'error', w.error, \
+    'at', coalesce(w.ended_at, w.next_at)) FROM webhooks AS w WHERE w.job = jobs.key ORDER BY w.key DESC LIMIT 1) END \
+    AS delivery, (SELECT json_group_array(json_object('job', a.id, 'any_end', json(iif(a.any_end, 'true', 'false')), \
     'state', a.state, 'images', a.images, 'finished', a.done + a.failed)) FROM (SELECT n.*, d.any_end \
     FROM job_dependencies AS d JOIN jobs AS n ON n.key = d.needs_job WHERE d.job = jobs.key ORDER BY n.key) AS a) \
     AS after_jobs, CASE WHEN failed = 0 THEN NULL ELSE (SELECT r.error FROM (SELECT error FROM results \
@@ -152,5 +155,6 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job> {
         deadline: optional_time("deadline")?,
         end_reason: row.try_get("end_reason")?,
         form: form(row)?,
+        webhook: Webhook::read(row.try_get("webhook")?, row.try_get("delivery")?)?,
     })
 }

@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use serde_json::json;
 use sqlx::{Row, SqliteConnection};
 
-use super::SqliteStore;
 use super::codec::{JOB_COLUMNS, job as read_job, time_text};
 use super::event::{Event, record};
 use super::report::job_complete;
+use super::{SqliteStore, webhooks};
 use crate::domain::event::EventKind;
 use crate::domain::id::JobId;
 use crate::domain::state::{JobState, outcome};
@@ -49,7 +49,8 @@ pub(super) async fn end(
     .bind(key)
     .fetch_one(&mut *db)
     .await?;
-    let job = read_job(&row)?;
+    let mut job = read_job(&row)?;
+    webhooks::insert(&mut *db, key, &mut job, now).await?;
     let detail = json!({ "state": state.word(), "done": job.done, "failed": job.failed });
     record(db, Event { job: Some(key), detail: Some(detail), by, ..Event::new(kind) }, now).await?;
     Ok(job)

@@ -15,7 +15,7 @@ use crate::store::parts::ANALYSTS;
 use crate::store::{Error, Result};
 
 /// The tables, in the order in which they came to be.
-const MIGRATIONS: [(i64, &str, &str); 9] = [
+const MIGRATIONS: [(i64, &str, &str); 11] = [
     (1, "tables", include_str!("../../../../migrations/sqlite/0001_tables.sql")),
     (2, "audit views", include_str!("../../../../migrations/sqlite/0002_audit_views.sql")),
     (3, "scheduling", include_str!("../../../../migrations/sqlite/0003_scheduling.sql")),
@@ -29,6 +29,8 @@ const MIGRATIONS: [(i64, &str, &str); 9] = [
     (7, "stories", include_str!("../../../../migrations/sqlite/0007_stories.sql")),
     (8, "forms and archives", include_str!("../../../../migrations/sqlite/0008_forms_and_archives.sql")),
     (9, "steering", include_str!("../../../../migrations/sqlite/0009_steering.sql")),
+    (10, "tokens", include_str!("../../../../migrations/sqlite/0010_tokens.sql")),
+    (11, "webhooks and backlog", include_str!("../../../../migrations/sqlite/0011_webhooks_and_backlog.sql")),
 ];
 const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 

@@ -82,7 +82,12 @@ pub(super) async fn find(db: impl SqliteExecutor<'_>, id: &str) -> Result<(i64, 
     Ok((first.try_get("key")?, read_job(first)?))
 }
 
-pub(super) async fn jobs(store: &SqliteStore, states: &[JobState], limit: u32) -> Result<Vec<Job>> {
+pub(super) async fn jobs(
+    store: &SqliteStore,
+    owner: Option<&str>,
+    states: &[JobState],
+    limit: u32,
+) -> Result<Vec<Job>> {
     let mut query = QueryBuilder::new(format!("SELECT {JOB_COLUMNS} FROM jobs WHERE sealed_at IS NOT NULL"));
     if !states.is_empty() {
         query.push(" AND state IN (");
@@ -91,6 +96,9 @@ pub(super) async fn jobs(store: &SqliteStore, states: &[JobState], limit: u32) -
             list.push_bind(state.word());
         }
         query.push(")");
+    }
+    if let Some(owner) = owner {
+        query.push(" AND owner = ").push_bind(owner);
     }
     query.push(" ORDER BY key DESC LIMIT ").push_bind(limit);
     let rows = query.build().fetch_all(&store.reader).await?;

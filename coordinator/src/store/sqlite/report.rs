@@ -88,7 +88,7 @@ async fn commit_report(
     if let Some((known, taken)) = nothing_new {
         let held = holds(db, &shard, lease, known_session.map(|(key, _)| key)).await?;
         let job_complete = job_complete(db, shard.job).await?;
-        return Ok(Reported { accepted: 0, known, held, job_complete, taken });
+        return Ok(Reported { accepted: 0, known, held, job_complete, taken, failed: Vec::new() });
     }
     if report.has_errors() {
         let Some((key, _)) = known_session else {
@@ -97,11 +97,16 @@ async fn commit_report(
         check_holder(db, &shard, report, key).await?;
     }
     let reporter = Reporter { session: known_session.map(|(key, _)| key), attempt: lease.attempt, caps, now };
-    let mut accepted = 0;
+    let (mut accepted, mut failed) = (0, Vec::new());
     for result in results {
         let mut cut_off = shard.cut_off(db, signed(result.index, "index")?).await?;
-        if commit(db, &shard, cut_off.as_ref().unwrap_or(&shard), &reporter, result).await? {
-            accepted += 1;
+        match commit(db, &shard, cut_off.as_ref().unwrap_or(&shard), &reporter, result).await? {
+            Committed::Known => {}
+            Committed::New => accepted += 1,
+            Committed::Failed => {
+                accepted += 1;
+                failed.push(result.index);
+            }
         }
         if let Some(shard) = &mut cut_off {
             shard.settle(db, now).await?;
@@ -118,7 +123,7 @@ async fn commit_report(
     let held = holds(db, &shard, lease, reporter.session).await?;
     let job_complete = job_complete(db, shard.job).await?;
     let known = results.len() as u64 - accepted;
-    Ok(Reported { accepted, known, held, job_complete, taken: Vec::new() })
+    Ok(Reported { accepted, known, held, job_complete, taken: Vec::new(), failed })
 }
 
 /// Whether the session holds the lease.
@@ -181,14 +186,23 @@ async fn check_holder(db: &mut SqliteConnection, shard: &Shard, report: &Report,
     Err(Invalid::job(format!("attempt {attempt} of shard {shard} was given to another worker")).into())
 }
 
-/// Commits one result or error, of an image that was leased with `shard` and that `holding` has now; whether it was new.
+/// What became of a result or an error.
+enum Committed {
+    /// It was there already.
+    Known,
+    New,
+    /// It was new, and its image has failed for good with it.
+    Failed,
+}
+
+/// Commits one result or error, of an image that was leased with `shard` and that `holding` has now.
 async fn commit(
     db: &mut SqliteConnection,
     shard: &Shard,
     holding: &Shard,
     reporter: &Reporter,
     result: &ImageReport,
-) -> Result<bool> {
+) -> Result<Committed> {
     let index = signed(result.index, "index")?;
     let image = sqlx::query(
         "SELECT i.object, i.errors, EXISTS (SELECT 1 FROM results AS r WHERE r.job = i.job AND r.idx = i.idx) \
@@ -213,7 +227,7 @@ async fn commit(
             check_done(index, assigned, object, sha256, recipe)?;
             // The object of a picture that was taken back is not where an attempt of that time put it.
             if image.try_get("known")? || image.try_get("requeued")? {
-                return Ok(false);
+                return Ok(Committed::Known);
             }
             sqlx::query(
                 "INSERT INTO results (job, idx, state, shard, attempt, session, device, object, bytes, sha256, \
@@ -241,11 +255,11 @@ async fn commit(
                 .bind(shard.job)
                 .execute(&mut *db)
                 .await?;
-            Ok(true)
+            Ok(Committed::New)
         }
         Outcome::Failed { class, message } => {
             if image.try_get("known")? {
-                return Ok(false);
+                return Ok(Committed::Known);
             }
             let inserted = sqlx::query(
                 "INSERT INTO image_errors (job, idx, attempt, session, device, error_class, error, at) \
@@ -262,7 +276,7 @@ async fn commit(
             .execute(&mut *db)
             .await?;
             if inserted.rows_affected() == 0 {
-                return Ok(false);
+                return Ok(Committed::Known);
             }
             sqlx::query("UPDATE images SET errors = errors + 1 WHERE job = ? AND idx = ?")
                 .bind(shard.job)
@@ -285,9 +299,10 @@ async fn commit(
                         by: None,
                     };
                     fail_image(db, shard, &failure, reporter.now).await?;
+                    return Ok(Committed::Failed);
                 }
             }
-            Ok(true)
+            Ok(Committed::New)
         }
     }
 }

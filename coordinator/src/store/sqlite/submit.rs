@@ -45,8 +45,8 @@ pub(super) async fn begin_job(store: &SqliteStore, spec: &JobSpec, now: Timestam
     let inserted = sqlx::query(
         "INSERT INTO jobs (id, client_token, name, owner, model, output, width, height, steps, guidance, bin, \
          decode, negative_prompt, seed, images_per_prompt, name_template, priority, needs, state, created_at, \
-         deadline, format, quality, layout, thumbnails, index_base) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         deadline, format, quality, layout, thumbnails, index_base, webhook) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(&id)
     .bind(&spec.client_token)
@@ -74,6 +74,7 @@ pub(super) async fn begin_job(store: &SqliteStore, spec: &JobSpec, now: Timestam
     .bind(spec.form.layout.word())
     .bind(spec.form.thumbnails)
     .bind(signed(before, "images before it")?)
+    .bind(&spec.webhook)
     .execute(&mut *tx)
     .await?;
     waiting::insert(&mut tx, inserted.last_insert_rowid(), &after).await?;

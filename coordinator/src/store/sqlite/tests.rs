@@ -247,6 +247,24 @@ async fn a_query_cannot_write_and_says_what_is_wrong() {
     assert!(matches!(write, Err(Error::Query(_))), "{write:?}");
     assert!(matches!(run("delete from jobs").await, Err(Error::Refused(_))));
     assert!(matches!(run("select 1; select 2").await, Err(Error::Refused(_))));
+    // Nothing but its own file, and nothing of its own connection is set: by no function, and by no second statement that
+    // the check takes for a text.
+    for sql in [
+        "select load_extension('/tmp/x')",
+        "select readfile('/etc/passwd')",
+        "select writefile('/tmp/x', 'x')",
+        "select * from pragma_query_only(0)",
+        "explain attach '/tmp/x' as y; select 1",
+        "select $a('); attach '/tmp/sanafarm-none.db' as y; select * from y.sqlite_master --'",
+        "select $a('); create table y (a) --'",
+        "with x as (select 1) select * from x where 1 in (attach '/tmp/x' as y)",
+    ] {
+        let refused = run(sql).await;
+        assert!(
+            matches!(refused, Err(Error::Query(_) | Error::Refused(_) | Error::Database(_))),
+            "{sql}: {refused:?}"
+        );
+    }
     let empty = run("select job_id, name from audit_jobs").await.unwrap();
     assert_eq!(empty, [Answer::Columns(vec!["job_id".to_owned(), "name".to_owned()])]);
     let values = run("select 1 as a, 1.5 as b, 'x' as c, x'01' as d, null as e").await.unwrap();

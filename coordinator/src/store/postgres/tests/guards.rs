@@ -104,7 +104,7 @@ async fn a_migration_that_waits_for_an_analyst_holds_nobody_up() {
     let (store, ()) = tokio::join!(PostgresStore::open(&url), others);
     let store = store.unwrap();
     assert_eq!(server.sql("farm", applied), MIGRATIONS.len().to_string());
-    assert_eq!(store.jobs(&[], 1).await.unwrap().remove(0).name, "still at work");
+    assert_eq!(store.jobs(None, &[], 1).await.unwrap().remove(0).name, "still at work");
 }
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn what_an_older_program_wrote_is_kept_in_the_words_of_this_one() {
     let classes = "select string_agg(c, ' ') from (select error_class as c from audit_images where state = 'failed' \
         union all select detail ->> 'error_class' from audit_events) as x";
     assert_eq!(bench.value(classes).await, "bad_image bad_image");
-    let job = bench.store.jobs(&[], 1).await.unwrap().remove(0);
+    let job = bench.store.jobs(None, &[], 1).await.unwrap().remove(0);
     assert_eq!(job.form, crate::domain::form::Form::default());
     assert_eq!(bench.images(&job.id).await[0].result.as_ref().unwrap().bytes, Some(7));
     let stored =

@@ -8,7 +8,7 @@ use super::fresh;
 use crate::domain::spec::Row;
 use crate::domain::state::ImageState;
 use crate::store::conformance::{Bench, CAPS, LEASE, done, row, spec};
-use crate::store::postgres::{PostgresStore, lease, read, waiting};
+use crate::store::postgres::{PostgresStore, demand, lease, read, waiting};
 use crate::store::records::{Change, HeldLease, Release, ReleaseReason, Renewal, Report, Subject};
 use sanafarm_test_servers::Postgres;
 
@@ -57,7 +57,7 @@ async fn nothing_reads_a_large_table_whole() {
         }
     };
     work(&mut bench, 24).await;
-    let small = bench.store.jobs(&[], 1).await.unwrap().remove(0);
+    let small = bench.store.jobs(None, &[], 1).await.unwrap().remove(0);
     bench.change(&small.id, Change::Cancel).await;
     let sizes = [64, 96, 128];
     let rows = (1..=100_000u64).map(|line| Row { width: Some(sizes[line as usize % 3]), ..row(line) });
@@ -84,7 +84,9 @@ async fn nothing_reads_a_large_table_whole() {
         bench.store.image_story(job, 50_000).await.unwrap().unwrap();
     }
     bench.store.speeds("sana-tiny").await.unwrap();
-    bench.store.jobs(&[], 10).await.unwrap();
+    assert_eq!(bench.store.demand().await.unwrap().len(), 2);
+    bench.store.overview(bench.now).await.unwrap();
+    bench.store.jobs(None, &[], 10).await.unwrap();
     bench.store.close().await;
     for ((table, scans, rows), (_, scans_before, rows_before)) in readings(&server).into_iter().zip(before) {
         assert_eq!(scans, scans_before, "{table} was read whole");
@@ -220,6 +222,18 @@ async fn lookups_go_by_the_index_made_for_them() {
             ],
         ),
         (waiting::HOPELESS.to_owned(), &open, &["jobs_due", "jobs_unstarted", "job_dependencies_pkey"]),
+        (
+            demand::DEMAND.to_owned(),
+            &open,
+            &[
+                "jobs_open",
+                "jobs_begun",
+                "shards_delayed",
+                "leases_held_of_job",
+                "jobs_by_model",
+                "results_0_pkey",
+            ],
+        ),
         (read::images_sql(&[]), &page, &["images_pkey", "results_0_pkey"]),
         (read::images_sql(&[ImageState::Failed]), &page, &["results_0_job_idx_idx", "images_pkey"]),
     ] {

@@ -28,7 +28,7 @@ async fn a_query_cannot_write_and_says_what_is_wrong() {
         ("selct 1", "only select"),
         (
             "with x as (insert into events (at, kind) values (now(), 'x') returning 1) select * from x",
-            "data-modifying",
+            "read-only transaction",
         ),
         ("select * from jobs", "permission denied for table jobs"),
         ("select sneak()", "cannot execute UPDATE in a read-only transaction"),
@@ -50,6 +50,67 @@ async fn a_query_cannot_write_and_says_what_is_wrong() {
         assert!(text.contains(reason), "{sql}: {text}");
     }
     assert_eq!(server.sql("farm", "SELECT count(*) FROM events"), "0");
+}
+
+#[tokio::test]
+async fn no_expression_gets_out_of_the_role_of_readers() {
+    let (store, _server) = fresh_store().await;
+    let text = "query_to_xml('select * from tokens', true, false, '')";
+    let out = |set: &str| format!("with a as materialized (select {set} as r) select r, {text} from a");
+    for sql in [
+        out("set_config('role', 'none', false)"),
+        out("set_config('role', 'none', true)"),
+        out("pg_catalog.set_config('role', session_user::text, false)"),
+        out(r#""set_config"('ro' || 'le', 'none', false)"#),
+        out(r#"U&"set\005fconfig"('role', 'none', false)"#),
+        out("pg_catalog /* */ . -- x\n \"set_config\" ('role', 'none', false)"),
+        out("set_config('session_authorization', session_user::text, false)"),
+        out("query_to_xml('select set_config(''role'', ''none'', false)', true, false, '')"),
+        format!("select {text} from set_config('role', 'none', false)"),
+        format!("select {text} from generate_series(1, 2) as g, lateral (select set_config('role', 'none', g = 3)) as r"),
+        format!("select 1 order by set_config('role', 'none', false), {text}::text"),
+        format!("explain analyze {}", out("set_config('role', 'none', false)")),
+        format!("select {text}"),
+        "select query_to_xml('set role none', true, false, ''), query_to_xml('select * from tokens', true, false, '')"
+            .to_owned(),
+        "select pg_read_file('/etc/passwd')".to_owned(),
+        "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname = 'farm'"
+            .to_owned(),
+        "select lo_import('/etc/passwd')".to_owned(),
+        "select * from pg_authid".to_owned(),
+        "select token.* from (select 1) as x, pg_temp.sanafarm_ask('select * from tokens') as token".to_owned(),
+    ] {
+        let refused = run(&store, &sql).await;
+        let error = match refused {
+            Err(Error::Query(error)) => error,
+            other => panic!("{sql}: {other:?}"),
+        };
+        let reasons = ["within security-definer function", "permission denied", "must be", "read-only", "in use", "non-volatile"];
+        assert!(reasons.iter().any(|reason| error.contains(reason)), "{sql}: {error}");
+    }
+    // Harmless, and often useful.
+    run(&store, "select random(), set_config('work_mem', '8MB', false), current_setting('server_version')")
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn no_statement_takes_off_its_limit() {
+    let (store, _server) = fresh_store().await;
+    let sql = "with off as materialized (select set_config('statement_timeout', '0', false), \
+               set_config('client_connection_check_interval', '0', false)) \
+               select current_setting('statement_timeout') from off, generate_series(1, 1001)";
+    let answers = run(&store, sql).await.unwrap();
+    let Some(Answer::Rows(rows)) = answers.last() else { panic!("{answers:?}") };
+    assert_eq!(rows[0], [Cell::Text("1min".to_owned())]);
+}
+
+#[tokio::test]
+async fn without_the_role_of_readers_nothing_runs() {
+    let (store, server) = fresh_store().await;
+    server.sql("farm", "DROP OWNED BY sanafarm_reader; DROP ROLE sanafarm_reader");
+    let refused = run(&store, "select 1").await;
+    assert!(matches!(refused, Err(Error::NoReader(_))), "{refused:?}");
 }
 
 #[tokio::test]
@@ -107,13 +168,19 @@ async fn every_view_can_be_read_by_analysts() {
     let bench = Bench::new(store);
     bench.submit("a", 2, 1).await;
     bench.render_all(&bench.session("w").await).await;
-    let views = server
-        .sql("farm", "SELECT relname FROM pg_class WHERE relkind = 'v' AND relname LIKE 'audit%' ORDER BY 1");
+    let views = server.sql(
+        "farm",
+        "SELECT relname FROM pg_class WHERE relkind = 'v' AND relname ~ '^(audit|keda)_' ORDER BY 1",
+    );
     assert!(views.lines().count() >= 4, "{views}");
     for view in views.lines() {
         let rows = bench.value(&format!("select count(*) from {view}")).await;
-        // The job has no tars and nothing was logged.
-        assert_eq!(rows == "0", ["audit_archives", "audit_logs"].contains(&view), "{view}: {rows}");
+        // The job has no tars, nothing was logged, and nothing is left to do.
+        assert_eq!(
+            rows == "0",
+            ["audit_archives", "audit_logs", "keda_backlog"].contains(&view),
+            "{view}: {rows}"
+        );
     }
     assert_eq!(bench.value("select current_user").await, "sanafarm_reader");
 }
@@ -153,6 +220,6 @@ async fn a_query_without_end_is_stopped() {
     for _ in 0..12 {
         drop(store.query(ENDLESS, long).await.unwrap());
     }
-    let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'FETCH%' AND state = 'active'";
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SET statement_timeout%' AND state = 'active'";
     while server.sql("farm", running) != "0" {}
 }

@@ -44,7 +44,7 @@ async fn a_server_that_is_gone_is_named() {
     let (store, mut server) = fresh_store().await;
     server.stop();
     // Whether it finds out by using a connection or by asking for one.
-    let error = store.jobs(&[], 1).await.unwrap_err();
+    let error = store.jobs(None, &[], 1).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
     assert!(error.to_string().contains("postgres://postgres@127.0.0.1"), "{error}");
 }

@@ -281,7 +281,7 @@ async fn a_token_is_one_job_however_often_it_is_sent() {
         jobs.extend(task.await.unwrap());
     }
     assert_eq!(jobs.len(), 1);
-    assert_eq!(first.store.jobs(&[], 10).await.unwrap().len(), 1);
+    assert_eq!(first.store.jobs(None, &[], 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
