@@ -11,6 +11,7 @@
 //!
 //! - [`run`]: the worker, until it is told to leave by [`Shutdown`].
 //! - [`Devices`]: what it renders on.
+//! - [`Monitor`]: how it stands, for whoever watches its process.
 //! - [`models`]: where models are found and how they are kept; the bundled one is inside the program.
 //! - [`picture`]: picture files and the recipes in them.
 //! - [`reproduce`]: a picture rendered again from its recipe.
@@ -19,9 +20,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sanafarm_net::Channel;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 mod device;
 mod engine;
@@ -29,6 +30,7 @@ mod follow;
 mod leases;
 mod leave;
 pub mod models;
+mod monitor;
 mod notice;
 mod outbox;
 pub mod picture;
@@ -40,11 +42,13 @@ mod session;
 mod shift;
 mod stats;
 mod store;
+mod told;
 
 #[cfg(test)]
 mod tests;
 
 pub use device::Devices;
+pub use monitor::Monitor;
 pub use notice::{Notices, Spot};
 pub use outbox::Settings as OutboxSettings;
 pub use shift::Limits;
@@ -64,6 +68,8 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// Says what each device is doing right now, for a progress display.
     pub activity: Option<watch::Sender<Vec<Activity>>>,
+    /// Watches it.
+    pub monitor: Monitor,
     /// Where finished images are kept until they are acknowledged.
     pub outbox: OutboxSettings,
     /// Uploads at once.
@@ -94,6 +100,7 @@ impl Options {
             devices: Devices::default(),
             labels: BTreeMap::new(),
             activity: None,
+            monitor: Monitor::default(),
             outbox,
             uploads: UPLOADS,
             limits: Limits::default(),
@@ -170,10 +177,12 @@ pub async fn run(channel: Channel, options: Options, shutdown: Shutdown) -> Resu
     let wanted = options.devices.clone();
     let chosen = tokio::task::spawn_blocking(move || device::choose(&wanted)).await;
     let chosen = chosen.map_err(|error| Error::Engine(format!("probe devices: {error}")))?;
+    let chosen = chosen.map_err(Error::Devices)?;
+    options.monitor.watch(&chosen);
     let engine = |(device, placement)| {
         let engine: Box<dyn engine::Engine> = Box::new(engine::SanaEngine::new(placement));
         (device, engine)
     };
-    let engines = chosen.map_err(Error::Devices)?.into_iter().map(engine).collect();
+    let engines = chosen.into_iter().map(engine).collect();
     shift::run(channel, options, shutdown, engines).await
 }

@@ -1,7 +1,7 @@
 //! Reporting and renewing: the two conversations that go on beside the work.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sanafarm_proto::v1::image_result::Outcome;
 use sanafarm_proto::v1::{ImageFailed, ImageResult};
@@ -17,6 +17,7 @@ use crate::outbox::{Id, Outbox};
 use crate::recipe::Failure;
 use crate::session::{CallError, Session};
 use crate::stats::Stats;
+use crate::told::{Origin, Period, Which};
 
 /// Most results in one report: with the longest prompts they stay below the 4 MiB that gRPC takes.
 const BATCH: usize = 16;
@@ -31,6 +32,8 @@ pub(crate) struct Report {
     pub(crate) result: ImageResult,
     /// What lies in the outbox until this is acknowledged.
     pub(crate) entry: Option<Id>,
+    /// Where it comes from, when this process rendered it.
+    pub(crate) origin: Option<Arc<Origin>>,
     /// It is of an earlier run.
     pub(crate) recovered: bool,
 }
@@ -48,7 +51,16 @@ impl Report {
         tracing::warn!(index, ?class, message, "image failed");
         let outcome = Some(Outcome::Failed(ImageFailed { error_class: class.into(), message }));
         let result = ImageResult { index, outcome, device_id, ..ImageResult::default() };
-        Self { lease, job, result, entry: None, recovered: false }
+        Self { lease, job, result, entry: None, origin: None, recovered: false }
+    }
+
+    fn was_told(&self, worker: &str, when: Period) {
+        let which = Which { lease: &self.lease, job: &self.job, index: self.result.index };
+        let error = match &self.result.outcome {
+            Some(Outcome::Failed(failed)) => Some(failed.message.as_str()),
+            Some(Outcome::Done(_)) | None => None,
+        };
+        which.was_acknowledged(self.origin.as_deref(), worker, &self.result.device_id, error, when);
     }
 }
 
@@ -136,7 +148,10 @@ async fn tell_at_once(
         None => unreachable!("nobody tells nothing"),
     };
     let results: Vec<ImageResult> = reports.iter().map(|report| report.result.clone()).collect();
-    let answer = session.report(&lease, results, None).await?;
+    let start = SystemTime::now();
+    let answer = session.report(&lease, &job, results, None).await?;
+    let told = Period::since(start);
+    reports.iter().for_each(|report| report.was_told(session.worker(), told));
     tracing::debug!(
         shard = %lease.shard_id, attempt = lease.attempt,
         accepted = answer.accepted, known = answer.known, held = answer.held, "reported results"

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::worker_service_client::WorkerServiceClient;
 use sanafarm_proto::v1::{
     Archive, CloseSessionRequest, HeldLease, ImageResult, Lease, LeaseShardRequest, Notice,
@@ -13,7 +14,6 @@ use sanafarm_proto::v1::{
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
 use crate::Error;
@@ -192,6 +192,7 @@ impl Session {
     pub(crate) async fn report(
         &self,
         lease: &LeaseKey,
+        job: &str,
         results: Vec<ImageResult>,
         archive: Option<Archive>,
     ) -> Result<ReportResultsResponse, CallError> {
@@ -202,6 +203,7 @@ impl Session {
                 lease,
                 results: results.clone(),
                 archive: archive.clone(),
+                job_id: job.to_owned(),
             };
             async move { client.report_results(request).await }
         })

@@ -20,6 +20,16 @@ pub(crate) struct Stats {
     outbox: Mutex<Kept>,
     /// By who says it.
     troubles: Mutex<BTreeMap<&'static str, String>>,
+    standing: Mutex<Standing>,
+}
+
+/// How the worker stands with its coordinator.
+#[derive(Debug, Default)]
+struct Standing {
+    /// It has a session.
+    open: bool,
+    /// Why it leaves; empty while it stays.
+    leaving: String,
 }
 
 /// What lies in the outbox.
@@ -55,6 +65,38 @@ impl Stats {
             Some(trouble) => troubles.insert(who, trouble),
             None => troubles.remove(who),
         };
+    }
+
+    /// The coordinator has let it in, and it renders on these devices.
+    pub(crate) fn opened<'a>(&self, devices: impl Iterator<Item = &'a str>) {
+        devices.for_each(|id| drop(self.device(id)));
+        lock(&self.standing).open = true;
+    }
+
+    /// It leaves.
+    pub(crate) fn leaves(&self, why: &str) {
+        lock(&self.standing).leaving = why.to_owned();
+    }
+
+    /// Why it takes no work; empty when it does.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        let mut troubles = Vec::new();
+        {
+            let standing = lock(&self.standing);
+            if !standing.open {
+                troubles.push("no session with the coordinator yet".to_owned());
+            }
+            if !standing.leaving.is_empty() {
+                troubles.push(format!("leaving: {}", standing.leaving));
+            }
+        }
+        let now = Instant::now();
+        let told: Vec<_> = lock(&self.devices).iter().map(|(id, device)| device.told(id, now)).collect();
+        if !told.is_empty() && told.iter().all(|device| !device.broken.is_empty()) {
+            troubles
+                .extend(told.into_iter().map(|device| format!("{}: {}", device.device_id, device.broken)));
+        }
+        troubles
     }
 
     /// As the coordinator is told.

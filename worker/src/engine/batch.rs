@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use sana::{Error, Progress, Sink};
 use sanafarm_proto::v1::ErrorClass;
@@ -13,29 +13,12 @@ use super::encoder::{Canvas, Encoder};
 use crate::Activity;
 use crate::recipe::{Failure, Provenance};
 use crate::stats::{Busy, DeviceMeter};
+use crate::told::Period;
 
-/// An image that this device has started and that has no answer yet.
-pub(super) struct InHand {
-    pub(super) command: Command,
-    /// What there is to say about it.
-    log: Vec<String>,
-}
-
-impl InHand {
-    pub(super) fn new(command: Command) -> Self {
-        Self { command, log: Vec::new() }
-    }
-
-    /// Says something about it, in the report of its result.
-    pub(super) fn note(&mut self, line: String) {
-        self.log.push(line);
-    }
-
-    pub(super) fn fail(self, device_id: &str, failure: Failure) {
-        let effort =
-            Effort { device_id: device_id.to_owned(), log: self.log.join("\n"), ..Effort::default() };
-        self.command.reply.answer(Rendered { effort, ..Rendered::failed(failure) });
-    }
+/// Nobody can render this image here.
+pub(super) fn fail(command: Command, device_id: &str, failure: Failure) {
+    let effort = Effort { device_id: device_id.to_owned(), ..Effort::default() };
+    command.reply.answer(Rendered { effort, ..Rendered::failed(failure) });
 }
 
 /// Why the images of a batch could not be rendered, other than by their own fault.
@@ -101,6 +84,7 @@ impl Face {
 /// Takes what the engine makes of a batch.
 pub(super) struct Batch<'a> {
     images: Vec<Slot>,
+    stages: Stages,
     encoder: &'a Encoder,
     face: &'a mut Face,
     started: Instant,
@@ -110,15 +94,40 @@ pub(super) struct Batch<'a> {
 }
 
 struct Slot {
-    image: InHand,
+    image: Command,
     provenance: Provenance,
     canvas: Option<Canvas>,
-    decode_started: Option<Instant>,
+    decode_started: Option<(Instant, SystemTime)>,
     ended: bool,
 }
 
+/// When the images of a batch went through the stages that they go through together.
+struct Stages {
+    text: SystemTime,
+    denoise: Option<SystemTime>,
+    decode: Option<SystemTime>,
+}
+
+impl Stages {
+    fn see(&mut self, progress: Progress) {
+        match progress {
+            Progress::Encoding => {}
+            Progress::Denoising { .. } => drop(self.denoise.get_or_insert_with(SystemTime::now)),
+            Progress::Decoding { .. } => drop(self.decode.get_or_insert_with(SystemTime::now)),
+        }
+    }
+
+    /// Up to now.
+    fn told(&self) -> Vec<(&'static str, Period)> {
+        let now = SystemTime::now();
+        let text = Period { start: self.text, end: self.denoise.unwrap_or(now) };
+        let denoise = self.denoise.map(|start| Period { start, end: self.decode.unwrap_or(now) });
+        [Some(("text", text)), denoise.map(|denoise| ("denoise", denoise))].into_iter().flatten().collect()
+    }
+}
+
 impl<'a> Batch<'a> {
-    pub(super) fn new(images: Vec<(InHand, Provenance)>, encoder: &'a Encoder, face: &'a mut Face) -> Self {
+    pub(super) fn new(images: Vec<(Command, Provenance)>, encoder: &'a Encoder, face: &'a mut Face) -> Self {
         let slot = |(image, provenance)| Slot {
             image,
             provenance,
@@ -127,11 +136,12 @@ impl<'a> Batch<'a> {
             ended: false,
         };
         let images = images.into_iter().map(slot).collect();
-        Self { images, encoder, face, started: Instant::now(), shared: None, trouble: None }
+        let stages = Stages { text: SystemTime::now(), denoise: None, decode: None };
+        Self { images, stages, encoder, face, started: Instant::now(), shared: None, trouble: None }
     }
 
     /// What is left without an answer, and why.
-    pub(super) fn finish(self) -> (Vec<InHand>, Option<Trouble>) {
+    pub(super) fn finish(self) -> (Vec<Command>, Option<Trouble>) {
         let left = self.images.into_iter().filter(|slot| !slot.ended).map(|slot| slot.image).collect();
         (left, self.trouble)
     }
@@ -140,12 +150,13 @@ impl<'a> Batch<'a> {
     fn effort(&self, picture: usize) -> Effort {
         let slot = &self.images[picture];
         let together = self.shared.unwrap_or_else(|| self.started.elapsed().as_secs_f64());
-        let decode_seconds = slot.decode_started.map_or(0.0, |started| started.elapsed().as_secs_f64());
+        let decode_seconds = slot.decode_started.map_or(0.0, |(started, _)| started.elapsed().as_secs_f64());
+        let decode = slot.decode_started.map(|(_, started)| ("decode", Period::since(started)));
         Effort {
             device_id: self.face.device_id.clone(),
             render_seconds: together / self.images.len() as f64 + decode_seconds,
             decode_seconds,
-            log: slot.image.log.join("\n"),
+            stages: self.stages.told().into_iter().chain(decode).collect(),
         }
     }
 
@@ -154,7 +165,7 @@ impl<'a> Batch<'a> {
         slot.ended = true;
         // Without an end the encoder forgets what it has of the picture.
         slot.canvas = None;
-        slot.image.command.reply.answer(rendered);
+        slot.image.reply.answer(rendered);
     }
 }
 
@@ -171,19 +182,21 @@ impl Sink for Batch<'_> {
         let (stage, step) = match progress {
             Progress::Encoding => ("text", 0),
             Progress::Denoising { step, .. } => ("denoise", step),
-            Progress::Decoding { .. } => ("decode", self.images[picture].image.command.recipe.steps),
+            Progress::Decoding { .. } => ("decode", self.images[picture].image.recipe.steps),
         };
-        self.face.show(stage, Some((&self.images[picture].image.command, step)));
+        self.stages.see(progress);
+        self.face.show(stage, Some((&self.images[picture].image, step)));
         if let Progress::Decoding { rows: 0, .. } = progress {
             let started = self.started;
             self.shared.get_or_insert_with(|| started.elapsed().as_secs_f64());
             let slot = &mut self.images[picture];
-            let Command { encoding, reply, .. } = &slot.image.command;
-            let (provenance, encoding, reply) = (slot.provenance.clone(), *encoding, reply.clone());
+            let Command { encoding, log, reply, .. } = &slot.image;
+            let (provenance, encoding) = (slot.provenance.clone(), *encoding);
+            let (log, reply) = (log.clone(), reply.clone());
             let encoder = self.encoder;
             // The encoder may still be at the pictures before.
-            slot.canvas = self.face.aside(|| encoder.begin(provenance, encoding, reply));
-            slot.decode_started = Some(Instant::now());
+            slot.canvas = self.face.aside(|| encoder.begin(provenance, encoding, log, reply));
+            slot.decode_started = Some((Instant::now(), SystemTime::now()));
             if slot.canvas.is_none() {
                 self.trouble = Some(Trouble::Encoder);
             }
@@ -191,7 +204,7 @@ impl Sink for Batch<'_> {
     }
 
     fn wants(&mut self, picture: usize) -> bool {
-        let halt = &self.images[picture].image.command.halt;
+        let halt = &self.images[picture].image.halt;
         !halt.is_cancelled() && !self.face.context.stop.is_cancelled()
     }
 

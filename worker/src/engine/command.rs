@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use sana::Recipe;
+use sanafarm_telemetry::image_log::ImageLog;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +11,7 @@ use super::encoder::Picture;
 use crate::leases::LeaseKey;
 use crate::picture::Encoding;
 use crate::recipe::Failure;
+use crate::told::Period;
 
 /// Render this image.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(crate) struct Command {
     pub(crate) claim: Claim,
     /// Stops this image at its next step: its job has ended.
     pub(crate) halt: CancellationToken,
+    /// Takes what is said about it.
+    pub(crate) log: ImageLog,
     pub(crate) reply: Reply,
 }
 
@@ -126,8 +130,8 @@ pub(crate) struct Effort {
     pub(crate) render_seconds: f64,
     /// The decode part of it.
     pub(crate) decode_seconds: f64,
-    /// What there was to say about it, lines of text.
-    pub(crate) log: String,
+    /// When it was in each stage so far.
+    pub(crate) stages: Vec<(&'static str, Period)>,
 }
 
 #[derive(Debug)]

@@ -4,15 +4,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use sanafarm_proto::v1::ErrorClass;
+use sanafarm_telemetry::image_log::ImageLog;
 
 use super::command::{Effort, Outcome, Rendered, Reply};
 use super::thread::text;
 use crate::picture::{self, Encoding, Quality, Written};
 use crate::recipe::{Failure, Provenance};
 use crate::stats::Stage;
+use crate::told::Period;
 
 /// Rows of one picture on their way to the encoder: at most this many chunks, 64 MiB. A picture of 4096x4096
 /// that the engine hands out in one piece fits, so that the engine goes on while it is encoded.
@@ -44,6 +47,7 @@ struct Encode {
     provenance: Provenance,
     encoding: Encoding,
     parts: Receiver<Part>,
+    log: ImageLog,
     reply: Reply,
 }
 
@@ -101,9 +105,15 @@ impl Encoder {
 
     /// Announces a picture; the encoder answers `reply` when the picture is whole or has failed. `None` when the encoder
     /// thread is dead.
-    pub(crate) fn begin(&self, provenance: Provenance, encoding: Encoding, reply: Reply) -> Option<Canvas> {
+    pub(crate) fn begin(
+        &self,
+        provenance: Provenance,
+        encoding: Encoding,
+        log: ImageLog,
+        reply: Reply,
+    ) -> Option<Canvas> {
         let (parts, receiver) = sync_channel(CHUNKS);
-        let announced = self.pictures.send(Encode { provenance, encoding, parts: receiver, reply });
+        let announced = self.pictures.send(Encode { provenance, encoding, parts: receiver, log, reply });
         announced.is_ok().then_some(Canvas { parts })
     }
 
@@ -115,7 +125,8 @@ impl Encoder {
 }
 
 fn encode_all(queue: &Receiver<Encode>, stage: &Arc<Stage>) {
-    while let Ok(Encode { provenance, encoding, parts, reply }) = queue.recv() {
+    while let Ok(Encode { provenance, encoding, parts, log, reply }) = queue.recv() {
+        let _about = log.span().enter();
         // Whoever sends rows to an encoder that has failed finds it answered: the parts go last.
         if let Some(rendered) = guarded(|| encode(provenance, encoding, &parts, stage)) {
             reply.answer(rendered);
@@ -139,12 +150,13 @@ fn encode(
 ) -> Option<Rendered> {
     let provenance = Provenance { quality: encoding.quality(), ..provenance };
     let (mut effort, mut given_up) = (None, false);
-    let mut busy = None;
+    let (mut busy, mut started) = (None, None);
     let written = picture::write(&provenance, encoding, || {
         // While it waits for rows it is idle.
         busy = None;
         let part = parts.recv();
         busy = Some(stage.busy());
+        started.get_or_insert_with(SystemTime::now);
         match part {
             Ok(Part::Rows(rows)) => Some(rows),
             Ok(Part::Whole(took)) => {
@@ -159,7 +171,8 @@ fn encode(
     });
     match (effort, written) {
         _ if given_up => None,
-        (Some(effort), Ok(Written { file, quality, thumbnail })) => {
+        (Some(mut effort), Ok(Written { file, quality, thumbnail })) => {
+            effort.stages.extend(started.map(|start| ("encode", Period::since(start))));
             let picture = Picture {
                 sha256: picture::sha256(&file),
                 bytes: file.into(),
@@ -225,11 +238,13 @@ mod tests {
             family: sana::Family::Sana,
         };
         let provenance = Provenance::new(&recipe, &model, (4, 2), "f32");
-        let (reply, mut answer) = Reply::new();
-        let first = encoder.begin(provenance.clone(), Encoding::new(None).unwrap(), reply.clone()).unwrap();
+        let (log, (reply, mut answer)) = (ImageLog::new("job", 0), Reply::new());
+        let first =
+            encoder.begin(provenance.clone(), Encoding::new(None).unwrap(), log.clone(), reply.clone());
+        let first = first.unwrap();
         first.rows(&[1; 12]).unwrap();
         drop(first);
-        let second = encoder.begin(provenance, Encoding::new(None).unwrap(), reply).unwrap();
+        let second = encoder.begin(provenance, Encoding::new(None).unwrap(), log, reply).unwrap();
         assert!(answer.try_recv().is_err(), "not answered yet");
         // Not of one colour: that would be refused.
         second.rows(&std::array::from_fn::<u8, 24, _>(|at| at as u8)).unwrap();

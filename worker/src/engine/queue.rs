@@ -154,6 +154,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use sana::{BinMode, DecodeMode, Recipe};
+    use sanafarm_telemetry::image_log::ImageLog;
     use tokio_util::sync::CancellationToken;
 
     use super::super::command::{Claim, Reply};
@@ -180,6 +181,7 @@ mod tests {
             encoding: crate::picture::Encoding::new(None).unwrap(),
             claim: Claim::new(CancellationToken::new()),
             halt: CancellationToken::new(),
+            log: ImageLog::new("job", index),
             reply: Reply::new().0,
         }
     }

@@ -8,9 +8,11 @@ use std::time::Instant;
 use sana::plan::Fit;
 use sana::{Memory, ModelInfo, Recipe};
 use sanafarm_proto::v1::ErrorClass;
+use sanafarm_telemetry::image_log;
+use sanafarm_telemetry::worker::OUT_OF_MEMORY;
 
 use super::Engine;
-use super::batch::{Batch, Face, InHand, Trouble, internal};
+use super::batch::{Batch, Face, Trouble, fail, internal};
 use super::command::Command;
 use super::devices::Context;
 use super::encoder::Encoder;
@@ -116,15 +118,16 @@ impl EngineThread {
     /// is given up: its images are others' to render then.
     fn serve(&mut self, first: Command) -> Result<(), String> {
         let kind = Kind::of(&first.model, &first.recipe);
-        let mut hand = vec![InHand::new(first)];
+        let mut hand = vec![first];
         let (mut gathered, mut alone) = (false, false);
         while let Some(first) = hand.first() {
             if self.face.context.stop.is_cancelled() {
                 return Ok(());
             }
             let mut loading = false;
-            self.face.show("load", Some((&first.command, 0)));
-            let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare(&kind, &first.command)));
+            self.face.show("load", Some((first, 0)));
+            let about = image_log::together(hand.iter().map(|image| &image.log));
+            let prepared = about.in_scope(|| catch_unwind(AssertUnwindSafe(|| self.prepare(&kind, first))));
             let (mut tried, rest, trouble) = match prepared.unwrap_or_else(|panic| Err(broken_down(&*panic)))
             {
                 Ok((info, fit)) => {
@@ -134,11 +137,12 @@ impl EngineThread {
                     }
                     let count = if alone { 1 } else { together(&fit).min(hand.len()) };
                     let rest = hand.split_off(count);
-                    let (tried, trouble) = self.render(hand, &info, &fit);
+                    let about = image_log::together(hand.iter().map(|image| &image.log));
+                    let (tried, trouble) = about.in_scope(|| self.render(hand, &info, &fit));
                     (tried, rest, trouble)
                 }
                 Err(Unready::Failure(failure)) => {
-                    hand.into_iter().for_each(|image| image.fail(&self.face.device_id, failure.clone()));
+                    hand.into_iter().for_each(|image| fail(image, &self.face.device_id, failure.clone()));
                     return Ok(());
                 }
                 // Without an answer it counts as skipped.
@@ -148,19 +152,20 @@ impl EngineThread {
                     (hand, Vec::new(), Some(trouble))
                 }
             };
+            let about = image_log::together(tried.iter().map(|image| &image.log)).entered();
             match trouble {
                 None => {}
                 Some(Trouble::Memory(text)) => tried = self.step_down(&kind, loading, tried, &text),
                 Some(Trouble::Device(text)) => {
                     if let Err(reason) = self.probe(&text) {
                         tried.extend(rest);
-                        self.queue.put_back(tried.into_iter().map(|image| image.command).collect());
+                        self.queue.put_back(tried);
                         return Err(reason);
                     }
                     // The device is well, so it is one of the images: which one shows when each is alone.
-                    match <[InHand; 1]>::try_from(tried) {
+                    match <[Command; 1]>::try_from(tried) {
                         Ok([image]) => {
-                            image.fail(&self.face.device_id, internal(text));
+                            fail(image, &self.face.device_id, internal(text));
                             tried = Vec::new();
                         }
                         Err(several) => {
@@ -171,10 +176,11 @@ impl EngineThread {
                 }
                 Some(Trouble::Encoder) => {
                     tried.extend(rest);
-                    self.queue.put_back(tried.into_iter().map(|image| image.command).collect());
+                    self.queue.put_back(tried);
                     return Err("the encoder has ended".into());
                 }
             }
+            drop(about);
             tried.extend(rest);
             hand = tried;
         }
@@ -182,24 +188,24 @@ impl EngineThread {
     }
 
     /// Takes more images of the kind in hand, without waiting for any.
-    fn gather(&self, hand: &mut Vec<InHand>, most: usize) {
+    fn gather(&self, hand: &mut Vec<Command>, most: usize) {
         let Some(first) = hand.first() else { return };
-        let more = self.queue.take_like(&first.command, most.saturating_sub(hand.len()));
-        hand.extend(more.into_iter().filter(|command| self.starts(command)).map(InHand::new));
+        let more = self.queue.take_like(first, most.saturating_sub(hand.len()));
+        hand.extend(more.into_iter().filter(|command| self.starts(command)));
     }
 
     /// Renders images together. Those that are left without an answer, and why.
-    fn render(&mut self, hand: Vec<InHand>, info: &ModelInfo, fit: &Fit) -> (Vec<InHand>, Option<Trouble>) {
+    fn render(&mut self, hand: Vec<Command>, info: &ModelInfo, fit: &Fit) -> (Vec<Command>, Option<Trouble>) {
         let (mut recipes, mut images): (Vec<Recipe>, Vec<_>) = (Vec::new(), Vec::new());
         for image in hand {
-            let recipe = &image.command.recipe;
+            let recipe = &image.recipe;
             match self.engine.compute_size(recipe) {
                 Ok(compute) => {
                     recipes.push(recipe.clone());
                     let provenance = Provenance::new(recipe, info, compute, self.engine.dtype());
                     images.push((image, provenance));
                 }
-                Err(error) => image.fail(&self.face.device_id, Failure::from(&error)),
+                Err(error) => fail(image, &self.face.device_id, Failure::from(&error)),
             }
         }
         let mut batch = Batch::new(images, &self.encoder, &mut self.face);
@@ -217,24 +223,22 @@ impl EngineThread {
             (Some(Unready::Stopped), _) => return (Vec::new(), None),
             (None, None) => internal("the engine did not say what became of the picture".into()),
         };
-        left.into_iter().for_each(|image| image.fail(&self.face.device_id, failure.clone()));
+        left.into_iter().for_each(|image| fail(image, &self.face.device_id, failure.clone()));
         (Vec::new(), None)
     }
 
     /// Goes on with less memory. Images that cannot do with less fail; the others are given back.
-    fn step_down(&mut self, kind: &Kind, loading: bool, mut tried: Vec<InHand>, text: &str) -> Vec<InHand> {
+    fn step_down(&mut self, kind: &Kind, loading: bool, tried: Vec<Command>, text: &str) -> Vec<Command> {
+        metrics::counter!(OUT_OF_MEMORY, "device" => self.face.device_id.clone()).increment(1);
         let Some(next) = self.fits.step_down(kind, loading) else {
             tracing::error!(device = %self.face.device_id, error = text, "out of memory, with nothing left to try");
             for image in tried {
-                image.fail(&self.face.device_id, Failure::new(ErrorClass::OutOfMemory, text));
+                fail(image, &self.face.device_id, Failure::new(ErrorClass::OutOfMemory, text));
             }
             return Vec::new();
         };
         self.face.meter.stepped_down();
-        tracing::warn!(device = %self.face.device_id, error = text, "out of memory: {next}");
-        for image in &mut tried {
-            image.note(format!("{}: out of memory ({text}); goes on with {next}", self.face.device_id));
-        }
+        tracing::warn!(device = %self.face.device_id, error = text, "out of memory: goes on with {next}");
         tried
     }
 

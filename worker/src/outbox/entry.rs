@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sanafarm_proto::v1::ImageResult;
+use sanafarm_telemetry::image_log::ImageLog;
 
 use super::folder::Id;
 use super::record::Record;
 use crate::leases::LeaseKey;
+use crate::told::{Origin, Which};
 
 /// A finished picture.
 #[derive(Debug)]
@@ -14,6 +17,10 @@ pub(crate) struct Entry {
     pub(crate) id: Id,
     pub(crate) record: Record,
     pub(crate) payload: Payload,
+    /// Takes what is said about it from now on.
+    pub(crate) log: ImageLog,
+    /// None of one that the process before rendered.
+    pub(crate) origin: Option<Arc<Origin>>,
     /// It was left by the process before.
     pub(crate) recovered: bool,
 }
@@ -32,6 +39,16 @@ pub(crate) enum Payload {
 }
 
 impl Entry {
+    /// As the coordinator is told, with all that was said about it so far.
+    pub(crate) fn result(&self) -> ImageResult {
+        ImageResult { log: self.log.text(), ..self.record.result() }
+    }
+
+    pub(crate) fn which(&self) -> Which<'_> {
+        let Record { lease, job, index, .. } = &self.record;
+        Which { lease, job, index: *index }
+    }
+
     /// Room that it takes.
     pub(super) fn bytes(&self) -> u64 {
         let record = (self.record.recipe.len() + self.record.log.len()) as u64;

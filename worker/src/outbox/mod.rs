@@ -12,12 +12,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use sanafarm_proto::v1::ImageResult;
+use sanafarm_telemetry::image_log::{self, ImageLog};
 use tokio::sync::{Notify, mpsc};
+use tracing::Span;
 
 use crate::leases::LeaseKey;
 use crate::recipe::Failure;
 use crate::report::Report;
 use crate::stats::{Kept, Stats};
+use crate::told::Origin;
 
 mod entry;
 pub(crate) mod folder;
@@ -30,9 +33,6 @@ pub(crate) use folder::Id;
 use folder::{Aside, Folder};
 use record::{Record, Stored, Tar};
 use state::State;
-
-/// What the log of an image may have: coordinators keep no more.
-const LOG_BYTES: usize = 16 << 10;
 
 /// Where an outbox lies and how much it may hold.
 #[derive(Clone, Debug)]
@@ -141,6 +141,8 @@ impl Outbox {
         record: Record,
         picture: Bytes,
         thumbnail: Option<Bytes>,
+        log: ImageLog,
+        origin: Option<Arc<Origin>>,
     ) -> Result<(), String> {
         let id = Id::fresh();
         let kept = {
@@ -162,7 +164,7 @@ impl Outbox {
                 Payload::Memory { picture, thumbnail }
             }
         };
-        let entry = Arc::new(Entry { id, record, payload, recovered: false });
+        let entry = Arc::new(Entry { id, record, payload, log, origin, recovered: false });
         let mut state = self.lock();
         state.insert(entry.clone());
         if !entry.collects() {
@@ -222,7 +224,7 @@ impl Outbox {
     /// A picture lies in the output: its file is dropped, and its result is to be reported.
     pub(crate) async fn stored(&self, entry: &Entry, stored: Stored) {
         let id = entry.id;
-        let record = Record { stored: Some(stored), ..entry.record.clone() };
+        let record = Record { stored: Some(stored), log: entry.log.text(), ..entry.record.clone() };
         if matches!(entry.payload, Payload::Disk) {
             let written = record.clone();
             let noted = self.block(move |folder| {
@@ -239,10 +241,13 @@ impl Outbox {
             job: record.job.clone(),
             result: record.result(),
             entry: Some(id),
+            origin: entry.origin.clone(),
             recovered: entry.recovered,
         };
         let mut state = self.lock();
-        state.insert(Arc::new(Entry { id, record, payload: Payload::Gone, recovered: entry.recovered }));
+        let (log, origin) = (entry.log.clone(), entry.origin.clone());
+        let recovered = entry.recovered;
+        state.insert(Arc::new(Entry { id, record, payload: Payload::Gone, log, origin, recovered }));
         state.report(report);
         self.tell(&state);
     }
@@ -258,35 +263,18 @@ impl Outbox {
             failure,
         );
         let (render_seconds, decode_seconds) = (record.render_seconds, record.decode_seconds);
-        let result = ImageResult { render_seconds, decode_seconds, log: record.log.clone(), ..report.result };
-        let report = Report { entry: Some(entry.id), recovered: entry.recovered, result, ..report };
+        let log = entry.log.text();
+        let result = ImageResult { render_seconds, decode_seconds, log, ..report.result };
+        let (origin, recovered) = (entry.origin.clone(), entry.recovered);
+        let report = Report { entry: Some(entry.id), origin, recovered, result, ..report };
         self.lock().report(report);
     }
 
-    /// Adds a line to the logs of the images that this work is about, which go with their results.
-    pub(crate) fn note(&self, work: Work, line: &str) -> Work {
-        let mut state = self.lock();
-        let entries: Vec<_> = match &work {
-            Work::Picture(entry) => vec![entry.clone()],
-            Work::Archive(lease) => state.of_lease(lease).cloned().collect(),
-        };
-        let mut noted = None;
-        for entry in entries {
-            let mut record = entry.record.clone();
-            if record.log.len() + line.len() < LOG_BYTES {
-                record.log += if record.log.is_empty() { "" } else { "\n" };
-                record.log += line;
-            }
-            let entry =
-                Entry { id: entry.id, record, payload: entry.payload.clone(), recovered: entry.recovered };
-            let entry = Arc::new(entry);
-            state.insert(entry.clone());
-            noted = Some(entry);
-        }
-        self.tell(&state);
-        match (work, noted) {
-            (Work::Picture(_), Some(entry)) => Work::Picture(entry),
-            (work, _) => work,
+    /// The logs of the images that this work is about.
+    pub(crate) fn about(&self, work: &Work) -> Span {
+        match work {
+            Work::Picture(entry) => entry.log.span().clone(),
+            Work::Archive(lease) => image_log::together(self.of_lease(lease).iter().map(|entry| &entry.log)),
         }
     }
 

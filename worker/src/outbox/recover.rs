@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use sanafarm_telemetry::image_log::ImageLog;
+
 use super::folder::{Aside, Folder, Id, measure};
 use super::record::{self, Record, Tar};
 use super::{Entry, Payload};
@@ -64,13 +66,18 @@ fn read_entry(folder: &Folder, id: Id) -> Result<Entry, String> {
     if record.stored.is_some() {
         // It may have been killed before this.
         folder.drop_files(id).map_err(|error| format!("drop the stored picture: {error}"))?;
-        return Ok(Entry { id, record, payload: Payload::Gone, recovered: true });
+        return Ok(recovered(id, record, Payload::Gone));
     }
     check("the picture", &folder.picture(id), &record.picture)?;
     if let Some(thumbnail) = &record.thumbnail {
         check("the thumbnail", &folder.thumbnail(id), &thumbnail.file)?;
     }
-    Ok(Entry { id, record, payload: Payload::Disk, recovered: true })
+    Ok(recovered(id, record, Payload::Disk))
+}
+
+fn recovered(id: Id, record: Record, payload: Payload) -> Entry {
+    let log = ImageLog::going_on(&record.job, record.index, &record.log);
+    Entry { id, record, payload, log, origin: None, recovered: true }
 }
 
 /// The tar of a lease that has images here. One of other images than these counts as the last that was refused.

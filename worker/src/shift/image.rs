@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use sanafarm_proto::v1::{ImageResult, LeasedImage};
+use sanafarm_telemetry::image_log::ImageLog;
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
+use tracing::Instrument;
 
 use super::Shift;
 use crate::engine::{Claim, Command, Commands, Effort, Outcome, Picture, Rendered, Reply};
@@ -12,6 +14,7 @@ use crate::leases::LeaseKey;
 use crate::outbox::Outbox;
 use crate::outbox::record::{File, Record, Sample, Thumbnail};
 use crate::report::Report;
+use crate::told::{Origin, Which};
 use crate::{Error, recipe};
 
 /// What became of an image.
@@ -33,6 +36,9 @@ pub(super) struct Image {
     /// Bytes that its file may have.
     pub(super) room: u64,
     pub(super) render_seconds: f64,
+    pub(super) log: ImageLog,
+    /// None of one that has no recipe.
+    pub(super) origin: Option<Arc<Origin>>,
     pub(super) settled: Settled,
 }
 
@@ -88,28 +94,35 @@ impl Shift {
         let (reply, rendered) = Reply::new();
         let claim = Claim::new(shard.skip.child_token());
         shard.sent.insert(leased.index, claim.clone());
-        let image = Image {
+        let log = ImageLog::new(&shard.job, leased.index);
+        let mut image = Image {
             lease: shard.key.clone(),
             job: shard.job.clone(),
             index: leased.index,
             room,
             render_seconds: 0.0,
+            log: log.clone(),
+            origin: None,
             settled: Settled::Skipped,
         };
         let encoding = shard.encoding.clone();
         let wanted = encoding.and_then(|encoding| Ok((recipe::recipe(&shard.settings, &leased)?, encoding)));
         match wanted {
-            Ok((recipe, encoding)) => commands.send(Command {
-                lease: shard.key.clone(),
-                job: shard.job.clone(),
-                index: leased.index,
-                model: shard.model.clone(),
-                recipe,
-                encoding,
-                claim: claim.clone(),
-                halt: shard.halt.clone(),
-                reply,
-            }),
+            Ok((recipe, encoding)) => {
+                image.origin = Some(Arc::new(Origin::now(&shard.model, &recipe)));
+                commands.send(Command {
+                    lease: shard.key.clone(),
+                    job: shard.job.clone(),
+                    index: leased.index,
+                    model: shard.model.clone(),
+                    recipe,
+                    encoding,
+                    claim: claim.clone(),
+                    halt: shard.halt.clone(),
+                    log: log.clone(),
+                    reply,
+                })
+            }
             Err(failure) => reply.answer(Rendered::failed(failure)),
         }
         let LeasedImage { object, id, extra, thumbnail, .. } = leased;
@@ -118,7 +131,8 @@ impl Shift {
         let draft = Draft { output, object, thumbnail, presigned, sample };
         let waiter = Waiter { rendered, claim };
         self.room_in_hand += room;
-        self.images.spawn(image.see_through(waiter, draft, self.outbox.clone()));
+        let seen_through = image.see_through(waiter, draft, self.outbox.clone());
+        self.images.spawn(seen_through.instrument(log.span().clone()));
     }
 
     pub(super) fn settle_image(&mut self, image: Result<Image, JoinError>) {
@@ -156,13 +170,17 @@ impl Image {
     /// Waits for the picture and keeps it in the outbox, or passes its error to the reporter.
     pub(super) async fn see_through(mut self, waiter: Waiter, draft: Draft, outbox: Arc<Outbox>) -> Self {
         let rendered = waiter.rendered().await;
-        let Effort { device_id, render_seconds, decode_seconds, log } = rendered.effort;
+        let Effort { device_id, render_seconds, decode_seconds, stages } = rendered.effort;
         self.render_seconds = render_seconds;
+        let which = Which { lease: &self.lease, job: &self.job, index: self.index };
+        stages.into_iter().for_each(|(stage, period)| which.was_in(stage, period));
         let picture = match rendered.outcome {
             Outcome::Skipped => return self,
             Outcome::Failed(failure) => {
                 let (lease, job) = (self.lease.clone(), self.job.clone());
                 let mut report = Report::failed(lease, job, self.index, device_id, failure);
+                report.origin = self.origin.clone();
+                let log = self.log.text();
                 report.result = ImageResult { render_seconds, decode_seconds, log, ..report.result };
                 outbox.report(report);
                 self.settled = Settled::Failed;
@@ -188,11 +206,12 @@ impl Image {
             device: device_id,
             render_seconds,
             decode_seconds,
-            log,
+            log: self.log.text(),
             sample,
             stored: None,
         };
-        self.settled = match outbox.add(record, bytes, small).await {
+        let (log, origin) = (self.log.clone(), self.origin.clone());
+        self.settled = match outbox.add(record, bytes, small, log, origin).await {
             Ok(()) => Settled::Kept,
             Err(why) => Settled::Lost(why),
         };

@@ -35,6 +35,7 @@ impl Shift {
         }
         tracing::info!(why, "leaving");
         self.leave.say(why);
+        self.outbox.stats().leaves(why);
         self.leaving = true;
         self.skip.cancel();
         if let Some(leasing) = self.leasing.take() {

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::{Device, OpenSessionRequest, ReleaseReason};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::Channel;
 
 use crate::engine::{self, Context, Engine, Threads};
 use crate::follow::follow;
@@ -21,7 +21,6 @@ use crate::notice::listen;
 use crate::outbox::{Outbox, Queues};
 use crate::report::{Acknowledged, renew_leases, report_results};
 use crate::session::{CallError, End, Session};
-use crate::stats::Stats;
 use crate::store::Store;
 use crate::{Error, Options, Shutdown, Summary};
 
@@ -104,7 +103,7 @@ pub(crate) async fn run(
     shutdown: Shutdown,
     engines: Vec<(Device, Box<dyn Engine>)>,
 ) -> Result<Summary, Error> {
-    let stats = Arc::new(Stats::default());
+    let stats = options.monitor.stats();
     let opened = Outbox::open(&options.outbox, &options.name, stats.clone()).await;
     let (outbox, queues) = opened.map_err(Error::Outbox)?;
     let (devices, engines): (Vec<Device>, Vec<_>) =
@@ -122,6 +121,7 @@ pub(crate) async fn run(
     let Some(session) = Session::open(channel, registration, end).await? else {
         return Ok(Summary::default());
     };
+    stats.opened(engines.iter().map(|(id, _)| id.as_str()));
     let leases = Arc::new(Leases::default());
     let activity = options.activity.unwrap_or_default();
     let stop = leave.hard().child_token();

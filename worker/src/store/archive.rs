@@ -4,8 +4,10 @@
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use sanafarm_proto::v1;
+use sanafarm_telemetry::worker::UPLOAD_BYTES;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
@@ -17,6 +19,7 @@ use crate::outbox::folder::{Aside, Folder};
 use crate::outbox::record::{self, Record, Tar};
 use crate::outbox::{Entry, Id};
 use crate::report::Acknowledged;
+use crate::told::Period;
 
 /// Commits all pictures that collected for a lease.
 pub(super) async fn commit(
@@ -35,6 +38,7 @@ pub(super) async fn commit(
         let (id, tar) = packed(context, lease, &entries).await?;
         {
             let _busy = context.stage.busy();
+            let start = SystemTime::now();
             for entry in &entries {
                 store_thumbnail(context, place, entry).await?;
             }
@@ -43,7 +47,11 @@ pub(super) async fn commit(
                 repack(context, lease, &entries, tar.turn + 1).await?;
                 continue;
             }
+            let uploaded = Period::since(start);
+            entries.iter().for_each(|entry| entry.which().was_in("upload", uploaded));
+            metrics::counter!(UPLOAD_BYTES).increment(tar.file.bytes);
         }
+        let start = SystemTime::now();
         let answer = match report(context, lease, &tar, &entries).await {
             Ok(answer) => answer,
             Err(Problem::Coordinator(error)) if recovered && error.is_about_request() => {
@@ -66,6 +74,13 @@ pub(super) async fn commit(
         if !answer.taken.is_empty() {
             tracing::info!(object = tar.object, taken = ?answer.taken, "packing again without images of others");
             place.remove(&tar.object).await;
+        }
+        if answer.taken.is_empty() {
+            let (worker, told) = (context.session.worker(), Period::since(start));
+            for entry in &entries {
+                let origin = entry.origin.as_deref();
+                entry.which().was_acknowledged(origin, worker, &entry.record.device, None, told);
+            }
         }
         acknowledge(context, lease, &gone, answer.held).await;
     }
@@ -155,11 +170,12 @@ async fn report(
     tar: &Tar,
     entries: &[Arc<Entry>],
 ) -> Result<v1::ReportResultsResponse, Problem> {
-    let results = entries.iter().map(|entry| entry.record.result()).collect();
+    let results = entries.iter().map(|entry| entry.result()).collect();
     let archive =
         v1::Archive { object: tar.object.clone(), bytes: tar.file.bytes, sha256: tar.file.sha256.clone() };
     let _busy = context.outbox.stats().stage("report").busy();
-    Ok(context.session.report(lease, results, Some(archive)).await?)
+    let job = entries.first().map_or("", |entry| entry.record.job.as_str());
+    Ok(context.session.report(lease, job, results, Some(archive)).await?)
 }
 
 /// Writes the tar of these pictures to its unfinished place, durable; the same pictures give the same bytes.

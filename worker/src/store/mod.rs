@@ -6,12 +6,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use sanafarm_telemetry::worker::{UPLOAD_BYTES, UPLOADS};
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::Error;
 use crate::outbox::folder::Aside;
@@ -20,6 +23,7 @@ use crate::report::Acknowledged;
 use crate::retry::Backoff;
 use crate::session::{CallError, Session};
 use crate::stats::Stage;
+use crate::told::Period;
 
 mod archive;
 mod place;
@@ -204,7 +208,9 @@ impl Store {
             while self.uploads.len() < self.width && lane.may_start(now) {
                 let Some(work) = lane.waiting.pop_front() else { break };
                 lane.at_work += 1;
+                let about = self.context.outbox.about(&work);
                 let upload = upload(self.context.clone(), key.clone(), lane.place.clone(), work);
+                let upload = upload.instrument(about);
                 self.uploads.spawn(upload);
             }
         }
@@ -235,7 +241,7 @@ impl Store {
             self.failure.get_or_insert(problem.into_error());
             return;
         }
-        let work = self.context.outbox.note(work, &format!("not stored, tried again: {problem}"));
+        let about = self.context.outbox.about(&work).entered();
         lane.waiting.push_front(work);
         let mut pauses = match lane.down.take() {
             Some(down) => down.pauses,
@@ -243,7 +249,8 @@ impl Store {
         };
         let wait = if is_transient { pauses.wait() } else { REFUSED_PAUSE };
         lane.down = Some(Down { until: Instant::now() + wait, pauses });
-        tracing::warn!(error = %problem, retry_in = ?wait, "output is out of reach: finished images wait");
+        tracing::warn!(error = %problem, retry_in = ?wait, "not stored, tried again: output is out of reach");
+        drop(about);
         self.tell_trouble(Some(&problem));
     }
 
@@ -278,6 +285,12 @@ async fn upload(context: Context, lane: LaneKey, place: Option<Place>, work: Wor
         Ok(place)
     };
     let outcome = outcome.await;
+    let told = match &outcome {
+        Ok(_) => "stored",
+        Err(Problem::Later(_)) => "late",
+        Err(Problem::Refused(_) | Problem::Coordinator(_)) => "refused",
+    };
+    metrics::counter!(UPLOADS, "outcome" => told).increment(1);
     Ended { lane, work, outcome }
 }
 
@@ -288,13 +301,18 @@ async fn store_picture(context: &Context, place: &Place, entry: &Entry) -> Resul
         return Ok(());
     }
     let _busy = context.stage.busy();
+    let start = SystemTime::now();
     store_thumbnail(context, place, entry).await?;
     let picture = match &entry.payload {
         Payload::Memory { picture, .. } => Source::Memory(picture.clone()),
         Payload::Disk | Payload::Gone => Source::File(context.outbox.folder().picture(entry.id)),
     };
     match publish(place, &entry.record, picture).await? {
-        Published::Done(stored) => context.outbox.stored(entry, stored).await,
+        Published::Done(stored) => {
+            entry.which().was_in("upload", Period::since(start));
+            metrics::counter!(UPLOAD_BYTES).increment(stored.file.bytes);
+            context.outbox.stored(entry, stored).await;
+        }
         Published::Failed(failure) => context.outbox.failed(entry, failure),
     }
     Ok(())

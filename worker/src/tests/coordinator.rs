@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::image_result::Outcome;
 use sanafarm_proto::v1::worker_service_server::{WorkerService, WorkerServiceServer};
 use sanafarm_proto::v1::*;
@@ -11,7 +12,7 @@ use sanafarm_storage::{Access, Output};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Endpoint, Server};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 /// How the next call of a name fails.
@@ -110,7 +111,7 @@ impl TestCoordinator {
             let incoming = TcpListenerStream::new(listener);
             Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
         });
-        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy().into();
         Served { coordinator, channel, _server: server }
     }
 

@@ -81,7 +81,7 @@ async fn worker_without_a_coordinator_can_be_told_to_leave() {
     let folder = tempfile::tempdir().unwrap();
     let options = crate::Options::new("w", folder.path().into());
     let shutdown = crate::Shutdown::default();
-    let worker = tokio::spawn(crate::run(channel, options, shutdown.clone()));
+    let worker = tokio::spawn(crate::run(channel.into(), options, shutdown.clone()));
     tokio::task::yield_now().await;
     shutdown.soft.cancel();
     assert_eq!(worker.await.unwrap().unwrap(), crate::Summary::default());

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sanafarm_proto::v1::*;
+use sanafarm_telemetry::image_log;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::engine::Engine;
 use crate::{Error, Options, Shutdown, Summary, shift};
@@ -74,6 +77,7 @@ impl Farm {
         set: impl FnOnce(&mut Options),
         engines: impl FnOnce(&Arc<Watch>) -> Vec<(Device, Box<dyn Engine>)>,
     ) -> Self {
+        keep_logs();
         let model = folder.path().join("model");
         std::fs::create_dir_all(&model).unwrap();
         if !model.join("model_index.json").exists() {
@@ -125,6 +129,12 @@ impl Farm {
     fn file(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.folder.path().join("out").join(name)).unwrap()
     }
+}
+
+/// Has images keep what is logged about them, as the program does.
+fn keep_logs() {
+    // Other tests of this process may have done so.
+    let _ = tracing_subscriber::registry().with(image_log::layer()).try_init();
 }
 
 /// A worker's only device.
