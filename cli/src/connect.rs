@@ -1,10 +1,9 @@
 //! Reaching a coordinator: over the network, or in this process over a database that is only read.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use sanafarm_coordinator::Coordinator;
-use tonic::transport::{Channel, Endpoint};
+use sanafarm_net::{Channel, ClientSettings};
 
 use crate::data_folder::DataFolder;
 use crate::environment;
@@ -17,6 +16,8 @@ pub struct Place {
     pub coordinator: Option<String>,
     /// `--data`.
     pub data: Option<PathBuf>,
+    /// Who asks.
+    pub access: ClientSettings,
 }
 
 /// An open way to a coordinator.
@@ -32,7 +33,7 @@ impl Connection {
     /// For a call that only reads: a coordinator's address, else the database of the data folder.
     pub async fn reading(place: Place) -> Result<Self, Error> {
         match place.address() {
-            Some(address) => Self::remote(&address).await,
+            Some(address) => Self::remote(&address, &place.access).await,
             None => Self::local(&DataFolder::choose(place.data)).await,
         }
     }
@@ -41,7 +42,7 @@ impl Connection {
     /// there is one.
     pub async fn history(place: &Place, data: &DataFolder) -> Result<Option<Self>, Error> {
         match place.address() {
-            Some(address) => Self::remote(&address).await.map(Some),
+            Some(address) => Self::remote(&address, &place.access).await.map(Some),
             None if data.database().is_file() => Self::local(data).await.map(Some),
             None => Ok(None),
         }
@@ -55,7 +56,7 @@ impl Connection {
     /// For a call that changes something: that needs a coordinator at work.
     pub async fn changing(place: Place) -> Result<Self, Error> {
         match place.address() {
-            Some(address) => Self::remote(&address).await,
+            Some(address) => Self::remote(&address, &place.access).await,
             None => Err(Error::mistake("no coordinator was named").hint(format!(
                 "start one with `sanafarm coordinator` and name it with --coordinator ADDR or {}; to render \
                  on this machine alone use `sanafarm render`",
@@ -72,11 +73,16 @@ impl Connection {
         }
     }
 
-    async fn remote(address: &str) -> Result<Self, Error> {
-        let channel = endpoint(address)?.connect().await.map_err(|error| {
-            Error::failure(format!("connect to coordinator {address}"))
+    async fn remote(address: &str, access: &ClientSettings) -> Result<Self, Error> {
+        let channel = access.connect(address).await.map_err(|error| match &error {
+            sanafarm_net::Error::Transport(_) => Error::failure(format!("connect to coordinator {address}"))
                 .caused_by(&error)
-                .hint("check the address, and that `sanafarm coordinator` runs there")
+                .hint(if address.starts_with("https://") {
+                    "check the address, that `sanafarm coordinator` runs there with TLS, and that --ca names its CA"
+                } else {
+                    "check the address, and that `sanafarm coordinator` runs there"
+                }),
+            _ => mistaken(address, &error),
         })?;
         Ok(Self { channel, local: None })
     }
@@ -94,45 +100,25 @@ impl Connection {
         };
         let coordinator = Coordinator::open_read_only(&database).await.map_err(failed)?;
         let channel = coordinator.local_channel().await.map_err(failed)?;
-        Ok(Self { channel, local: Some(coordinator) })
+        Ok(Self { channel: channel.into(), local: Some(coordinator) })
     }
 }
 
 impl Place {
-    /// The address to use: what is on the command line wins over the environment.
+    /// The address to use.
     fn address(&self) -> Option<String> {
         match (&self.coordinator, &self.data) {
             (Some(address), _) => Some(address.clone()),
-            (None, Some(_)) => None,
-            (None, None) => environment::filled(environment::COORDINATOR),
+            (None, _) => None,
         }
     }
 }
 
-/// The endpoint of an address such as `127.0.0.1:7070`.
-pub fn endpoint(address: &str) -> Result<Endpoint, Error> {
-    let wrong = || {
-        Error::mistake(format!("`{address}` is no address of a coordinator"))
-            .hint("write host:port, such as 127.0.0.1:7070")
-    };
-    if address.starts_with("https://") {
-        return Err(wrong().because("TLS is not there yet"));
-    }
-    let authority = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
-    let has_port = authority
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if !has_port {
-        return Err(wrong());
-    }
-    let endpoint = Endpoint::from_shared(format!("http://{authority}"));
-    let endpoint = endpoint.map_err(|error| wrong().caused_by(&error))?;
-    // A cut network is noticed although no call is answered with an error.
-    Ok(endpoint
-        .connect_timeout(Duration::from_secs(10))
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(20))
-        .keep_alive_while_idle(true))
+/// A way to a coordinator that cannot be as the user said it.
+pub fn mistaken(address: &str, error: &sanafarm_net::Error) -> Error {
+    Error::mistake(format!("reach coordinator {address}"))
+        .caused_by(error)
+        .hint("write host:port, such as 127.0.0.1:7070, or https://host:port")
 }
 
 #[cfg(test)]
@@ -140,20 +126,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_a_host_and_a_port() {
-        for good in ["127.0.0.1:7070", "http://farm.local:80", "[::1]:7070"] {
-            assert!(endpoint(good).is_ok(), "{good}");
-        }
-        for bad in ["farm", ":7070", "farm:port", "https://farm:1", "a b:1"] {
-            assert!(endpoint(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_command_line_wins_over_the_environment() {
-        let both = Place { coordinator: Some("a:1".to_owned()), data: None };
+    fn a_data_folder_alone_is_no_address() {
+        let both = Place { coordinator: Some("a:1".to_owned()), ..Place::default() };
         assert_eq!(both.address().as_deref(), Some("a:1"));
-        let data = Place { coordinator: None, data: Some(PathBuf::from("d")) };
+        let data = Place { data: Some(PathBuf::from("d")), ..Place::default() };
         assert_eq!(data.address(), None);
     }
 }

@@ -23,10 +23,9 @@ pub struct Lock {
 }
 
 impl DataFolder {
-    /// The folder that `--data` names, else `SANAFARM_DATA`, else `.sanafarm`.
+    /// The folder that was named, else `.sanafarm`.
     pub fn choose(data: Option<PathBuf>) -> Self {
-        let path = data.or_else(|| environment::filled(environment::DATA).map(PathBuf::from));
-        Self { path: path.unwrap_or_else(|| PathBuf::from(DEFAULT)) }
+        Self { path: data.unwrap_or_else(|| PathBuf::from(DEFAULT)) }
     }
 
     /// As the user named it.
@@ -36,7 +35,7 @@ impl DataFolder {
 
     /// Whether a command finds it without being told.
     pub fn is_default(&self) -> bool {
-        *self == Self::choose(None)
+        *self == Self::choose(environment::filled(environment::DATA).map(PathBuf::from))
     }
 
     /// The SQLite file.

@@ -1,9 +1,12 @@
-//! Environment variables that the program reads, besides the usual `NO_COLOR` and `RAYON_NUM_THREADS`.
+//! Environment variables that the program reads, besides the usual `NO_COLOR` and `RAYON_NUM_THREADS`, and those of the
+//! settings (`config`).
 
 /// Address of a coordinator, as `--coordinator`.
 pub const COORDINATOR: &str = "SANAFARM_COORDINATOR";
 /// The data folder, as `--data`.
 pub const DATA: &str = "SANAFARM_DATA";
+/// The configuration file, as `--config`.
+pub const CONFIG: &str = "SANAFARM_CONFIG";
 /// What is logged to standard error, such as `debug` or `warn,sanafarm_worker=info`.
 pub const LOG: &str = "SANAFARM_LOG";
 

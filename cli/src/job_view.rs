@@ -2,9 +2,11 @@
 
 use sanafarm_proto::v1::{
     Awaited, BinMode, DecodeMode, ErrorClass, Form, Image, ImageFormat, ImageState, Job, JobState, Layout,
-    Needs, Rendering, Settings,
+    Needs, Rendering, Settings, Webhook,
 };
 use serde_json::{Map, Value, json};
+
+use crate::printer::one_line;
 
 /// The word for a job state.
 pub fn job_state(state: JobState) -> &'static str {
@@ -77,6 +79,9 @@ pub fn job_json(job: &Job) -> Value {
     add("finished_at", time_json(job.finished_at.as_ref()));
     add("error", json!(job.error));
     add("end_reason", json!(job.end_reason));
+    if let Some(webhook) = &job.webhook {
+        add("webhook", webhook_json(webhook));
+    }
     if !job.rendering.is_empty() || job.images_per_minute.is_some() {
         let rendering: Vec<_> = job.rendering.iter().map(rendering_json).collect();
         add("rendering", json!(rendering));
@@ -84,6 +89,32 @@ pub fn job_json(job: &Job) -> Value {
         add("seconds_left", json!(job.seconds_left));
     }
     Value::Object(object)
+}
+
+fn webhook_json(webhook: &Webhook) -> Value {
+    json!({
+        "url": webhook.url,
+        "state": webhook.state,
+        "attempts": webhook.attempts,
+        "error": text_or_null(&webhook.error),
+        "at": time_json(webhook.at.as_ref()),
+    })
+}
+
+/// `https://host/path (delivered at TIME, attempt 2)`.
+fn webhook_text(webhook: &Webhook) -> String {
+    let Webhook { url, state, attempts, error, at } = webhook;
+    let at = at.as_ref().map(ToString::to_string).unwrap_or_default();
+    let attempt = if *attempts == 0 { String::new() } else { format!(", attempt {attempts}") };
+    let error = if error.is_empty() { String::new() } else { format!(": {}", one_line(error)) };
+    let told = match state.as_str() {
+        "waiting" => "when the job has ended".to_owned(),
+        "pending" => format!("due at {at}{attempt}{error}"),
+        "delivered" => format!("delivered at {at}{attempt}"),
+        "failed" => format!("given up at {at}{attempt}{error}"),
+        other => format!("{other}{attempt}{error}"),
+    };
+    format!("{url} ({told})")
 }
 
 fn awaited_json(awaited: &Awaited) -> Value {
@@ -164,6 +195,7 @@ pub fn job_lines(job: &Job) -> Vec<(&'static str, String)> {
     lines.push(("finished", time(job.finished_at.as_ref())));
     lines.push(("error", job.error.clone().unwrap_or_default()));
     lines.push(("reason", job.end_reason.clone().unwrap_or_default()));
+    lines.push(("webhook", job.webhook.as_ref().map(webhook_text).unwrap_or_default()));
     lines.retain(|(_, value)| !value.is_empty());
     lines
 }

@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod config;
 mod connect;
 mod data_folder;
 mod environment;
@@ -13,27 +14,32 @@ mod output;
 mod printer;
 mod progress;
 mod prompts;
+#[cfg(test)]
+mod reference;
 mod signals;
 mod story;
 mod submission;
+mod watching;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
 use args::Cli;
+use config::Stop;
 use error::{Error, Exit};
 use printer::Printer;
 
 fn main() -> ExitCode {
     sana::keep_freed_memory();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return explain(&error),
-    };
     let printer = Printer::new();
-    match run(cli, &printer) {
+    let ended = match config::read(std::env::args_os()) {
+        Ok(cli) => run(cli, &printer),
+        Err(Stop::Usage(error)) => return explain(&error),
+        Err(Stop::Mistake(error)) => Err(error),
+        Err(Stop::Print(text)) => printer.data(text).map(|()| Exit::Success),
+    };
+    match ended {
         Ok(exit) => exit.into(),
         Err(error) => {
             printer.error(&error);
@@ -43,7 +49,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, printer: &Printer) -> Result<Exit, Error> {
-    logs::start(commands::log_level(&cli.command), printer)?;
+    logs::start(commands::log_level(&cli.command), commands::log_format(&cli.command), printer)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::failure("start the async runtime").caused_by(&error))?;
     runtime.block_on(commands::run(cli.command, printer))

@@ -13,7 +13,7 @@ pub struct CacheArgs {
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
     /// Keep downloaded models below this size, such as 100GB; the last used stay [env: SANAFARM_CACHE_SIZE=]
-    #[arg(long, value_name = "SIZE", value_parser = values::bytes, env = "SANAFARM_CACHE_SIZE", hide_env = true)]
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
     pub cache_size: Option<u64>,
 }
 

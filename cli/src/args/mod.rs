@@ -1,29 +1,42 @@
 //! The command line, as clap reads it.
 
+mod access;
 mod cache;
 mod checks;
 mod prompts;
+mod reference;
+mod scheduling;
 mod staying;
 mod steering;
+mod token;
 mod values;
+mod watching;
+mod webhooks;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use jiff::Timestamp;
+use sanafarm_net::Secret;
 use sanafarm_worker::Devices;
 
-use crate::connect::Place;
-
+pub use access::{AccessArgs, PlaceArgs, ServingArgs};
 pub use cache::{
     CacheArgs, ModelsArgs, ModelsListArgs, ModelsPlaceArgs, ModelsPullArgs, ModelsRmArgs, ModelsVerb,
     ModelsVerifyArgs,
 };
 pub use checks::{GcArgs, ReproduceArgs, VerifyArgs};
 pub use prompts::SubmissionArgs;
+pub use reference::{CompletionsArgs, ManArgs};
+pub use scheduling::{SchedulingArgs, TimingArgs};
 pub use staying::{LeavingArgs, OutboxArgs};
 pub use steering::{ChangeArgs, DrainArgs, OwnerArgs, PriorityArgs, RetryArgs};
-pub use values::{Bin, DeviceKindName, ExportFormatName, ImageStateName, OnDuplicate, Size, image};
+pub use token::{
+    CaInitArgs, CaIssueArgs, CaVerb, CertificateRole, TokenArgs, TokenCreateArgs, TokenListArgs,
+    TokenPlaceArgs, TokenRevokeArgs, TokenRotateArgs, TokenVerb,
+};
+pub use values::{Bin, ExportFormatName, ImageStateName, OnDuplicate, Size, image};
+pub use watching::{LogFormat, TracingArgs, WatchingArgs};
+pub use webhooks::WebhookArgs;
 
 /// Render dataset-scale prompt lists into pictures with Sana, on one machine or a farm.
 #[derive(Debug, Parser)]
@@ -32,7 +45,7 @@ pub use values::{Bin, DeviceKindName, ExportFormatName, ImageStateName, OnDuplic
     after_help = "Results are written to standard output, talk to standard error. Exit codes: 0 done, \
                         1 a mistake that you can mend, 2 a failure, 3 no device left to render on, \
                         130 interrupted.\n\
-                        Logs: SANAFARM_LOG=debug."
+                        Logs: SANAFARM_LOG=debug. Settings also stand in a file (--config) or in variables (docs/configuration.md)."
 )]
 pub struct Cli {
     /// What to do.
@@ -93,8 +106,14 @@ pub enum Command {
     Gc(GcArgs),
     /// Ask the history one read-only SQL question
     Sql(SqlArgs),
+    /// Make, list and end tokens, and certificates of a CA of your own
+    Token(TokenArgs),
     /// List, download, check and remove models on this machine
     Models(ModelsArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages to a folder
+    Man(ManArgs),
 }
 
 /// `render`.
@@ -123,12 +142,24 @@ pub struct SubmitArgs {
     /// What the farm makes of it.
     #[command(flatten)]
     pub scheduling: SchedulingArgs,
+    /// Whose job it is: an admin may name anybody [default: the token's owner, or else the user]
+    #[arg(long, value_name = "NAME")]
+    pub owner: Option<String>,
+    /// Call this URL when the job has ended (docs/webhooks.md)
+    #[arg(long, value_name = "URL")]
+    pub webhook: Option<String>,
     /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
     #[arg(long, value_name = "ADDR")]
     pub coordinator: Option<String>,
+    /// Who asks.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Folder for temporary files and models [env: SANAFARM_DATA=] [default: .sanafarm]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// What is traced.
+    #[command(flatten)]
+    pub tracing: TracingArgs,
     /// Read and check the whole list, tell what it would take, and submit nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -154,41 +185,6 @@ pub struct EstimateArgs {
     pub json: bool,
 }
 
-/// Which workers a job gets, and when.
-#[derive(Clone, Debug, Args)]
-pub struct SchedulingArgs {
-    /// Higher goes first; waiting without a worker adds 1 every ten minutes
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true,
-        value_parser = clap::value_parser!(i32).range(-1000..=1000))]
-    pub priority: i32,
-    /// When it begins and ends.
-    #[command(flatten)]
-    pub timing: TimingArgs,
-    /// Only on workers with this label; may be given again
-    #[arg(long, value_name = "NAME=VALUE", value_parser = values::label)]
-    pub label: Vec<(String, String)>,
-    /// Only on workers with such a device
-    #[arg(long, value_enum, value_name = "KIND")]
-    pub device_kind: Option<DeviceKindName>,
-    /// Only on workers with this much free device memory, such as 24GB
-    #[arg(long, value_name = "SIZE", value_parser = values::bytes, default_value_t = 0, hide_default_value = true)]
-    pub min_memory: u64,
-}
-
-/// When a job may begin, and when it ends.
-#[derive(Clone, Debug, Default, Args)]
-pub struct TimingArgs {
-    /// Wait until this job has succeeded; cancelled when it fails or is cancelled; may be given again
-    #[arg(long, value_name = "JOB")]
-    pub after: Vec<String>,
-    /// Wait until this job has ended in any way; may be given again
-    #[arg(long, value_name = "JOB")]
-    pub after_any: Vec<String>,
-    /// Cancel what is not rendered by then: 2026-11-30T08:00:00Z, or from now on 90m, 2h, 3d
-    #[arg(long, value_name = "TIME", value_parser = values::deadline)]
-    pub deadline: Option<Timestamp>,
-}
-
 /// `coordinator`.
 #[derive(Debug, Args)]
 pub struct CoordinatorArgs {
@@ -199,20 +195,26 @@ pub struct CoordinatorArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "database")]
     pub data: Option<PathBuf>,
     /// PostgreSQL database for any number of coordinators, such as postgres://user@host/sanafarm [env: SANAFARM_DATABASE=]
-    #[arg(long, value_name = "URL", env = "SANAFARM_DATABASE", hide_env = true)]
-    pub database: Option<String>,
+    #[arg(long, value_name = "URL")]
+    pub database: Option<Secret>,
     /// A worker that is not heard of for this long is lost, and its images are given to others
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub lease_seconds: u64,
     /// Redis that carries hints between coordinators, such as redis://host:6379 [env: SANAFARM_REDIS=]
-    #[arg(long, value_name = "URL", env = "SANAFARM_REDIS", hide_env = true)]
-    pub redis: Option<String>,
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<Secret>,
     /// Sign upload URLs for workers, which then need no keys of the object store [env: SANAFARM_PRESIGN=]
-    #[arg(long, env = "SANAFARM_PRESIGN", hide_env = true, value_parser = clap::builder::FalseyValueParser::new())]
-    pub presign: bool,
-    /// Serve other machines although there is neither TLS nor a password
     #[arg(long)]
-    pub insecure: bool,
+    pub presign: bool,
+    /// Where webhooks may go.
+    #[command(flatten)]
+    pub webhooks: WebhookArgs,
+    /// Whom it serves.
+    #[command(flatten)]
+    pub serving: ServingArgs,
+    /// How it is watched.
+    #[command(flatten)]
+    pub watching: WatchingArgs,
 }
 
 /// `worker`.
@@ -221,9 +223,15 @@ pub struct WorkerArgs {
     /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
     #[arg(long, value_name = "ADDR")]
     pub coordinator: Option<String>,
+    /// Who it is.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Lasting name of this worker [default: the host name]
     #[arg(long)]
     pub name: Option<String>,
+    /// Folder of the models and the outbox [env: SANAFARM_DATA=] [default: .sanafarm]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
     /// Where models are kept.
     #[command(flatten)]
     pub cache: CacheArgs,
@@ -239,23 +247,9 @@ pub struct WorkerArgs {
     /// When it leaves.
     #[command(flatten)]
     pub leaving: LeavingArgs,
-}
-
-/// Where the jobs are.
-#[derive(Clone, Debug, Args)]
-pub struct PlaceArgs {
-    /// Address of a coordinator [env: SANAFARM_COORDINATOR=]
-    #[arg(long, value_name = "ADDR", conflicts_with = "data")]
-    pub coordinator: Option<String>,
-    /// Without a coordinator, folder of the database [env: SANAFARM_DATA=] [default: .sanafarm]
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-}
-
-impl From<PlaceArgs> for Place {
-    fn from(args: PlaceArgs) -> Self {
-        Self { coordinator: args.coordinator, data: args.data }
-    }
+    /// How it is watched.
+    #[command(flatten)]
+    pub watching: WatchingArgs,
 }
 
 /// `jobs`.

@@ -3,7 +3,7 @@
 use clap::Args;
 use sanafarm_proto::v1::ErrorClass;
 
-use super::values;
+use super::{AccessArgs, values};
 
 /// A job that is to be changed.
 #[derive(Debug, Args)]
@@ -16,6 +16,9 @@ pub struct ChangeArgs {
     /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
     #[arg(long, value_name = "ADDR")]
     pub coordinator: Option<String>,
+    /// Who asks.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// JSON on standard output
     #[arg(long)]
     pub json: bool,
@@ -67,6 +70,9 @@ pub struct OwnerArgs {
     /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
     #[arg(long, value_name = "ADDR")]
     pub coordinator: Option<String>,
+    /// Who asks.
+    #[command(flatten)]
+    pub access: AccessArgs,
 }
 
 /// `drain`.
@@ -84,6 +90,9 @@ pub struct DrainArgs {
     /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
     #[arg(long, value_name = "ADDR")]
     pub coordinator: Option<String>,
+    /// Who asks.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// One JSON object for each session, as `workers --json` tells it
     #[arg(long)]
     pub json: bool,

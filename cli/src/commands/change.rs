@@ -48,7 +48,9 @@ pub async fn retry(args: RetryArgs, printer: &Printer) -> Result<Exit, Error> {
 
 /// `owner`.
 pub async fn owner(args: OwnerArgs, printer: &Printer) -> Result<Exit, Error> {
-    let connection = Connection::changing(Place { coordinator: args.coordinator, data: None }).await?;
+    let connection =
+        Connection::changing(Place { coordinator: args.coordinator, data: None, access: args.access.into() })
+            .await?;
     let mut client = JobServiceClient::new(connection.channel.clone());
     let request = ChangeOwnerRequest {
         owner: args.owner.clone(),
@@ -72,7 +74,8 @@ async fn change(args: ChangeArgs, verb: &str, change: Change, printer: &Printer)
 }
 
 async fn ask(args: &ChangeArgs, what: &str, change: Change) -> Result<ChangeJobResponse, Error> {
-    let place = Place { coordinator: args.coordinator.clone(), data: None };
+    let place =
+        Place { coordinator: args.coordinator.clone(), data: None, access: args.access.clone().into() };
     let connection = Connection::changing(place).await?;
     let mut client = JobServiceClient::new(connection.channel.clone());
     let request = ChangeJobRequest {

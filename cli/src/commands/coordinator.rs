@@ -1,6 +1,7 @@
 //! `sanafarm coordinator`: serve jobs to workers and clients.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sanafarm_coordinator::{Coordinator, Database, Options};
@@ -8,35 +9,53 @@ use sanafarm_worker::Shutdown;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
+use super::serving::serving;
 use crate::args::CoordinatorArgs;
 use crate::data_folder::{DataFolder, Lock};
 use crate::error::{Error, Exit};
 use crate::printer::Printer;
 use crate::signals::Signals;
+use crate::watching::{Role, Watching};
 
 /// Serves until it is told to stop. Prints `listening on ADDR` when it can be reached.
 pub async fn run(args: CoordinatorArgs, printer: &Printer) -> Result<Exit, Error> {
-    let listener = listen(&args.listen, args.insecure).await?;
-    let place = Place::take(args.database, args.data)?;
+    let webhooks = args.webhooks.webhooks()?;
+    let listener = listen(&args.listen).await?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| Error::failure(format!("listen on {}", args.listen)).caused_by(&error))?;
+    let mut watching = Watching::begin(&args.watching, Role::Coordinator, &address.to_string()).await?;
+    let mut addresses = vec![(args.listen.as_str(), address)];
+    addresses.extend(args.watching.http.as_deref().zip(watching.address()));
+    let serving = serving(&args.serving, &addresses, printer).await?;
+    let place = Place::take(args.database.map(|url| url.expose().to_owned()), args.data)?;
     let failed = |error: sanafarm_coordinator::Error| {
         Error::failure(format!("serve the database {}", place.name)).caused_by(&error)
     };
     let lease_duration = Duration::from_secs(args.lease_seconds);
     let (redis, presign) = (args.redis, args.presign);
-    let options = Options { lease_duration, redis, presign, ..place.options.clone() };
+    let options = Options {
+        lease_duration,
+        redis,
+        presign,
+        webhooks,
+        max_prompts: args.serving.max_prompts,
+        ..place.options.clone()
+    };
     let coordinator = Coordinator::open(options).await.map_err(failed)?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| Error::failure(format!("listen on {}", args.listen)).caused_by(&error))?;
     let shutdown = Shutdown::default();
+    let door = coordinator.door(serving.auth, args.serving.limits());
+    let monitor = Arc::new(coordinator.monitor(shutdown.soft.clone()));
+    watching.show(monitor, Some(door.clone()), serving.http_tls, printer)?;
     let signals = Signals::listen(shutdown.clone(), "ending open calls; again to stop now", printer)?;
     printer.data(format!("listening on {address}"))?;
     let served = tokio::select! {
-        served = coordinator.serve(listener, shutdown.soft.clone()) => served.map_err(failed),
+        served = coordinator.serve_as(listener, serving.tls, door, shutdown.soft.clone()) => served.map_err(failed),
         () = shutdown.hard.cancelled() => Ok(()),
     };
     signals.end_at_once();
     coordinator.close().await;
+    watching.close().await;
     served.map(|()| Exit::Success)
 }
 
@@ -79,23 +98,14 @@ impl Place {
     }
 }
 
-async fn listen(address: &str, insecure: bool) -> Result<TcpListener, Error> {
-    let listener = TcpListener::bind(address).await;
-    let wrong = |error: &std::io::Error| {
-        let error_text = Error::mistake(format!("listen on {address}")).caused_by(error);
+async fn listen(address: &str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let error_text = Error::mistake(format!("listen on {address}")).caused_by(&error);
         match error.kind() {
             std::io::ErrorKind::AddrInUse => {
                 error_text.hint("another program serves there: stop it, or name another port with --listen")
             }
             _ => error_text.hint("name an address of this machine, such as --listen 127.0.0.1:7070"),
         }
-    };
-    let listener = listener.map_err(|error| wrong(&error))?;
-    let bound = listener.local_addr().map_err(|error| wrong(&error))?;
-    if !bound.ip().is_loopback() && !insecure {
-        return Err(Error::mistake(format!("{address} can be reached from other machines"))
-            .because("there is no TLS and no password yet")
-            .hint("on a network that you trust, add --insecure"));
-    }
-    Ok(listener)
+    })
 }

@@ -1,6 +1,7 @@
 //! One file for each verb.
 
 mod change;
+mod completions;
 mod coordinator;
 mod drain;
 mod estimate;
@@ -11,21 +12,33 @@ mod history;
 mod images;
 mod jobs;
 mod logs;
+mod man;
 mod models;
 mod render;
 mod reproduce;
+mod serving;
 mod show;
 mod sql;
 mod submit;
 mod timing;
+mod token;
 mod verify;
 mod watch;
 mod worker;
 mod workers;
 
-use crate::args::Command;
+use crate::args::{Command, LogFormat};
 use crate::error::{Error, Exit};
 use crate::printer::Printer;
+
+/// How it logs.
+pub fn log_format(command: &Command) -> LogFormat {
+    match command {
+        Command::Coordinator(args) => args.watching.log_format,
+        Command::Worker(args) => args.watching.log_format,
+        _ => LogFormat::Text,
+    }
+}
 
 /// What is logged unless the user says otherwise: servers tell what they do, tools only what is wrong.
 pub fn log_level(command: &Command) -> &'static str {
@@ -54,7 +67,10 @@ pub fn log_level(command: &Command) -> &'static str {
         | Command::Reproduce(_)
         | Command::Gc(_)
         | Command::Sql(_)
-        | Command::Models(_) => "warn",
+        | Command::Token(_)
+        | Command::Models(_)
+        | Command::Completions(_)
+        | Command::Man(_) => "warn",
     }
 }
 
@@ -86,6 +102,9 @@ pub async fn run(command: Command, printer: &Printer) -> Result<Exit, Error> {
         Command::Reproduce(args) => reproduce::run(args, printer).await,
         Command::Gc(args) => gc::run(args, printer).await,
         Command::Sql(args) => sql::run(args, printer).await,
+        Command::Token(args) => token::run(args, printer).await,
         Command::Models(args) => models::run(args, printer).await,
+        Command::Completions(args) => completions::run(&args, printer),
+        Command::Man(args) => man::run(&args, printer),
     }
 }

@@ -1,8 +1,8 @@
 //! `--after`, `--after-any` and `--deadline`.
 
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{GetJobRequest, JobSpec};
-use tonic::transport::Channel;
 
 use crate::args::TimingArgs;
 use crate::error::Error;

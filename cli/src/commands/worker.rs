@@ -1,30 +1,36 @@
 //! `sanafarm worker`: render what a coordinator hands out.
 
+use std::sync::Arc;
+
+use sanafarm_net::ClientSettings;
 use sanafarm_worker::{Options, OutboxSettings, Shutdown};
 
 use crate::args::WorkerArgs;
-use crate::connect::endpoint;
+use crate::connect::mistaken;
 use crate::data_folder::DataFolder;
 use crate::environment;
 use crate::error::{Error, Exit};
 use crate::models;
 use crate::printer::Printer;
 use crate::signals::Signals;
+use crate::watching::{Role, Watching};
 
 /// Renders until it is told to leave.
 pub async fn run(args: WorkerArgs, printer: &Printer) -> Result<Exit, Error> {
-    let address = args.coordinator.or_else(|| environment::filled(environment::COORDINATOR));
-    let address = address.ok_or_else(|| {
+    let address = args.coordinator.ok_or_else(|| {
         let hint = format!("name it with --coordinator ADDR or {}", environment::COORDINATOR);
         Error::mistake("no coordinator was named").hint(hint)
     })?;
     // A worker may start before its coordinator: it waits.
-    let channel = endpoint(&address)?.connect_lazy();
-    let data = DataFolder::choose(None);
+    let access = ClientSettings::from(args.access);
+    let channel = access.connect_lazy(&address).await.map_err(|error| mistaken(&address, &error))?;
+    let data = DataFolder::choose(args.data);
     let beside_cache = args.cache.cache.as_ref().map_or_else(|| data.outbox(), |cache| cache.join("outbox"));
     let models = models::options(args.cache, &data);
     let outbox =
         OutboxSettings { folder: args.outbox.outbox.unwrap_or(beside_cache), limit: args.outbox.outbox_size };
+    let name = args.name.unwrap_or_else(host_name);
+    let mut watching = Watching::begin(&args.watching, Role::Worker, &name).await?;
     let options = Options {
         devices: args.devices,
         labels: args.label.into_iter().collect(),
@@ -34,14 +40,16 @@ pub async fn run(args: WorkerArgs, printer: &Printer) -> Result<Exit, Error> {
         limits: args.leaving.limits(),
         notices: args.leaving.notices(),
         models,
-        ..Options::new(args.name.unwrap_or_else(host_name), data.models())
+        ..Options::new(name, data.models())
     };
     let kept_in = options.outbox.folder.clone();
     let shutdown = Shutdown::default();
     let signals =
         Signals::listen(shutdown.clone(), "finishing the image in hand; again to stop now", printer)?;
+    watching.show(Arc::new(options.monitor.clone()), None, None, printer)?;
     let summary = sanafarm_worker::run(channel, options, shutdown).await;
     signals.end_at_once();
+    watching.close().await;
     let summary = summary.map_err(|error| ended(&address, &error))?;
     printer.note(format!("left after {} images and {} errors", summary.done, summary.failed));
     if summary.kept > 0 {

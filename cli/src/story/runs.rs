@@ -114,7 +114,9 @@ fn sort(event: &Event) -> Option<Sort> {
         | EventKind::WorkerExcluded
         | EventKind::WorkerForgiven
         | EventKind::WorkerDrained
-        | EventKind::WorkerLeaving => None,
+        | EventKind::WorkerLeaving
+        | EventKind::WebhookDelivered
+        | EventKind::WebhookFailed => None,
     }
 }
 

@@ -100,6 +100,8 @@ fn known(kind: EventKind) -> Event {
             let reason = "spot notice".to_owned();
             Event { range: None, attempt: None, reason, ..of_lease(word, &json!({})) }
         }
+        EventKind::WebhookDelivered => event(word, &json!({ "attempts": 3, "error": null })),
+        EventKind::WebhookFailed => event(word, &json!({ "attempts": 1, "error": "410 Gone" })),
     }
 }
 
@@ -136,6 +138,8 @@ fn every_kind_has_its_sentence() {
             "w rendered an image again and is forgiven (taken out 1 time before)",
             "bob asked w to leave at once: lunch",
             "w is leaving: spot notice",
+            "the webhook was delivered at attempt 3",
+            "the webhook was given up after 1 attempt: 410 Gone",
         ]
     );
 }

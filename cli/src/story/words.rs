@@ -146,6 +146,13 @@ impl<'a> Telling<'a> {
                 format!("{who} asked {worker} to leave{how}{why}")
             }
             EventKind::WorkerLeaving => format!("{worker} is leaving{why}"),
+            EventKind::WebhookDelivered => {
+                format!("the webhook was delivered at attempt {}", self.number("attempts"))
+            }
+            EventKind::WebhookFailed => {
+                let attempts = counted(self.number("attempts"), "attempt");
+                format!("the webhook was given up after {attempts}{}", colon(self.text("error")))
+            }
         }
     }
 

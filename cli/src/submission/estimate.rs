@@ -6,10 +6,10 @@ use std::time::Duration;
 use sanafarm_coordinator::domain::form::ImageFormat;
 use sanafarm_coordinator::domain::submission::Speed;
 use sanafarm_coordinator::{Options, Rehearsal, RehearsedGroup};
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{self, EstimateRequest, EstimateResponse, Form, JobSpec, Measured, Settings};
 use tonic::Code;
-use tonic::transport::Channel;
 
 use super::duplicates::Duplicates;
 use super::spool::Spool;

@@ -11,9 +11,9 @@ mod survey;
 
 use std::path::PathBuf;
 
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{Job, JobSpec};
-use tonic::transport::Channel;
 
 use crate::args::{OnDuplicate, SubmissionArgs};
 use crate::data_folder::DataFolder;

@@ -1,5 +1,6 @@
 //! A list's rows go to the coordinator in batches, never all in memory.
 
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::submit_job_request::Part;
 use sanafarm_proto::v1::{JobSpec, Seal, SubmitJobRequest, SubmitJobResponse};
@@ -7,7 +8,6 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use super::blocking;
 use super::spool::Spool;

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::cell::Value as CellValue;
 use sanafarm_proto::v1::history_service_client::HistoryServiceClient;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
@@ -11,7 +12,6 @@ use sanafarm_proto::v1::query_response::Part;
 use sanafarm_proto::v1::{GetJobRequest, Image, ListImagesRequest, QueryRequest};
 use sanafarm_storage::{Entry, Found, Output};
 use sanafarm_worker::picture;
-use tonic::transport::Channel;
 
 use super::find::STAGING;
 use super::{Category, Orphan};

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{ListObjectsRequest, ListObjectsResponse, ListedObject};
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use crate::error::Error;

@@ -14,12 +14,12 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::GetJobRequest;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_storage::{Entry, Output};
 use serde_json::{Map, Value, json};
 use tonic::Code;
-use tonic::transport::Channel;
 
 use crate::args::GcArgs;
 use crate::connect::Connection;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use sanafarm_coordinator::domain::form::Layout;
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{self, Form, ImageState, Job, JobState, ListImagesRequest};
 use sanafarm_storage::Output;
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 use super::{Run, Stop};
 use crate::data_folder::DataFolder;
@@ -97,7 +97,10 @@ impl Ending<'_> {
     fn question(&self) -> String {
         let program = std::env::args().next().unwrap_or_else(|| "sanafarm".to_owned());
         let mut command = format!("{} sql", quoted(&program));
-        let elsewhere = environment::filled(environment::COORDINATOR).is_some();
+        // Also where a file may name another place than this one.
+        let elsewhere = [environment::COORDINATOR, environment::CONFIG]
+            .into_iter()
+            .any(|name| environment::filled(name).is_some());
         if elsewhere || !self.data.is_default() {
             command.push_str(&format!(" --data {}", quoted(&self.data.path().to_string_lossy())));
         }

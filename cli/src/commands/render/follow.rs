@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{GetJobRequest, Job, WatchJobRequest};
 use sanafarm_storage::Output;
@@ -10,7 +11,6 @@ use sanafarm_worker::{Activity, OUTBOX_BYTES, Options, OutboxSettings, Shutdown,
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tonic::Status;
-use tonic::transport::Channel;
 
 use super::{Stop, ending, output_error, try_output};
 use crate::error::{Error, Exit};

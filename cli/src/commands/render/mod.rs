@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use sanafarm_coordinator::domain::form::Layout;
 use sanafarm_coordinator::{Coordinator, Options};
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::Job;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_storage::Output;
@@ -29,7 +30,7 @@ pub async fn run(args: RenderArgs, printer: &Printer) -> Result<Exit, Error> {
     let started = Instant::now();
     let data = DataFolder::choose(args.data);
     if args.dry_run {
-        let here = Place { coordinator: None, data: Some(data.path().to_owned()) };
+        let here = Place { data: Some(data.path().to_owned()), ..Place::default() };
         let history = Connection::history(&here, &data).await?;
         let timing = TimingArgs::default();
         return estimate::rehearse(&args.submission, timing, &data, history, args.json, printer).await;
@@ -88,6 +89,7 @@ async fn work(
         .local_channel()
         .await
         .map_err(|error| Error::failure("reach the coordinator in this process").caused_by(&error))?;
+    let channel = Channel::from(channel);
     let mut client = JobServiceClient::new(channel.clone());
     let (job, existed, skipped) = submission.send(&mut client).await?;
     let there = job.done + job.failed;

@@ -18,10 +18,10 @@ use std::future::ready;
 use std::pin::pin;
 
 use futures::{Stream, StreamExt};
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{GetJobRequest, ImageState, Job, JobState, Layout, ListImagesRequest};
 use sanafarm_storage::Output;
-use tonic::transport::Channel;
 
 use crate::args::VerifyArgs;
 use crate::connect::{Connection, Place};

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::change_job_request::Change;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{ChangeJobRequest, Job, JobState, Requeue};
 use sanafarm_storage::Output;
-use tonic::transport::Channel;
 
 use super::problem::{Lost, Problem};
 use crate::commands::change::by;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
+use sanafarm_net::Channel;
 use sanafarm_proto::v1::cell::Value as CellValue;
 use sanafarm_proto::v1::history_service_client::HistoryServiceClient;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
@@ -10,7 +11,6 @@ use sanafarm_proto::v1::query_response::Part;
 use sanafarm_proto::v1::{Image, ImageState, ListImagesRequest, QueryRequest, Row};
 use sanafarm_storage::Output;
 use serde_json::Value;
-use tonic::transport::Channel;
 
 use super::pictures::{Checked, Depth, at, judge, sizes, thumbnail};
 use super::problem::{Lost, Problem, What};
