@@ -2,19 +2,25 @@
 
 #![expect(clippy::unwrap_used, reason = "what is unexpected fails the test")]
 
+mod access;
 mod buckets;
 mod chaos;
 mod checks;
 mod cli;
 mod cluster;
+mod config;
 mod dataset;
+mod elastic;
 mod farm;
 mod faults;
 mod history;
 mod lists;
+mod local;
 mod models;
+mod observe;
 mod presign;
 mod render;
 mod steering;
 mod support;
 mod tail;
+mod webhooks;

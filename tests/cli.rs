@@ -55,7 +55,10 @@ fn help_lists_every_verb() {
             "reproduce",
             "gc",
             "sql",
+            "token",
             "models",
+            "completions",
+            "man",
             "help"
         ]
     );
@@ -245,8 +248,9 @@ fn serving_other_machines_without_tls_must_be_asked_for() {
     refused(
         &Sandbox::new(),
         &["coordinator", "--listen", "0.0.0.0:0"],
-        "error: 0.0.0.0:0 can be reached from other machines\n  caused by: there is no TLS and no password yet\n\n\
-         hint: on a network that you trust, add --insecure\n",
+        "error: 0.0.0.0:0 can be reached from other machines\n  caused by: without TLS whoever is on the network reads and \
+         changes prompts, pictures' names and tokens\n\nhint: name a certificate with --tls-cert and --tls-key (`sanafarm \
+         token ca` makes one), and leave --auth to tokens; on a network that you trust, add --insecure\n",
     );
 }
 

@@ -72,7 +72,7 @@ class Shell(unittest.TestCase):
 class Places(unittest.TestCase):
     def test_no_deploy_file_names_a_place_of_this_machine(self):
         for path in files(DEPLOY):
-            self.assertIsNone(re.search(r"/work/|/root/", path.read_text()), path)
+            self.assertIsNone(re.search(r"/home/|/root/", path.read_text()), path)
 
 
 if __name__ == "__main__":

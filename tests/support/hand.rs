@@ -73,7 +73,8 @@ impl Hand {
 
     pub fn report(&self, lease: &LeaseRef, results: &[ImageResult]) -> Result<ReportResultsResponse, Status> {
         let (session_id, lease) = (self.session.clone(), Some(lease.clone()));
-        let request = ReportResultsRequest { session_id, lease, results: results.to_vec(), archive: None };
+        let request =
+            ReportResultsRequest { session_id, lease, results: results.to_vec(), ..Default::default() };
         self.call(self.client.clone().report_results(request))
     }
 

@@ -5,7 +5,10 @@ pub mod cluster;
 pub mod database;
 pub mod gate;
 pub mod hand;
+pub mod http;
+pub mod https;
 pub mod pictures;
+pub mod receiver;
 pub mod web;
 pub mod wire;
 
@@ -62,15 +65,11 @@ impl Sandbox {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sanafarm"));
         command.args(args).current_dir(self.folder.path()).stdin(Stdio::null());
-        for name in [
-            "SANAFARM_COORDINATOR",
-            "SANAFARM_DATA",
-            "SANAFARM_LOG",
-            "SANAFARM_CACHE_SIZE",
-            "HF_ENDPOINT",
-            "HF_TOKEN",
-            "NO_COLOR",
-        ] {
+        let ours = std::env::vars_os().map(|(name, _)| name);
+        for name in ours.filter(|name| name.to_string_lossy().starts_with("SANAFARM_")) {
+            command.env_remove(name);
+        }
+        for name in ["HF_ENDPOINT", "HF_TOKEN", "NO_COLOR"] {
             command.env_remove(name);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

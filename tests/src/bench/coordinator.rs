@@ -21,7 +21,7 @@ async fn run(args: CoordinatorArgs) -> Result<(), Error> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(Error::io("listen on a free port"))?;
     let address = listener.local_addr().map_err(Error::io("ask for the port"))?;
     let options = Options {
-        redis: args.redis,
+        redis: args.redis.map(Into::into),
         target_shard_duration: Duration::from_secs_f64(args.shard_seconds),
         ..Options::new(database(args.database), args.scratch)
     };

@@ -103,7 +103,7 @@ impl Session {
             let (lease, results) = (Some(lease.clone()), results.clone());
             async move {
                 client
-                    .report_results(ReportResultsRequest { session_id, lease, results, archive: None })
+                    .report_results(ReportResultsRequest { session_id, lease, results, ..Default::default() })
                     .await
             }
         })
