@@ -48,7 +48,7 @@ fn a_list_in_a_bucket_is_rendered_into_it_and_a_second_run_finds_all_there() {
     s3.inject(On::put(".png"), 1, Fault::internal());
     s3.inject(On::put(".png"), 1, Fault::LoseAnswer);
     let done = run(&sandbox, &s3, &args).ok();
-    assert_eq!(done.stdout, "s3://farm/data set/out\n");
+    assert_eq!(done.stdout, "s3://farm/data%20set/out\n", "as a URL, which a shell takes as it is");
     let folder = s3.file("farm", "data set/out");
     assert_whole(&sandbox.database(), &folder, 4);
 
@@ -60,7 +60,7 @@ fn a_list_in_a_bucket_is_rendered_into_it_and_a_second_run_finds_all_there() {
     let moved = run(&sandbox, &s3, &args);
     assert_eq!(moved.code, Some(2));
     assert!(
-        moved.stderr.contains("metadata.jsonl is no longer in s3://farm/data set/out"),
+        moved.stderr.contains("metadata.jsonl is no longer in s3://farm/data%20set/out"),
         "{}",
         moved.stderr
     );
