@@ -197,7 +197,13 @@ impl WorkerService for TestCoordinator {
         };
         let _ = tokio::time::timeout(Duration::from_secs(5), found).await;
         self.answer("lease", Some(&request.session_id), |state| {
-            let lease = state.ready.pop_front();
+            // What has a result by now is in no lease.
+            let State { ready, results, .. } = state;
+            let lease = ready.pop_front().map(|mut lease| {
+                lease.images.retain(|image| !results.contains_key(&image.index));
+                lease
+            });
+            let lease = lease.filter(|lease| !lease.images.is_empty());
             if let Some(lease) = &lease {
                 let shard = lease.r#ref.clone().unwrap_or_default().shard_id;
                 state.leased.insert(shard, (lease.clone(), request.session_id.clone()));
