@@ -156,11 +156,20 @@ async fn tell_at_once(
         shard = %lease.shard_id, attempt = lease.attempt,
         accepted = answer.accepted, known = answer.known, held = answer.held, "reported results"
     );
-    outbox.remove(reports.iter().filter_map(|report| report.entry).collect()).await;
     let is_failed = |report: &&Report| matches!(report.result.outcome, Some(Outcome::Failed(_)));
-    let failed = reports.iter().filter(is_failed).count() as u64;
+    let (failures, pictures): (Vec<_>, Vec<_>) = reports.iter().partition(is_failed);
+    let entries = |reports: &[&Report]| reports.iter().filter_map(|report| report.entry).collect();
+    outbox.committed(entries(&pictures)).await;
+    outbox.remove(entries(&failures)).await;
     let indices = reports.iter().map(|report| report.result.index).collect();
-    Ok(Acknowledged { lease, job, indices, done: reports.len() as u64 - failed, failed, held: answer.held })
+    Ok(Acknowledged {
+        lease,
+        job,
+        indices,
+        done: pictures.len() as u64,
+        failed: failures.len() as u64,
+        held: answer.held,
+    })
 }
 
 /// Reports of each lease, in the order of their coming.

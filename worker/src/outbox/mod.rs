@@ -283,6 +283,17 @@ impl Outbox {
         self.lock().report(report);
     }
 
+    /// The pictures of these have been committed.
+    pub(crate) async fn committed(&self, ids: Vec<Id>) {
+        {
+            let mut state = self.lock();
+            let images = ids.iter().filter_map(|id| state.entries.get(id));
+            let images: Vec<_> = images.map(|entry| (entry.record.job.clone(), entry.record.index)).collect();
+            state.committed.extend(images);
+        }
+        self.remove(ids).await;
+    }
+
     /// These have been acknowledged.
     pub(crate) async fn remove(&self, ids: Vec<Id>) {
         let removed = ids.clone();
@@ -325,6 +336,16 @@ impl Outbox {
     /// Whether the image lies here: it is not to be rendered again.
     pub(crate) fn holds(&self, job: &str, index: u64) -> bool {
         self.lock().images.contains(&(job.to_owned(), index))
+    }
+
+    /// A lease is asked for: what is committed from now on may still be in it.
+    pub(crate) fn lease_is_asked_for(&self) {
+        self.lock().committed.clear();
+    }
+
+    /// Whether the image was committed from here since a lease was asked for last.
+    pub(crate) fn has_committed(&self, job: &str, index: u64) -> bool {
+        self.lock().committed.contains(&(job.to_owned(), index))
     }
 
     /// Whether an image may be started while others in hand need up to `in_hand` bytes and it up to `bytes`. A picture of any

@@ -33,6 +33,7 @@ impl Shift {
         if self.leaving || self.leasing.is_some() || is_ahead || self.limits.is_closed() {
             return;
         }
+        self.outbox.lease_is_asked_for();
         let session = self.session.clone();
         let output = self.output.clone();
         let job = self.limits.only_job(&self.job).to_owned();
@@ -65,8 +66,12 @@ impl Shift {
         let started: BTreeSet<u64> =
             sent.filter(|(_, claim)| claim.is_started()).map(|(index, _)| *index).collect();
         let is_there = |index| started.contains(&index) || self.outbox.holds(&lease.job_id, index);
-        let (there, waiting): (Vec<_>, Vec<_>) =
-            lease.images.into_iter().partition(|image| is_there(image.index));
+        let (there, waiting): (Vec<_>, Vec<_>) = lease
+            .images
+            .into_iter()
+            // What was committed after the coordinator gave the lease is done: with nothing else in it, it is handed back.
+            .filter(|image| !self.outbox.has_committed(&lease.job_id, image.index))
+            .partition(|image| is_there(image.index));
         let layout = lease.form.as_ref().map_or(Layout::Unspecified, |form| form.layout());
         let encoding = Encoding::new(lease.form.as_ref()).and_then(|encoding| {
             encoding.check_size(settings.width, settings.height)?;

@@ -96,7 +96,7 @@ async fn acknowledge(context: &Context, lease: &LeaseKey, gone: &[&Arc<Entry>], 
         failed: 0,
         held,
     };
-    context.outbox.remove(gone.iter().map(|entry| entry.id).collect()).await;
+    context.outbox.committed(gone.iter().map(|entry| entry.id).collect()).await;
     if context.acknowledged.send(note).await.is_err() {
         tracing::debug!("nobody waits for acknowledgements");
     }

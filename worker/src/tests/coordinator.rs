@@ -60,6 +60,8 @@ pub(super) struct State {
     pub(super) signer: Option<Output>,
     /// Calls that fail until further notice.
     pub(super) away: BTreeMap<&'static str, Code>,
+    /// Leases that were granted are on their way until further notice.
+    pub(super) slow_leases: bool,
 }
 
 impl State {
@@ -196,7 +198,7 @@ impl WorkerService for TestCoordinator {
             }
         };
         let _ = tokio::time::timeout(Duration::from_secs(5), found).await;
-        self.answer("lease", Some(&request.session_id), |state| {
+        let answer = self.answer("lease", Some(&request.session_id), |state| {
             // What has a result by now is in no lease.
             let State { ready, results, .. } = state;
             let lease = ready.pop_front().map(|mut lease| {
@@ -209,7 +211,11 @@ impl WorkerService for TestCoordinator {
                 state.leased.insert(shard, (lease.clone(), request.session_id.clone()));
             }
             Ok(LeaseShardResponse { lease })
-        })
+        });
+        while self.state().slow_leases {
+            changes.changed().await.unwrap();
+        }
+        answer
     }
 
     async fn renew_leases(

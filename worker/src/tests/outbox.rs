@@ -63,14 +63,49 @@ async fn worker_killed_between_upload_and_report_reports_when_it_is_started_agai
     let folder = first.kill().await;
     let written = std::fs::metadata(&picture).unwrap().modified().unwrap();
 
-    let mut second = Farm::start_in(folder, |_, _| Vec::new(), |_| {}).await;
-    second.finish(2).await;
+    let shards = |out: &Path, model: &Path| vec![again(shard("a", 0, &["x", "y"], out, model))];
+    let mut second = Farm::start_in(folder, shards, |_| {}).await;
+    assert_eq!(second.finish(2).await.done, 2);
     assert!(second.watch.started().is_empty(), "rendered again: {:?}", second.watch.started());
     let state = second.coordinator().state();
-    assert_eq!(state.accepted, 2);
+    assert_eq!((state.accepted, state.known), (2, 0));
     assert_eq!(state.done(1).sha256, crate::picture::sha256(&second.file("0001.png")));
     assert_eq!(std::fs::metadata(&picture).unwrap().modified().unwrap(), written, "not written again");
     assert!(kept(&second.folder, "").is_empty(), "acknowledged: {:?}", kept(&second.folder, ""));
+}
+
+/// The lease was given before the kept results were committed, and comes after they were acknowledged.
+#[tokio::test]
+async fn a_lease_that_a_report_has_overtaken_renders_nothing_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["x", "y"], out, model)];
+    let away = |state: &mut super::coordinator::State| {
+        state.away.insert("report", Code::Unavailable);
+    };
+    let first = Farm::start_in(folder, shards, away).await;
+    first.coordinator().until("both are kept", |state| state.stats.outbox_images == 2).await;
+    while !kept(&first.folder, ".picture").is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let folder = first.kill().await;
+
+    let shards = |out: &Path, model: &Path| vec![again(shard("a", 0, &["x", "y", "z"], out, model))];
+    let slow = |state: &mut super::coordinator::State| {
+        away(state);
+        state.slow_leases = true;
+    };
+    let mut second = Farm::start_in(folder, shards, slow).await;
+    second.coordinator().until("the lease is given", |state| state.leased.contains_key("a")).await;
+    second.coordinator().change(|state| state.away.clear());
+    second.coordinator().until("both are committed", |state| state.results.len() == 2).await;
+    while !kept(&second.folder, "").is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    second.coordinator().change(|state| state.slow_leases = false);
+    assert_eq!(second.finish(3).await.done, 3);
+    assert_eq!(second.watch.started(), ["z"]);
+    let state = second.coordinator().state();
+    assert_eq!((state.accepted, state.known), (3, 0));
 }
 
 #[tokio::test]
@@ -89,11 +124,10 @@ async fn worker_killed_between_rendering_and_upload_uploads_when_it_is_started_a
     let folder = first.kill().await;
     std::fs::remove_file(link).unwrap();
 
-    let mut second = Farm::start_in(folder, |_, _| Vec::new(), |_| {}).await;
-    second.finish(3).await;
+    let mut second = Farm::start_in(folder, |out, model| vec![again(lease(out, model))], |_| {}).await;
+    assert_eq!(second.finish(3).await.done, 3);
     assert!(second.watch.started().is_empty(), "rendered again: {:?}", second.watch.started());
     let state = second.coordinator().state();
-    assert_eq!(state.accepted, 3);
     for index in 0..3 {
         let done = state.done(index);
         assert_eq!(done.sha256, crate::picture::sha256(&second.file(&done.object)));
