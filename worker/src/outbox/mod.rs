@@ -16,7 +16,7 @@ use sanafarm_telemetry::image_log::{self, ImageLog};
 use tokio::sync::{Notify, mpsc};
 use tracing::Span;
 
-use crate::leases::LeaseKey;
+use crate::leases::{LeaseKey, Leases};
 use crate::recipe::Failure;
 use crate::report::Report;
 use crate::stats::{Kept, Stats};
@@ -48,6 +48,7 @@ pub struct Settings {
 pub(crate) struct Outbox {
     folder: Arc<Folder>,
     limit: u64,
+    leases: Arc<Leases>,
     stats: Arc<Stats>,
     state: Mutex<State>,
     changed: Notify,
@@ -65,6 +66,7 @@ impl Outbox {
     pub(crate) async fn open(
         settings: &Settings,
         worker: &str,
+        leases: Arc<Leases>,
         stats: Arc<Stats>,
     ) -> Result<(Arc<Self>, Queues), String> {
         let path = settings.folder.join(folder::name_for(worker));
@@ -91,6 +93,7 @@ impl Outbox {
         let outbox = Arc::new(Self {
             folder: Arc::new(folder),
             limit: settings.limit,
+            leases,
             stats,
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -287,8 +290,10 @@ impl Outbox {
     pub(crate) async fn committed(&self, ids: Vec<Id>) {
         {
             let mut state = self.lock();
-            let images = ids.iter().filter_map(|id| state.entries.get(id));
-            let images: Vec<_> = images.map(|entry| (entry.record.job.clone(), entry.record.index)).collect();
+            let entries = ids.iter().filter_map(|id| state.entries.get(id));
+            // What is of a lease that is held here was given to nobody else until now.
+            let lost = entries.filter(|entry| !self.leases.holds(&entry.record.lease));
+            let images: Vec<_> = lost.map(|entry| (entry.record.job.clone(), entry.record.index)).collect();
             state.committed.extend(images);
         }
         self.remove(ids).await;
@@ -343,7 +348,7 @@ impl Outbox {
         self.lock().committed.clear();
     }
 
-    /// Whether the image was committed from here since a lease was asked for last.
+    /// Whether the image was committed from here since a lease was asked for last, and might have been in it.
     pub(crate) fn has_committed(&self, job: &str, index: u64) -> bool {
         self.lock().committed.contains(&(job.to_owned(), index))
     }

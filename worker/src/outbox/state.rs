@@ -20,7 +20,7 @@ pub(super) struct State {
     pub(super) in_memory: usize,
     /// Of the images that lie here, by job.
     pub(super) images: BTreeSet<(String, u64)>,
-    /// Those of them that were committed while a lease was on its way, which may have been given before.
+    /// Images that were committed while a lease was on its way that may have been given before, with them in it.
     pub(super) committed: BTreeSet<(String, u64)>,
     pub(super) tars: BTreeMap<LeaseKey, (Id, Tar)>,
     /// Leases whose pictures collect no more.

@@ -104,7 +104,8 @@ pub(crate) async fn run(
     engines: Vec<(Device, Box<dyn Engine>)>,
 ) -> Result<Summary, Error> {
     let stats = options.monitor.stats();
-    let opened = Outbox::open(&options.outbox, &options.name, stats.clone()).await;
+    let leases = Arc::new(Leases::default());
+    let opened = Outbox::open(&options.outbox, &options.name, leases.clone(), stats.clone()).await;
     let (outbox, queues) = opened.map_err(Error::Outbox)?;
     let (devices, engines): (Vec<Device>, Vec<_>) =
         engines.into_iter().map(|(device, engine)| (device.clone(), (device.id, engine))).unzip();
@@ -122,7 +123,6 @@ pub(crate) async fn run(
         return Ok(Summary::default());
     };
     stats.opened(engines.iter().map(|(id, _)| id.as_str()));
-    let leases = Arc::new(Leases::default());
     let activity = options.activity.unwrap_or_default();
     let stop = leave.hard().child_token();
     // Whoever drops this future stops the engine too.
