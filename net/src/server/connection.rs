@@ -46,11 +46,17 @@ impl Connection {
         Self { stream, peer, cut, until: Some(Box::pin(sleep_until(until))), _place: place }
     }
 
-    fn is_late(&mut self, context: &mut Context<'_>) -> bool {
+    /// Refuses when it is cut or late. Asked by whoever reads and whoever writes: a client that takes nothing keeps the
+    /// server from reading.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.peer.is_admitted() {
             self.until = None;
         }
-        self.until.as_mut().is_some_and(|until| until.as_mut().poll(context).is_ready())
+        let is_late = self.until.as_mut().is_some_and(|until| until.as_mut().poll(context).is_ready());
+        if is_late || self.cut.as_mut().poll(context).is_ready() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
     }
 
     /// Who is at the other end.
@@ -79,9 +85,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.cut.as_mut().poll(context).is_ready() || self.is_late(context) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
+        self.check(context)?;
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -95,6 +99,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
@@ -102,6 +107,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
@@ -109,6 +115,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),

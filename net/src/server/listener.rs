@@ -160,6 +160,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_cut_ends_a_connection_that_waits_for_a_client_to_read() {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut listener = Listener::start(tcp, None).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr()).await.unwrap();
+        client.write_all(b"hello").await.unwrap();
+        let mut accepted = listener.accept().await.unwrap();
+        let cut = accepted.peer().cut.clone();
+        let (written, mut writes) = tokio::sync::watch::channel(());
+        let answering = tokio::spawn(async move {
+            loop {
+                if let Err(error) = accepted.write_all(&[0; 1 << 16]).await {
+                    return error;
+                }
+                written.send_replace(());
+            }
+        });
+        // Until the buffers on the way are full.
+        while tokio::time::timeout(Duration::from_millis(200), writes.changed()).await.is_ok() {}
+        cut.cancel();
+        assert_eq!(answering.await.unwrap().kind(), io::ErrorKind::ConnectionAborted);
+    }
+
+    #[tokio::test]
     async fn only_who_is_let_in_stays_and_an_address_has_its_part() {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let wait = Duration::from_millis(300);
