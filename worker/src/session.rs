@@ -273,7 +273,7 @@ impl Session {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let mut tries = Tries::new(name);
-        let mut reopened = false;
+        let (mut reopened, mut shown_again) = (false, false);
         loop {
             let session = self.current().id;
             let sent = send(self.shared.client.clone(), session.clone());
@@ -282,6 +282,11 @@ impl Session {
                 Err(status) => status,
             };
             match verdict(status.code()) {
+                // The token ended while the call was on its way, and has a successor in its file.
+                Verdict::GiveUp if status.code() == Code::Unauthenticated && !shown_again => {
+                    tracing::warn!(call = name, %status, "showing the token again");
+                    shown_again = true;
+                }
                 Verdict::Reopen if !reopened => {
                     tracing::warn!(call = name, %status, "coordinator does not know this session");
                     self.reopen(&session).await?;

@@ -108,7 +108,12 @@ async fn follow(connection: &Connection, job: &str, view: &mut View<'_>) -> Resu
     let mut client = JobServiceClient::new(connection.channel.clone());
     let answer = client.watch_job(WatchJobRequest { job_id: job.to_owned() }).await;
     let mut updates = answer.map_err(broken)?.into_inner();
-    while let Some(job) = updates.message().await.map_err(broken)? {
+    // A token that ended meanwhile may have a successor: the next call finds out.
+    let ended = |status: Status| match status.code() {
+        Code::Unauthenticated => Broken::Connection(status.message().to_owned()),
+        _ => broken(status),
+    };
+    while let Some(job) = updates.message().await.map_err(ended)? {
         view.show(&job).map_err(Broken::Printer)?;
         if has_ended(&job) {
             return Ok(job);

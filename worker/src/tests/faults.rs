@@ -196,6 +196,25 @@ async fn output_that_fails_in_the_middle_ends_the_worker_and_blames_no_image() {
 }
 
 #[tokio::test]
+async fn a_token_that_ended_during_a_call_is_shown_once_more() {
+    for (times, goes_on) in [(1, true), (2, false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["x", "y"], out, model)];
+        let mut farm = Farm::start_in(folder, shards, |state| {
+            let faults = (0..times).map(|_| Fault::Refuse(Code::Unauthenticated));
+            state.faults.insert("report", faults.collect());
+        })
+        .await;
+        if goes_on {
+            assert_eq!(farm.finish(2).await.done, 2);
+        } else {
+            let error = farm.end().await.unwrap_err();
+            assert!(matches!(&error, Error::Coordinator(text) if text.contains("report results")), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn coordinator_that_refuses_results_ends_the_worker() {
     let folder = tempfile::tempdir().unwrap();
     let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["x", "y"], out, model)];
