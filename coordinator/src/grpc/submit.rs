@@ -1,5 +1,6 @@
 //! One submission from its first message to its last.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -23,6 +24,8 @@ use crate::store::records::{Begun, Job};
 
 /// A submission of which nothing comes for this long is given up: it holds rows that nobody can see.
 const SILENCE: Duration = Duration::from_secs(120);
+/// How long an output may take to say what it holds.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Takes a stream of messages in. A stream that does not end in a seal leaves no job.
 pub(super) async fn submit(
@@ -51,7 +54,7 @@ pub(super) async fn submit(
         }
     };
     // What earlier jobs of this database have written there is this one's to write anew.
-    let foreign = if before == 0 { foreign_manifest(&spec.output).await } else { None };
+    let foreign = if before == 0 { foreign_manifest(&spec.output, stop).await } else { None };
     let filled = match foreign {
         Some(refused) => Err(refused),
         None => fill(farm, stop, &job, submission, messages).await,
@@ -77,8 +80,8 @@ async fn owned(farm: &Farm, who: &Principal, mut spec: JobSpec) -> Result<JobSpe
     spec.owner = who.owner_of_new(spec.owner)?;
     if let Some(owner) = who.only_owner() {
         own::output(farm, who, &spec.output).await?;
-        for wanted in &spec.after {
-            own::job(farm, who, &wanted.job).await?;
+        for wanted in &mut spec.after {
+            wanted.job = own::job(farm, who, &wanted.job).await?.id.to_string();
         }
         // The same list of two owners is two jobs, whatever is in their names.
         spec.client_token = format!("{}/{owner}/{}", owner.len(), spec.client_token);
@@ -100,13 +103,28 @@ fn allow_webhook(farm: &Farm, spec: &JobSpec) -> Result<(), Status> {
 
 /// Refuses an output that a job of another database has written its manifest to: this job's would replace it. An
 /// output that cannot be looked at from here is left to the workers and to the end of the job, who tell why.
-async fn foreign_manifest(output: &str) -> Option<Status> {
+async fn foreign_manifest(output: &str, stop: &CancellationToken) -> Option<Status> {
+    tokio::select! {
+        () = stop.cancelled() => Some(stopping()),
+        found = timeout(LOOK, manifest_in(output)) => {
+            let name = found.unwrap_or_default()?;
+            let text = format!("output {output} holds the {name} of another job; choose another output");
+            Some(Status::already_exists(text))
+        }
+    }
+}
+
+/// A manifest or index that lies there; none when nobody can say.
+async fn manifest_in(output: &str) -> Option<&'static str> {
     let place = output.to_owned();
     let opened = tokio::task::spawn_blocking(move || Output::open(&place)).await.ok()?.ok()?;
-    for name in Layout::ALL.iter().flat_map(|layout| layout.indices()) {
-        if let Ok(Found::Object(_) | Found::Larger) = opened.get(name, 0).await {
-            let text = format!("output {output} holds the {name} of another job; choose another output");
-            return Some(Status::already_exists(text));
+    let names: BTreeSet<&'static str> =
+        Layout::ALL.iter().flat_map(|layout| layout.indices()).copied().collect();
+    for name in names {
+        match opened.get(name, 0).await {
+            Ok(Found::Object(_) | Found::Larger) => return Some(name),
+            Ok(Found::Nothing) => {}
+            Err(_) => return None,
         }
     }
     None
