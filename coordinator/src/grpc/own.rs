@@ -17,7 +17,7 @@ pub(super) async fn job(farm: &Farm, who: &Principal, id: &str) -> Result<Job, S
 
 /// As [`job`]; one of others is not found in the very words in which one that never was is not.
 pub(super) async fn seen(farm: &Farm, who: &Principal, id: &str) -> Result<Job, Error> {
-    let job = farm.store.job(id).await?;
+    let job = farm.store.job_of(who.only_owner(), id).await?;
     if who.sees(&job) { Ok(job) } else { Err(Error::NotFound { what: "job", id: id.to_owned() }) }
 }
 

@@ -63,7 +63,11 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// What was measured with this model lately.
     async fn speeds(&self, model: &str) -> Result<Vec<Speed>>;
     /// The sealed job with this id, or the only one whose id begins so.
-    async fn job(&self, id: &str) -> Result<Job>;
+    async fn job(&self, id: &str) -> Result<Job> {
+        self.job_of(None, id).await
+    }
+    /// The same, among those of an owner when one is given.
+    async fn job_of(&self, owner: Option<&str>, id: &str) -> Result<Job>;
     /// Newest first; all states when `states` is empty, everybody's without an owner.
     async fn jobs(&self, owner: Option<&str>, states: &[JobState], limit: u32) -> Result<Vec<Job>>;
     /// Images with an index of at least `from`, in order; all states when `states` is empty.

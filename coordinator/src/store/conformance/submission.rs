@@ -2,7 +2,7 @@
 
 use super::Bench;
 use super::bench::*;
-use crate::domain::spec::Row;
+use crate::domain::spec::{JobSpec, Row};
 use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::Batch;
 use crate::store::Error;
@@ -10,7 +10,7 @@ use crate::store::records::{Begun, Change};
 
 pub async fn an_output_belongs_to_one_job(bench: Bench) {
     let first = bench.submit("first", 2, 2).await;
-    let other = crate::domain::spec::JobSpec { output: spec("first").output, ..spec("other") };
+    let other = JobSpec { output: spec("first").output, ..spec("other") };
     let refused = bench.store.begin_job(&other, bench.now).await;
     assert!(matches!(&refused, Err(Error::OutputTaken { job, .. }) if *job == first), "{refused:?}");
     // Cancelled before its first picture, it has left nothing there.
@@ -121,6 +121,13 @@ pub async fn an_id_is_found_by_its_beginning(bench: Bench) {
     let common = a.as_str().bytes().zip(b.as_str().bytes()).take_while(|(x, y)| x == y).count();
     assert_eq!(bench.store.job(&a.as_str()[..=common]).await.unwrap().id, a);
     assert!(matches!(bench.store.job(&a.as_str()[..common]).await, Err(Error::Ambiguous(_))));
+    // Among an owner's, those of others are not there.
+    let spec = JobSpec { owner: "bob".to_owned(), ..spec("c") };
+    let bobs = bench.submit_rows(spec, (1..=1).map(row), 32).await;
+    let beginning = &bobs.as_str()[..1];
+    assert_eq!(bench.store.job_of(Some("bob"), beginning).await.unwrap().id, bobs);
+    assert!(matches!(bench.store.job_of(Some("ann"), beginning).await, Err(Error::Ambiguous(_))));
+    assert!(matches!(bench.store.job_of(Some("bob"), a.as_str()).await, Err(Error::NotFound { .. })));
     assert!(matches!(bench.store.job("zz").await, Err(Error::NotFound { .. })));
     assert!(matches!(bench.store.job("").await, Err(Error::NotFound { .. })));
 }

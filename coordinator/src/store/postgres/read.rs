@@ -74,19 +74,22 @@ fn range(beginning: &str) -> Option<(Uuid, Uuid)> {
     Some((whole(b'0')?, whole(b'f')?))
 }
 
-pub(super) async fn job(store: &PostgresStore, id: &str) -> Result<Job> {
-    Ok(find(&store.pool, id).await?.1)
+pub(super) async fn job(store: &PostgresStore, owner: Option<&str>, id: &str) -> Result<Job> {
+    Ok(find(&store.pool, owner, id).await?.1)
 }
 
-/// The key of the sealed job with this id, or the only one whose id begins so, and the job.
-pub(super) async fn find(db: impl PgExecutor<'_>, id: &str) -> Result<(i64, Job)> {
+/// The key of the sealed job with this id, or the only one whose id begins so, and the job; among those of an owner when
+/// one is given.
+pub(super) async fn find(db: impl PgExecutor<'_>, owner: Option<&str>, id: &str) -> Result<(i64, Job)> {
     let not_found = || Error::NotFound { what: "job", id: id.to_owned() };
     let Some((first, last)) = range(id).filter(|_| !id.is_empty()) else { return Err(not_found()) };
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "SELECT key, {JOB_COLUMNS} FROM jobs WHERE id BETWEEN $1 AND $2 AND sealed_at IS NOT NULL ORDER BY id LIMIT 2"
+        "SELECT key, {JOB_COLUMNS} FROM jobs WHERE id BETWEEN $1 AND $2 AND sealed_at IS NOT NULL \
+         AND ($3::text IS NULL OR owner = $3) ORDER BY id LIMIT 2"
     )))
     .bind(first)
     .bind(last)
+    .bind(owner)
     .fetch_all(db)
     .await?;
     match rows.as_slice() {

@@ -59,8 +59,8 @@ impl Store for PostgresStore {
         self.heard(read::speeds(self, model).await)
     }
 
-    async fn job(&self, id: &str) -> Result<Job> {
-        self.heard(read::job(self, id).await)
+    async fn job_of(&self, owner: Option<&str>, id: &str) -> Result<Job> {
+        self.heard(read::job(self, owner, id).await)
     }
 
     async fn jobs(&self, owner: Option<&str>, states: &[JobState], limit: u32) -> Result<Vec<Job>> {

@@ -24,7 +24,7 @@ const AT_ONCE: i64 = 100;
 pub(super) async fn find(db: &mut PgConnection, wanted: &[Wanted]) -> Result<BTreeMap<i64, bool>> {
     let mut found = BTreeMap::new();
     for wanted in wanted {
-        let (key, job) = read::find(&mut *db, &wanted.job).await?;
+        let (key, job) = read::find(&mut *db, None, &wanted.job).await?;
         awaited(&job, wanted.any_end).check()?;
         *found.entry(key).or_insert(true) &= wanted.any_end;
     }

@@ -56,21 +56,27 @@ pub(super) async fn speeds(store: &SqliteStore, model: &str) -> Result<Vec<Speed
     Ok(speeds)
 }
 
-pub(super) async fn job(store: &SqliteStore, id: &str) -> Result<Job> {
-    Ok(find(&store.reader, id).await?.1)
+pub(super) async fn job(store: &SqliteStore, owner: Option<&str>, id: &str) -> Result<Job> {
+    Ok(find_of(&store.reader, owner, id).await?.1)
 }
 
 /// The key of the sealed job with this id, or the only one whose id begins so, and the job.
 pub(super) async fn find(db: impl SqliteExecutor<'_>, id: &str) -> Result<(i64, Job)> {
+    find_of(db, None, id).await
+}
+
+/// The same, among those of an owner when one is given.
+async fn find_of(db: impl SqliteExecutor<'_>, owner: Option<&str>, id: &str) -> Result<(i64, Job)> {
     let not_found = || Error::NotFound { what: "job", id: id.to_owned() };
     if id.is_empty() {
         return Err(not_found());
     }
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
         "SELECT key, {JOB_COLUMNS} FROM jobs WHERE id >= ?1 AND id < ?1 || '~' AND sealed_at IS NOT NULL \
-         ORDER BY id LIMIT 2"
+         AND (?2 IS NULL OR owner = ?2) ORDER BY id LIMIT 2"
     )))
     .bind(id)
+    .bind(owner)
     .fetch_all(db)
     .await?;
     let first = match rows.as_slice() {
