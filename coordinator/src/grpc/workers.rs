@@ -20,6 +20,7 @@ use crate::auth::{Principal, Revocation};
 use crate::domain::id::JobId;
 use crate::farm::Farm;
 use crate::live::Doing;
+use crate::store::Error;
 use crate::store::records::{Renewal, Renewed, Report};
 
 /// Longest wait for a shard in one call.
@@ -154,7 +155,11 @@ impl v1::worker_service_server::WorkerService for Workers {
         let report = Report { session, lease, results, archive };
         let reported = self.farm.reports.call(report).await;
         told.tell(&reported);
-        let reported = reported.map_err(status)?;
+        let reported = reported.map_err(|error| match error {
+            // Not found would be the session: a worker opens another one then.
+            Error::NotFound { what: "shard", .. } => Status::out_of_range(error.to_string()),
+            error => status(error),
+        })?;
         if reported.accepted > 0 {
             self.farm.live.job_changed();
             if packed {

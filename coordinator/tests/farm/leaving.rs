@@ -90,3 +90,19 @@ async fn what_a_worker_says_of_itself_is_listed() {
     assert_eq!((listed[0].stats.as_ref(), listed[0].leaving.as_str()), (Some(&stats), "spot notice"));
     assert_eq!(listed[0].drain(), v1::Drain::Unspecified);
 }
+
+/// As after a restore of the database: a worker must not take its session for the one that is not known.
+#[tokio::test]
+async fn results_of_a_shard_that_nobody_knows_are_told_from_an_unknown_session() {
+    let mut farm = farm().await;
+    farm.submit("a", vec![row(1)]).await;
+    let session = farm.session().await;
+    let known = farm.lease(&session, Duration::ZERO).await.unwrap();
+    let nobodys = "0193a0b0-0000-7000-8000-000000000000".to_owned();
+    let reference = v1::LeaseRef { shard_id: nobodys.clone(), attempt: 1 };
+    let unknown = v1::Lease { r#ref: Some(reference), ..known.clone() };
+    let refused = farm.try_report(&session, &unknown, |_| true).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::OutOfRange, &*format!("no shard {nobodys}")));
+    let refused = farm.try_report(&nobodys, &known, |_| true).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::NotFound, &*format!("no session {nobodys}")));
+}

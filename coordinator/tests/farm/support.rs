@@ -125,6 +125,15 @@ impl Farm {
         lease: &v1::Lease,
         fails: impl Fn(u64) -> bool,
     ) -> v1::ReportResultsResponse {
+        self.try_report(session, lease, fails).await.unwrap()
+    }
+
+    pub async fn try_report(
+        &mut self,
+        session: &str,
+        lease: &v1::Lease,
+        fails: impl Fn(u64) -> bool,
+    ) -> Result<v1::ReportResultsResponse, tonic::Status> {
         let results = lease.images.iter().map(|image| v1::ImageResult {
             index: image.index,
             outcome: Some(if fails(image.index) { failed() } else { done(image) }),
@@ -140,7 +149,7 @@ impl Farm {
             archive: None,
             job_id: String::new(),
         };
-        self.workers.report_results(request).await.unwrap().into_inner()
+        Ok(self.workers.report_results(request).await?.into_inner())
     }
 
     /// Renders everything that is ready.

@@ -350,7 +350,7 @@ async fn results_of_an_earlier_run_that_are_refused_are_set_aside_and_end_nothin
     let folder = first.kill().await;
     let shards = |out: &Path, model: &Path| vec![shard("b", 7, &["y"], out, model)];
     let mut second = Farm::start_in(folder, shards, |state| {
-        let refuse = || super::coordinator::Fault::Refuse(Code::InvalidArgument);
+        let refuse = || super::coordinator::Fault::Refuse(Code::OutOfRange);
         state.faults.insert("report", [refuse(), refuse()].into());
     })
     .await;
