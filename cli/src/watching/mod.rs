@@ -4,6 +4,7 @@ mod serve;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sanafarm_coordinator::Door;
 use sanafarm_net::ServerTls;
@@ -13,6 +14,7 @@ use sanafarm_telemetry::trace::{self, Settings, Traces};
 use sanafarm_telemetry::{Metric, coordinator, worker};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -21,6 +23,9 @@ use crate::error::Error;
 use crate::printer::Printer;
 
 use serve::serve;
+
+/// How long those who look may take to hear the last answer.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// What the process is.
 #[derive(Clone, Copy, Debug)]
@@ -120,11 +125,12 @@ impl Watching {
     /// Answers those who are looking, and sends the last traces.
     pub async fn close(mut self) {
         self.stop.cancel();
-        if let Some(serving) = self.serving.take() {
-            match serving.await {
-                Ok(Ok(())) => {}
+        if let Some(mut serving) = self.serving.take() {
+            match timeout(LAST_ANSWERS, &mut serving).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => tracing::warn!(%error, "metrics were not served"),
                 Ok(Err(error)) => tracing::warn!(%error, "metrics were not served"),
-                Err(error) => tracing::warn!(%error, "metrics were not served"),
+                Err(_) => serving.abort(),
             }
         }
         if let Some(traces) = self.traces.take() {
