@@ -1,7 +1,5 @@
 //! The text of a token: `sf_ID_SECRET`. The id is no secret; of the secret only its hash is kept.
 
-use std::fmt::Write;
-
 use sha2::{Digest, Sha256};
 
 /// What every token begins with, so that scanners find one that lies about.
@@ -52,11 +50,7 @@ fn hash(secret: &str) -> Hash {
 fn random<const BYTES: usize>() -> Result<String, NoRandomness> {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes).map_err(NoRandomness)?;
-    Ok(bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    }))
+    Ok(hex::encode(bytes))
 }
 
 #[cfg(test)]

@@ -4,8 +4,6 @@
 //! column of the prompt list that is passed through. Names are relative, never leave the output and end in the extension
 //! of their format.
 
-use std::fmt::Write as _;
-
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -220,11 +218,7 @@ fn extend(pieces: &mut Vec<Piece>, form: &Form) -> Result<(), String> {
 
 /// The first digits of the hash of a prompt.
 fn prompt_hash(prompt: &str) -> String {
-    Sha256::digest(prompt).iter().take(HASH_DIGITS / 2).fold(String::new(), |mut text, byte| {
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(&Sha256::digest(prompt)[..HASH_DIGITS / 2])
 }
 
 /// What a row says in one of its columns.

@@ -112,10 +112,7 @@ pub(super) fn small_signed(value: u32, what: &str) -> Result<i32> {
 
 /// Bytes from their digits.
 pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
-    let (pairs, rest) = digits.as_deref()?.as_chunks::<2>();
-    rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
+    hex::decode(text).ok()
 }
 
 /// Text as Postgres can hold it: any but NUL.
