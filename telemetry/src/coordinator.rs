@@ -114,7 +114,7 @@ pub const TABLE: &[Metric] = &[
         name: DATABASE_CONNECTIONS,
         kind: Kind::Gauge,
         labels: &[Label { name: "state", values: &["idle", "busy"] }],
-        help: "Connections to the database.",
+        help: "Connections to the database that calls share; those of duties are not counted.",
     },
     Metric {
         name: DATABASE_TROUBLE,

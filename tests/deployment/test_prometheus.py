@@ -63,6 +63,11 @@ class Alerts(unittest.TestCase):
         for rule in rules():
             self.assertEqual(faults(rule["expr"]), [], rule["alert"])
 
+    def test_they_are_tried_with_what_is_there(self):
+        for test in load(ALERTS.with_name("alerts_test.yml"))["tests"]:
+            for given in test["input_series"]:
+                self.assertEqual(faults(given["series"]), [])
+
     def test_each_has_a_page_and_each_page_an_alert(self):
         pages = re.findall(r"(?m)^## (Sanafarm\w+)$", PAGES.read_text())
         self.assertEqual(sorted(pages), sorted(rule["alert"] for rule in rules()))

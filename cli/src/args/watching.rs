@@ -5,7 +5,8 @@ use clap::{Args, ValueEnum};
 /// How a process that stays is watched.
 #[derive(Debug, Args)]
 pub struct WatchingArgs {
-    /// Serve /metrics, /healthz and /readyz over HTTP at this address; port 0 takes a free one [env: SANAFARM_HTTP=]
+    /// Serve /metrics, /healthz and /readyz at this address, over HTTPS where there is a --tls-cert; port 0 takes a free
+    /// one [env: SANAFARM_HTTP=]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
     /// What is traced.

@@ -17,9 +17,8 @@ pub(super) async fn reach(store: &PostgresStore) -> Result<()> {
 }
 
 pub(super) fn connections(store: &PostgresStore) -> Connections {
-    let pools = [&store.pool, &store.duties];
-    let all: u32 = pools.iter().map(|pool| pool.size()).sum();
-    let idle: usize = pools.iter().map(|pool| pool.num_idle()).sum();
+    // Those for calls: the others are the duties' own, and no call waits for them.
+    let (all, idle) = (store.pool.size(), store.pool.num_idle());
     let idle = u32::try_from(idle).unwrap_or(u32::MAX).min(all);
     Connections { idle, busy: all - idle }
 }
