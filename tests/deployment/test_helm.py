@@ -48,7 +48,7 @@ EVERYTHING = {
     "log": {"level": "info"},
     "pools": [
         {"name": "cpu", "storage": {"persistent": False}, "extraArgs": ["--max-lifetime=12h"], "cacheSize": "100GB"},
-        {"name": "certified", "certificateSecret": "worker-certificate", "spot": "aws", "environmentSecret": "hub"},
+        {"name": "spot", "tokenSecret": "spot-worker", "spot": "aws", "environmentSecret": "hub"},
         GPU,
     ],
     "keda": {"enabled": True},
@@ -155,7 +155,6 @@ class Helm(unittest.TestCase):
             "two pools of one name": {"pools": [{"name": "a"}, {"name": "a"}]},
             "autoscaling without KEDA": {"pools": [{"name": "a", "autoscale": {"enabled": True}}]},
             "KEDA without client certificates": {"keda": {"enabled": True}},
-            "a certificate that nobody accepts": {"pools": [{"name": "a", "certificateSecret": "b"}]},
             "less than the least": {
                 "keda": {"enabled": True},
                 "tls": {"clientCaSecret": "ca"},

@@ -84,7 +84,6 @@ capabilities: {drop: [ALL]}
 {{- $pool := include "sanafarm.pool" (dict "root" $ "pool" .) | fromYaml }}
 {{- if and $pool.autoscale.enabled (not $.Values.keda.enabled) }}{{ fail (printf "pool %s has autoscale.enabled: set keda.enabled too" .name) }}{{ end }}
 {{- if gt (int $pool.autoscale.min) (int $pool.autoscale.max) }}{{ fail (printf "pool %s: autoscale.min is above autoscale.max" .name) }}{{ end }}
-{{- if and $pool.certificateSecret (not $.Values.tls.clientCaSecret) (not $.Values.insecure) }}{{ fail (printf "pool %s has certificateSecret: set tls.clientCaSecret too" .name) }}{{ end }}
 {{- end }}
 {{- if and .Values.keda.enabled (not .Values.insecure) (not .Values.tls.clientCaSecret) }}{{ fail "keda.enabled: set tls.clientCaSecret too, for KEDA shows a client certificate" }}{{ end }}
 {{- if and .Values.externalSecrets.enabled (not .Values.externalSecrets.store.name) }}{{ fail "externalSecrets.enabled: name externalSecrets.store.name" }}{{ end }}
