@@ -46,6 +46,29 @@ class SkyPilot(unittest.TestCase):
                 jsonschema.validate(task, schemas().get_task_schema())
                 jsonschema.validate(task["resources"], schemas().get_resources_schema())
 
+    def test_a_machine_of_a_pool_has_what_a_worker_needs(self):
+        pool, worker = (load(DEPLOY / f"skypilot/{name}.yaml") for name in ("pool", "worker"))
+        # SkyPilot leaves these of a job out when it goes to a pool.
+        for key in ("setup", "file_mounts", "resources"):
+            theirs = {name: value for name, value in worker[key].items() if name != "job_recovery"} if key == "resources" else worker[key]
+            self.assertEqual(pool[key], theirs, key)
+
+    def test_what_must_be_given_stands_in_the_command(self):
+        for file in FILES:
+            head = file.read_text().partition("\nresources:")[0]
+            task = load(file)
+            for option in ("env", "secret"):
+                for name, value in task.get(f"{option}s", {}).items():
+                    if not value:
+                        self.assertIn(f"--{option} {name}", head, file.name)
+
+    def test_the_coordinator_has_the_database_that_is_named(self):
+        task = load(DEPLOY / "skypilot/coordinator.yaml")
+        for script in (task["setup"], task["run"]):
+            # An option would go before the variable SANAFARM_DATABASE.
+            self.assertNotIn("--data ", script)
+            self.assertIn("export SANAFARM_DATA=", script)
+
     def test_a_mistake_is_found(self):
         task = load(FILES[0])
         task["resources"]["acelerators"] = "H100:1"
