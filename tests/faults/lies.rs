@@ -69,7 +69,7 @@ fn a_result_that_cannot_be_true_is_refused_with_all_its_report() {
     }
     for shard in ["", "no shard", "00000000-0000-7000-8000-000000000000"] {
         let (code, message) = liar.refused(&never(shard, 1), std::slice::from_ref(&good));
-        assert!(code == Code::NotFound && message.contains("no shard"), "{code:?} {message}");
+        assert!(code == Code::OutOfRange && message.contains("no shard"), "{code:?} {message}");
     }
     assert_eq!(cluster.number("select count(*) from results"), 0, "nothing of a refused report is kept");
     assert_eq!(cluster.number("select count(*) from image_errors"), 0);
