@@ -66,32 +66,27 @@ impl FromStr for Devices {
 ///
 /// Blocks while a CUDA driver wakes its devices.
 pub(crate) fn choose(wanted: &Devices) -> Result<Vec<(Device, Placement)>, String> {
-    let mut found = vec![cpu()];
-    match cuda() {
-        Ok(devices) => found.extend(devices),
-        Err(error) => tracing::warn!(%error, "CUDA driver is there and does not answer"),
-    }
-    for device in &found {
+    let found = Found { cpu: cpu(), cuda: cuda() };
+    for device in found.all() {
         tracing::info!(
             device = %device.id, name = %device.name, memory_bytes = device.memory_bytes,
             compute_capability = %device.compute_capability, driver = %device.driver, "found device"
         );
     }
-    if !CUDA && found.len() > 1 {
+    for (id, error) in &found.cuda.broken {
+        tracing::error!(device = %id, error, "device does not answer and is left out");
+    }
+    if let Some(error) = &found.cuda.trouble {
+        tracing::warn!(error, "CUDA driver is there and does not answer");
+    }
+    if !CUDA && !found.cuda.devices.is_empty() {
         tracing::warn!(
             "this build renders on the CPU and leaves CUDA devices idle: build with the feature cuda"
         );
     }
-    let usable = if CUDA { found.len() } else { 1 };
-    let chosen: Vec<Device> = match wanted {
-        Devices::Auto if usable > 1 => found[1..].to_vec(),
-        Devices::Auto => found[..1].to_vec(),
-        Devices::All => found[..usable].to_vec(),
-        Devices::Named(ids) => ids.iter().map(|id| named(&found, id)).collect::<Result<_, _>>()?,
-    };
-    let mut opened = Vec::with_capacity(chosen.len());
+    let mut opened = Vec::new();
     let mut refused = Vec::new();
-    for mut device in chosen {
+    for mut device in found.choose(wanted, CUDA)? {
         match open(&mut device) {
             Ok(placement) => {
                 tracing::info!(device = %device.id, memory_free_bytes = device.memory_free_bytes, "rendering");
@@ -110,12 +105,61 @@ pub(crate) fn choose(wanted: &Devices) -> Result<Vec<(Device, Placement)>, Strin
     Ok(opened)
 }
 
-fn named(found: &[Device], id: &str) -> Result<Device, String> {
-    let device = found.iter().find(|device| device.id == id);
-    device.cloned().ok_or_else(|| {
-        let there: Vec<_> = found.iter().map(|device| device.id.as_str()).collect();
-        format!("there is no device {id}: this machine has {}", there.join(", "))
-    })
+/// What this machine has.
+#[derive(Debug)]
+struct Found {
+    cpu: Device,
+    cuda: Cuda,
+}
+
+/// What the CUDA driver tells.
+#[derive(Debug, Default)]
+struct Cuda {
+    devices: Vec<Device>,
+    /// Ids of devices that do not answer, and why.
+    broken: Vec<(String, String)>,
+    /// Why the driver does not answer.
+    trouble: Option<String>,
+}
+
+impl Found {
+    fn all(&self) -> impl Iterator<Item = &Device> {
+        std::iter::once(&self.cpu).chain(&self.cuda.devices)
+    }
+
+    /// Those that are wanted, of a build that uses CUDA devices or not. A machine whose CUDA devices are all broken is no
+    /// CPU worker: it would hold shards for hours that others render in minutes.
+    fn choose(&self, wanted: &Devices, uses_cuda: bool) -> Result<Vec<Device>, String> {
+        let Cuda { devices, broken, trouble } = &self.cuda;
+        if let Devices::Named(ids) = wanted {
+            return ids.iter().map(|id| self.named(id)).collect();
+        }
+        if uses_cuda && devices.is_empty() {
+            let broken = broken.iter().map(|(id, why)| format!("{id}: {why}"));
+            let why: Vec<_> = trouble.iter().map(|why| format!("CUDA driver: {why}")).chain(broken).collect();
+            if !why.is_empty() {
+                let why = why.join("; ");
+                return Err(format!("no CUDA device answers ({why}); --devices cpu renders without them"));
+            }
+        }
+        Ok(match wanted {
+            Devices::Auto if uses_cuda && !devices.is_empty() => devices.clone(),
+            Devices::All if uses_cuda => self.all().cloned().collect(),
+            _ => vec![self.cpu.clone()],
+        })
+    }
+
+    fn named(&self, id: &str) -> Result<Device, String> {
+        if let Some(device) = self.all().find(|device| device.id == id) {
+            return Ok(device.clone());
+        }
+        let broken = self.cuda.broken.iter().find(|(broken, _)| broken == id).map(|(_, why)| why);
+        if let Some(why) = broken.or(self.cuda.trouble.as_ref()) {
+            return Err(format!("device {id} does not answer: {why}"));
+        }
+        let there: Vec<_> = self.all().map(|device| device.id.as_str()).collect();
+        Err(format!("there is no device {id}: this machine has {}", there.join(", ")))
+    }
 }
 
 /// Opens a device. Only then its free memory can be asked for: that takes a context, hundreds of megabytes on the device.
@@ -180,20 +224,37 @@ fn proc_field(file: &str, field: &str) -> Option<String> {
         .map(|(_, value)| value.trim().to_owned())
 }
 
-fn cuda() -> Result<Vec<Device>, DriverError> {
+fn cuda() -> Cuda {
     // A build with CUDA is linked with the driver's library and does not start without it. Any other loads it now.
     #[cfg(not(feature = "cuda"))]
     // SAFETY: it only tries to load the library; without one any other driver call would panic.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
-        return Ok(Vec::new());
+        return Cuda::default();
     }
-    match result::init() {
+    let (driver, count) = match wake() {
+        Ok(there) => there,
         // A driver on a machine whose devices are gone or hidden.
-        Err(DriverError(CUDA_ERROR_NO_DEVICE)) => return Ok(Vec::new()),
-        initialised => initialised?,
+        Err(DriverError(CUDA_ERROR_NO_DEVICE)) => return Cuda::default(),
+        Err(error) => return Cuda { trouble: Some(error.to_string()), ..Cuda::default() },
+    };
+    let mut found = Cuda::default();
+    for ordinal in 0..count {
+        match cuda_device(ordinal, &driver) {
+            Ok(device) => found.devices.push(device),
+            Err(error) => found.broken.push((cuda_id(ordinal), error.to_string())),
+        }
     }
-    let driver = driver()?;
-    (0..device::get_count()?).map(|ordinal| cuda_device(ordinal, &driver)).collect()
+    found
+}
+
+/// The version of the driver, and how many devices it has.
+fn wake() -> Result<(String, i32), DriverError> {
+    result::init()?;
+    Ok((driver()?, device::get_count()?))
+}
+
+fn cuda_id(ordinal: i32) -> String {
+    format!("cuda:{ordinal}")
 }
 
 /// The version of CUDA that the driver knows.
@@ -215,7 +276,7 @@ fn cuda_device(ordinal: i32, driver: &str) -> Result<Device, DriverError> {
         )
     };
     Ok(Device {
-        id: format!("cuda:{ordinal}"),
+        id: cuda_id(ordinal),
         name: device::get_name(handle)?,
         memory_bytes: memory as u64,
         memory_free_bytes: 0,
@@ -248,6 +309,47 @@ mod tests {
     fn a_device_that_is_not_there_is_told_with_those_that_are() {
         let error = choose(&"cpu,cuda:99".parse().unwrap()).unwrap_err();
         assert!(error.contains("cuda:99") && error.contains("has cpu"), "{error}");
+    }
+
+    #[test]
+    fn one_broken_device_leaves_the_others_and_no_machine_of_broken_ones_renders_on_its_cpu() {
+        let device = |id: &str| Device { id: id.to_owned(), ..Device::default() };
+        let broken = || vec![("cuda:1".to_owned(), "fell off the bus".to_owned())];
+        let trouble = || Some("versions differ".to_owned());
+        let found = |devices: &[&str], broken, trouble| {
+            let devices = devices.iter().map(|id| device(id)).collect();
+            Found { cpu: device(CPU), cuda: Cuda { devices, broken, trouble } }
+        };
+        let choose = |found: &Found, wanted: &str, uses_cuda| {
+            let chosen = found.choose(&wanted.parse().unwrap(), uses_cuda);
+            chosen.map(|devices| devices.into_iter().map(|device| device.id).collect::<Vec<_>>().join(","))
+        };
+        let ok = |ids: &str| Ok(ids.to_owned());
+
+        let some = found(&["cuda:0", "cuda:2"], broken(), None);
+        assert_eq!(choose(&some, "auto", true), ok("cuda:0,cuda:2"));
+        assert_eq!(choose(&some, "all", true), ok("cpu,cuda:0,cuda:2"));
+        assert_eq!(choose(&some, "cuda:2", true), ok("cuda:2"));
+        let error = choose(&some, "cuda:0,cuda:1", true).unwrap_err();
+        assert_eq!(error, "device cuda:1 does not answer: fell off the bus");
+
+        for (all_broken, why) in [
+            (found(&[], broken(), None), "cuda:1: fell off the bus"),
+            (found(&[], Vec::new(), trouble()), "CUDA driver: versions differ"),
+        ] {
+            for wanted in ["auto", "all"] {
+                let error = choose(&all_broken, wanted, true).unwrap_err();
+                assert!(error.contains(why) && error.contains("--devices cpu"), "{error}");
+                // What this build cannot use may be as it is.
+                assert_eq!(choose(&all_broken, wanted, false), ok("cpu"));
+            }
+            assert_eq!(choose(&all_broken, "cpu", true), ok("cpu"));
+            let error = choose(&all_broken, "cuda:1", true).unwrap_err();
+            assert!(error.starts_with("device cuda:1 does not answer"), "{error}");
+        }
+
+        let none = found(&[], Vec::new(), None);
+        assert_eq!((choose(&none, "auto", true), choose(&none, "all", true)), (ok("cpu"), ok("cpu")));
     }
 
     #[test]
