@@ -106,21 +106,33 @@ impl Farm {
 
     /// What a library finds in the output: for each reader its samples, each once.
     fn read(&self, layout: &str) -> BTreeMap<String, BTreeMap<u64, String>> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/read_dataset.py");
-        let folder = self.s3.file("farm", layout);
-        let output = Command::new(&self.python).arg(script).arg(layout).arg(folder).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let mut found: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
-        for line in String::from_utf8(output.stdout).unwrap().lines() {
-            let sample: Value = serde_json::from_str(line).unwrap();
-            let (reader, index) = (sample["reader"].as_str().unwrap(), sample["index"].as_u64().unwrap());
-            assert_eq!(sample["prompt"], format!("large red dots on blue {index}"));
-            let samples = found.entry(reader.to_owned()).or_default();
-            let sum = sample["sha256"].as_str().unwrap().to_owned();
-            assert_eq!(samples.insert(index, sum), None, "{reader} reads image {index} twice");
+        for sample in read(&self.python, layout, &self.s3.file("farm", layout)) {
+            assert_eq!(sample.prompt, format!("large red dots on blue {}", sample.index));
+            let Sample { reader, index, sha256, .. } = sample;
+            let samples = found.entry(reader.clone()).or_default();
+            assert_eq!(samples.insert(index, sha256), None, "{reader} reads image {index} twice");
         }
         found
     }
+}
+
+/// What a library reads of an image.
+#[derive(serde::Deserialize)]
+struct Sample {
+    reader: String,
+    index: u64,
+    sha256: String,
+    prompt: String,
+}
+
+/// All that the libraries read in an output.
+fn read(python: &Path, layout: &str, output: &Path) -> Vec<Sample> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/read_dataset.py");
+    let output = Command::new(python).arg(script).arg(layout).arg(output).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8(output.stdout).unwrap();
+    told.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// A Python with the libraries, made by the first test that needs it.
@@ -147,4 +159,50 @@ fn training_libraries_read_what_workers_without_keys_made_whatever_became_of_the
         assert_eq!(verified["problems"], 0, "{verified}");
     }
     assert_balanced(&farm.cluster);
+}
+
+/// Lists with other columns, names in other folders, thumbnails beside pictures of the same kind.
+#[test]
+fn training_libraries_read_outputs_that_several_jobs_have_filled() {
+    let (python, sandbox) = (python(), Sandbox::new());
+    sandbox.write("plain.txt", "red dots\ngreen dots\nblue dots\n");
+    sandbox.write(
+        "rows.jsonl",
+        "{\"prompt\": \"red stripes\", \"id\": \"a\", \"kind\": \"stripes\", \"width\": 96}\n\
+         {\"prompt\": \"blue bricks\", \"kind\": \"bricks\", \"score\": 0.5, \"seed\": 7}\n",
+    );
+    for (layout, format, template, readers) in [
+        ("files", "jpeg", "{kind}/{index:08}", &["datasets"][..]),
+        ("files", "webp", "{prompt_hash}", &["datasets"]),
+        ("webdataset", "jpeg", "{index:010}", &["datasets", "webdataset"]),
+        ("webdataset", "webp-lossless", "{index:08}", &["datasets", "webdataset"]),
+    ] {
+        let output = format!("{layout}-{format}");
+        let render = |list: &str, more: &[&str]| {
+            let what = ["render", list, "--output", &output, "--layout", layout, "--format", format];
+            let how = ["--thumbnails", "--size", "64x64", "--steps", "1", "--json"];
+            let ended = sandbox.run(&[&what[..], &how, more].concat()).ok();
+            ended.last_json()["job_id"].as_str().unwrap().to_owned()
+        };
+        let jobs =
+            [render("plain.txt", &[]), render("rows.jsonl", &["--append", "--name-template", template])];
+        let mut told: Vec<[String; 2]> = Vec::new();
+        for job in &jobs {
+            sandbox.run(&["verify", job, "--deep"]).ok();
+            let images = sandbox.run(&["images", job, "--json"]).ok().json_lines();
+            let text = |image: &Value, key: &str| image[key].as_str().unwrap().to_owned();
+            told.extend(images.iter().map(|image| [text(image, "prompt"), text(image, "sha256")]));
+        }
+        told.sort();
+        assert_eq!(told.len(), 5);
+        let mut found: BTreeMap<String, Vec<[String; 2]>> = BTreeMap::new();
+        for Sample { reader, prompt, sha256, .. } in read(&python, layout, &sandbox.path(&output)) {
+            found.entry(reader).or_default().push([prompt, sha256]);
+        }
+        assert!(found.keys().eq(readers), "{output}: {:?}", found.keys());
+        for (reader, mut samples) in found {
+            samples.sort();
+            assert_eq!(samples, told, "{reader} of {output}");
+        }
+    }
 }
