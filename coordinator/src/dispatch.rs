@@ -19,7 +19,7 @@ use crate::batch::shared;
 use crate::domain::id::{JobId, SessionId};
 use crate::domain::schedule::{Choice, OpenJob, Plan, Worker};
 use crate::domain::tail;
-use crate::store::records::{Claim, Lease, NewSession, Release, ReleaseReason};
+use crate::store::records::{Claim, Lease, NewSession, Refusal, Release, ReleaseReason};
 use crate::store::{Error, Result, Store};
 
 /// Without a hint the open jobs are looked at this often: a shard may be ready after a pause, or another process may
@@ -69,6 +69,7 @@ impl Dispatcher {
             waiting: Vec::new(),
             known: HashMap::new(),
             open: Vec::new(),
+            refusals: Vec::new(),
             looked_at: None,
             shared_at: None,
         };
@@ -112,7 +113,8 @@ struct Desk {
     waiting: Vec<Waiting>,
     known: HashMap<SessionId, Known>,
     open: Vec<OpenJob>,
-    /// When `open` was read; none when it must be read again.
+    refusals: Vec<Refusal>,
+    /// When both were read; none when they must be read again.
     looked_at: Option<Instant>,
     /// When it was last seen who could help others.
     shared_at: Option<Instant>,
@@ -249,7 +251,9 @@ impl Desk {
     async fn look(&mut self) -> Result<()> {
         let fresh = if self.open.is_empty() { LOOK } else { FRESH };
         if self.looked_at.is_none_or(|at| at.elapsed() >= fresh) {
-            self.open = self.store.open_jobs(self.store.clock()).await?;
+            let now = self.store.clock();
+            (self.open, self.refusals) =
+                tokio::try_join!(self.store.open_jobs(now), self.store.refusals(now))?;
             self.looked_at = Some(Instant::now());
         }
         Ok(())
@@ -278,12 +282,13 @@ impl Desk {
 
     /// The claims of those for whom one of these jobs may have something.
     fn claims(&self, jobs: &[OpenJob]) -> Vec<Claim> {
-        let mut plan = Plan::new(jobs, self.store.clock());
+        let refused = self.refusals.iter().map(|refusal| (refusal.job.as_str(), refusal.worker.as_str()));
+        let mut plan = Plan::new(jobs, self.store.clock()).without(refused);
         let claims = self.waiting.iter().filter_map(|waiting| {
             let known = self.known.get(&waiting.session)?;
             let last = known.last.as_ref().map(|(model, size)| (model.as_str(), *size));
-            let NewSession { devices, labels, .. } = &known.session;
-            let mut choices = plan.choices(&Worker { devices, labels, last });
+            let NewSession { worker, devices, labels, .. } = &known.session;
+            let mut choices = plan.choices(&Worker { name: worker, devices, labels, last });
             if let Some(job) = &waiting.job {
                 choices.retain(|choice: &Choice| choice.job == *job);
             }

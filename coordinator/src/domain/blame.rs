@@ -43,6 +43,21 @@ impl ErrorClass {
             | Self::WorkerLost => false,
         }
     }
+
+    /// It says something about the worker and the job together: others may well render it, and it may render others.
+    pub fn is_refusal(self) -> bool {
+        match self {
+            Self::Model => true,
+            Self::Prompt
+            | Self::Size
+            | Self::OutOfMemory
+            | Self::BadImage
+            | Self::Encode
+            | Self::Conflict
+            | Self::Internal
+            | Self::WorkerLost => false,
+        }
+    }
 }
 
 /// How often an image may go wrong.
@@ -142,9 +157,11 @@ impl Standing {
         Self::default()
     }
 
-    /// It could not render `image`. What is the image's own fault does not count.
+    /// It could not render `image`. What is the fault of the image or of its job does not count, nor does what it had in
+    /// hand when it was taken out.
     pub fn after_error(self, class: ErrorClass, image: &str, now: Timestamp) -> Self {
-        if class.is_permanent() || self.last_failed.as_deref() == Some(image) {
+        let is_its_own = !class.is_permanent() && !class.is_refusal();
+        if !is_its_own || self.is_excluded(now) || self.last_failed.as_deref() == Some(image) {
             return self;
         }
         let failures = self.failures + 1;
@@ -163,6 +180,33 @@ impl Standing {
     /// Whether it gets nothing now.
     pub fn is_excluded(&self, now: Timestamp) -> bool {
         self.excluded_until.is_some_and(|until| now < until)
+    }
+}
+
+/// After so long without a refusal the next one counts as the first.
+const REFUSAL_FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
+
+/// How a worker refuses a job: it cannot write to its output, or not load its model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Times that it did, lately.
+    pub times: u32,
+    /// It gets nothing of the job before.
+    pub until: Timestamp,
+}
+
+impl Refused {
+    /// It refuses the job once more. What it had in hand of it is refused with it.
+    pub fn again(before: Option<Self>, now: Timestamp) -> Self {
+        let times = match before {
+            Some(before) if now < before.until => return before,
+            Some(before) if before.until.saturating_add(REFUSAL_FORGOTTEN).is_ok_and(|at| now < at) => {
+                before.times
+            }
+            Some(_) | None => 0,
+        };
+        let until = now.saturating_add(exclusion(times)).unwrap_or(Timestamp::MAX);
+        Self { times: times + 1, until }
     }
 }
 
@@ -212,24 +256,40 @@ mod tests {
 
     #[test]
     fn a_worker_is_taken_out_longer_each_time_and_forgiven_by_a_picture() {
-        let now = "2026-11-23T12:00:00Z".parse().unwrap();
-        let fail = |standing: Standing, image| standing.after_error(ErrorClass::Internal, image, now);
+        let mut now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        let fail = |standing: Standing, image, now| standing.after_error(ErrorClass::Internal, image, now);
         let mut standing = Standing::default();
         // One image again and again is the image's fault.
         for _ in 0..5 {
-            standing = fail(standing, "a");
+            standing = fail(standing, "a", now);
         }
-        standing = fail(standing, "b");
+        standing = fail(standing, "b", now);
         standing = standing.after_error(ErrorClass::Prompt, "c", now);
+        standing = standing.after_error(ErrorClass::Model, "d", now);
         assert!(!standing.is_excluded(now));
         for minutes in [1, 5, 15, 60, 60] {
-            standing = fail(fail(fail(standing, "c"), "d"), "e");
+            for image in ["c", "d", "e", "f", "g", "h", "i", "j"] {
+                // Those after the third were in hand when it was taken out.
+                standing = fail(standing, image, now);
+            }
             let until = now + Duration::from_secs(minutes * 60);
             assert_eq!(standing.excluded_until, Some(until));
             assert!(standing.is_excluded(now) && !standing.is_excluded(until));
-            // Two more are wanted before the next three.
-            standing.failures = 0;
+            now = until;
         }
         assert!(!Standing::after_done().is_excluded(now));
+    }
+
+    #[test]
+    fn a_job_is_refused_longer_each_time_and_afresh_after_a_while() {
+        let mut now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        let mut refused = None;
+        for (times, minutes) in [(1, 1), (2, 5), (3, 15), (4, 60), (5, 60)] {
+            let again = Refused::again(refused, now);
+            assert_eq!(again, Refused { times, until: now + Duration::from_secs(minutes * 60) });
+            assert_eq!(Refused::again(Some(again), now), again);
+            (now, refused) = (again.until, Some(again));
+        }
+        assert_eq!(Refused::again(refused, now + REFUSAL_FORGOTTEN).times, 1);
     }
 }

@@ -53,6 +53,8 @@ words! {
         NoneFits = "none_fits",
         /// The workers that have it were taken out for a while.
         Excluded = "excluded",
+        /// The workers that have it cannot write to its output, or not load its model.
+        Refused = "refused",
         /// Other jobs come first.
         Behind = "behind",
         /// It comes next: the workers that fit are busy.
@@ -88,6 +90,17 @@ pub struct Present<'a> {
     pub excluded_until: Option<Timestamp>,
 }
 
+/// A worker that refuses the job.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusing<'a> {
+    /// Its lasting name.
+    pub worker: &'a str,
+    /// What it said.
+    pub why: &'a str,
+    /// It gets nothing of the job before.
+    pub until: Timestamp,
+}
+
 /// Why a job waits, part by part.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explanation {
@@ -108,6 +121,8 @@ pub struct Asked<'a> {
     pub needs: &'a Needs,
     /// The jobs that hold it back now.
     pub held_by: &'a [&'a Awaited],
+    /// Workers that refuse it now.
+    pub refused_by: &'a [Refusing<'a>],
     /// What is not rendered by then is not rendered.
     pub deadline: Option<Timestamp>,
     /// Why it was cancelled.
@@ -130,6 +145,9 @@ pub fn explain(
         workers.iter().zip(&lacks).filter(|(_, (_, lacks))| lacks.is_empty()).map(|(worker, _)| worker);
     let (out, in_now): (Vec<&Present<'_>>, Vec<&Present<'_>>) =
         able.partition(|worker| worker.excluded_until.is_some_and(|until| now < until));
+    let (refusing, in_now): (Vec<&Present<'_>>, Vec<&Present<'_>>) = in_now
+        .into_iter()
+        .partition(|worker| job.refused_by.iter().any(|refusing| refusing.worker == worker.name));
     let fitting = in_now.len() as u64;
     let whole = |cause, text: String| Part { shards: 0, cause, text, at: None };
     let mut parts = Vec::new();
@@ -164,6 +182,9 @@ pub fn explain(
     } else if backlog.ready > 0 {
         let back_at = out.iter().filter_map(|worker| worker.excluded_until).min();
         let (cause, text, at) = match back_at.filter(|_| in_now.is_empty()) {
+            _ if in_now.is_empty() && !refusing.is_empty() => {
+                (Cause::Refused, "no other worker has what it needs".to_owned(), None)
+            }
             Some(at) => {
                 let names: Vec<_> = out.iter().take(3).map(|worker| worker.name).collect();
                 let text = format!(
@@ -179,6 +200,9 @@ pub fn explain(
         };
         let text = format!("{} ready: {text}", shards(backlog.ready));
         parts.push(Part { shards: backlog.ready, cause, text, at });
+    }
+    if !backlog.state.has_ended() {
+        parts.extend(refused(job.refused_by));
     }
     Explanation { parts, workers: workers.len() as u64, fitting }
 }
@@ -208,6 +232,22 @@ fn held(backlog: &Backlog, by: &[&Awaited]) -> Part {
     let others = if others > 0 { format!(", and {others} others") } else { String::new() };
     let text = format!("{} ready: waits for {}{others}", shards(backlog.ready), each.join(", "));
     Part { shards: backlog.ready, cause: Cause::After, text, at: None }
+}
+
+/// What those say who refuse the job, the first to ask again first.
+fn refused(by: &[Refusing<'_>]) -> Option<Part> {
+    let mut by = by.to_vec();
+    by.sort_by_key(|refusing| refusing.until);
+    let first = *by.first()?;
+    let each: Vec<String> = by
+        .iter()
+        .take(3)
+        .map(|Refusing { worker, why, until }| format!("{worker} does not take it before {until:.0}: {why}"))
+        .collect();
+    let others = by.len().saturating_sub(3);
+    let others = if others > 0 { format!("; and {others} others") } else { String::new() };
+    let text = format!("{}{others}", each.join("; "));
+    Some(Part { shards: 0, cause: Cause::Refused, text, at: Some(first.until) })
 }
 
 /// Why shards that are ready are not leased.

@@ -4,10 +4,10 @@
 //! ever. Among equals a job in the second half of the time from its submission to its deadline, the earliest deadline
 //! before others. Then the owner whose leased work, divided by its weight, is smallest; a job whose model the worker
 //! has loaded is favoured by what a change of models would cost. Then the older job. Only jobs whose needs the
-//! worker meets are looked at.
+//! worker meets are looked at, and none that it refuses now.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -142,6 +142,8 @@ impl std::fmt::Display for Lack {
 /// A worker that wants a shard.
 #[derive(Clone, Copy, Debug)]
 pub struct Worker<'a> {
+    /// Its lasting name.
+    pub name: &'a str,
     /// What it computes on.
     pub devices: &'a [Device],
     /// What its operator says about it.
@@ -263,6 +265,8 @@ impl Ranked<'_> {
 pub struct Plan<'a> {
     jobs: Vec<Ranked<'a>>,
     used: HashMap<&'a str, f64>,
+    /// Jobs and the workers that refuse them.
+    refused: HashSet<(&'a str, &'a str)>,
 }
 
 impl<'a> Plan<'a> {
@@ -277,7 +281,12 @@ impl<'a> Plan<'a> {
             priority: job.effective_priority(now),
             pressing: job.pressing(now),
         };
-        Self { jobs: jobs.iter().map(ranked).collect(), used }
+        Self { jobs: jobs.iter().map(ranked).collect(), used, refused: HashSet::new() }
+    }
+
+    /// The same without the jobs that a worker refuses, as pairs of a job and a worker.
+    pub fn without(self, refused: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        Self { refused: refused.collect(), ..self }
     }
 
     /// Where this worker looks for a shard, best first. The first choice is counted as given, so that the next worker
@@ -287,6 +296,7 @@ impl<'a> Plan<'a> {
             .jobs
             .iter()
             .filter(|ranked| ranked.job.needs.lacks(worker).is_empty())
+            .filter(|ranked| !self.refused.contains(&(ranked.job.id.as_str(), worker.name)))
             .map(|ranked| (ranked, self.share(ranked.job, worker)))
             .collect();
         fitting.sort_by(|(a, a_share), (b, b_share)| {

@@ -5,11 +5,11 @@ use sanafarm_proto::v1;
 use super::convert;
 use crate::auth::Principal;
 use crate::domain::explain;
-use crate::domain::explain::{Asked, Present};
+use crate::domain::explain::{Asked, Present, Refusing};
 use crate::domain::schedule::{OpenJob, Plan, Worker};
 use crate::farm::Farm;
 use crate::store::Result;
-use crate::store::records::{Job, Presence};
+use crate::store::records::{Job, NewSession, Presence};
 
 pub(super) async fn explain(farm: &Farm, who: &Principal, job: Job) -> Result<v1::ExplainJobResponse> {
     let now = farm.store.clock();
@@ -30,10 +30,17 @@ pub(super) async fn explain(farm: &Farm, who: &Principal, job: Job) -> Result<v1
         let choices = Plan::new(&open, now).choices(&worker.offers);
         choices.iter().filter_map(|choice| open.iter().find(|open| open.id == choice.job)).collect()
     });
+    let refusals = farm.store.refusals(now).await?;
+    let refused_by: Vec<_> = refusals
+        .iter()
+        .filter(|refusal| refusal.job == job.id)
+        .map(|refusal| Refusing { worker: &refusal.worker, why: &refusal.why, until: refusal.until })
+        .collect();
     let asked = Asked {
         id: &job.id,
         needs: &job.needs,
         held_by: &job.held_by(),
+        refused_by: &refused_by,
         deadline: job.deadline,
         end_reason: job.end_reason.as_deref(),
         only_owner: who.only_owner(),
@@ -43,5 +50,6 @@ pub(super) async fn explain(farm: &Farm, who: &Principal, job: Job) -> Result<v1
 }
 
 fn offers(presence: &Presence) -> Worker<'_> {
-    Worker { devices: &presence.session.devices, labels: &presence.session.labels, last: None }
+    let NewSession { worker, devices, labels, .. } = &presence.session;
+    Worker { name: worker, devices, labels, last: None }
 }

@@ -98,6 +98,8 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// Jobs with shards that may be leased now, in order of submission: none whose deadline has passed, or that has not
     /// started and waits for others.
     async fn open_jobs(&self, now: Timestamp) -> Result<Vec<OpenJob>>;
+    /// Who gets nothing of which job now, as it cannot write to its output or not load its model.
+    async fn refusals(&self, now: Timestamp) -> Result<Vec<Refusal>>;
     /// A shard for each claim, with the images that have no result: the oldest ready one of the first of its choices
     /// that has one and is open as in [`Self::open_jobs`]; none when none has, or when the session leaves or is asked
     /// to. One answer a claim, in order.

@@ -22,7 +22,7 @@ fn ready(shards: u64) -> Backlog {
 }
 
 fn asked<'a>(id: &'a JobId, needs: &'a Needs) -> Asked<'a> {
-    Asked { id, needs, held_by: &[], deadline: None, end_reason: None, only_owner: None }
+    Asked { id, needs, held_by: &[], refused_by: &[], deadline: None, end_reason: None, only_owner: None }
 }
 
 /// What is said about job 2, with job 1 before it, to one worker with a GPU of 8 GB.
@@ -30,7 +30,7 @@ fn said(backlog: &Backlog, needs: &Needs, workers: usize) -> Vec<(Cause, String)
     let (first, second) = (OpenJob { priority: 10, ..job(1, "ann") }, job(2, "ann"));
     let devices = [Device { id: "cuda:0".to_owned(), memory_free_bytes: 8_000_000_000, ..Device::default() }];
     let labels = BTreeMap::new();
-    let offers = Worker { devices: &devices, labels: &labels, last: None };
+    let offers = Worker { name: "w", devices: &devices, labels: &labels, last: None };
     let present = vec![Present { name: "w", offers, excluded_until: None }; workers];
     let explanation = explain(&asked(&second.id, needs), backlog, &[&first, &second], &present, now());
     assert_eq!(explanation.workers, workers as u64);
@@ -59,7 +59,7 @@ fn ready_shards_wait_for_workers_or_for_other_jobs() {
         &[&job(2, "ann")],
         &[Present {
             name: "w",
-            offers: Worker { devices: &[], labels: &BTreeMap::new(), last: None },
+            offers: Worker { name: "w", devices: &[], labels: &BTreeMap::new(), last: None },
             excluded_until: None,
         }],
         now(),
@@ -105,7 +105,7 @@ fn what_holds_the_whole_job_is_told_before_anything_about_workers() {
 fn a_worker_that_was_taken_out_is_named_until_it_is_back() {
     let (labels, job, needs) = (BTreeMap::new(), job(2, "ann"), Needs::default());
     let until = now() + std::time::Duration::from_secs(60);
-    let offers = Worker { devices: &[], labels: &labels, last: None };
+    let offers = Worker { name: "w", devices: &[], labels: &labels, last: None };
     let out = Present { name: "bad", offers, excluded_until: Some(until) };
     let well = Present { name: "good", offers, excluded_until: None };
     let told =
@@ -157,7 +157,7 @@ fn a_job_of_another_owner_is_not_named() {
     let deadline = Some(now() + std::time::Duration::from_secs(60));
     let (first, second, needs) = (OpenJob { deadline, ..job(1, "bob") }, job(2, "ann"), Needs::default());
     let (devices, labels) = ([], BTreeMap::new());
-    let offers = Worker { devices: &devices, labels: &labels, last: None };
+    let offers = Worker { name: "w", devices: &devices, labels: &labels, last: None };
     let present = [Present { name: "w", offers, excluded_until: None }];
     let told = |only_owner| {
         let asked = Asked { only_owner, ..asked(&second.id, &needs) };
@@ -176,10 +176,33 @@ fn a_job_that_is_before_because_of_its_deadline_says_so() {
     let deadline = Some(now() + std::time::Duration::from_secs(60));
     let (first, second, needs) = (OpenJob { deadline, ..job(1, "ann") }, job(2, "ann"), Needs::default());
     let (devices, labels) = (Vec::new(), BTreeMap::new());
-    let offers = Worker { devices: &devices, labels: &labels, last: None };
+    let offers = Worker { name: "w", devices: &devices, labels: &labels, last: None };
     let worker = Present { name: "w", offers, excluded_until: None };
     let told = explain(&asked(&second.id, &needs), &ready(3), &[&first, &second], &[worker], now());
     let text =
         "3 shards ready: behind 1 other job, first job 1 with priority 55, due at 2026-11-23T12:05:00Z";
     assert_eq!(told.parts[0].text, text);
+}
+
+#[test]
+fn workers_that_refuse_the_job_are_told_with_what_they_said() {
+    let (labels, job, needs) = (BTreeMap::new(), job(2, "ann"), Needs::default());
+    let until = now() + std::time::Duration::from_secs(60);
+    let offers = Worker { name: "w", devices: &[], labels: &labels, last: None };
+    let present = |name| Present { name, offers, excluded_until: None };
+    let refused_by = [Refusing { worker: "bad", why: "permission denied", until }];
+    let asked = Asked { refused_by: &refused_by, ..asked(&job.id, &needs) };
+    let told = |workers: &[Present<'_>]| explain(&asked, &ready(3), &[&job], workers, now());
+    let said = Part {
+        shards: 0,
+        cause: Cause::Refused,
+        text: "bad does not take it before 2026-11-23T12:05:00Z: permission denied".to_owned(),
+        at: Some(until),
+    };
+    let alone = told(&[present("bad")]);
+    assert_eq!((alone.fitting, alone.parts[0].cause), (0, Cause::Refused));
+    assert_eq!(alone.parts[0].text, "3 shards ready: no other worker has what it needs");
+    assert_eq!(alone.parts[1], said);
+    let two = told(&[present("bad"), present("good")]);
+    assert_eq!((two.fitting, two.parts[0].cause, &two.parts[1]), (1, Cause::Next, &said));
 }

@@ -40,7 +40,7 @@ fn gpu(free: u64) -> Device {
 fn order(jobs: &[OpenJob], devices: &[Device], last: Option<(&str, (u32, u32))>) -> Vec<String> {
     let labels = BTreeMap::new();
     let now = start() + Duration::from_secs(100);
-    let choices = Plan::new(jobs, now).choices(&Worker { devices, labels: &labels, last });
+    let choices = Plan::new(jobs, now).choices(&Worker { name: "w", devices, labels: &labels, last });
     choices
         .into_iter()
         .map(|choice| {
@@ -93,7 +93,7 @@ fn twice_the_weight_is_twice_the_work() {
     let mut plan = Plan::new(&jobs, now);
     let mut given = [0, 0];
     for _ in 0..300 {
-        let first = &plan.choices(&Worker { devices: &[], labels: &labels, last: None })[0];
+        let first = &plan.choices(&Worker { name: "w", devices: &[], labels: &labels, last: None })[0];
         given[usize::from(first.job.as_str() == "job 2")] += 1;
     }
     assert_eq!(given, [200, 100]);
@@ -134,7 +134,7 @@ fn a_worker_gets_only_what_it_can_do() {
     assert_eq!(order(&jobs, &[gpu(8_000_000_000)], None), ["3"]);
     assert_eq!(order(&jobs, &[gpu(8_000_000_000), gpu(24_000_000_000)], None), ["1", "3"]);
     let says = |needs: &Needs, devices: &[Device], labels: &BTreeMap<String, String>| {
-        let worker = Worker { devices, labels, last: None };
+        let worker = Worker { name: "w", devices, labels, last: None };
         needs.lacks(&worker).iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let none = BTreeMap::new();
@@ -190,7 +190,7 @@ proptest! {
                 .enumerate()
                 .map(|(number, job)| OpenJob { leased_at: (number != starved).then_some(now), ..job.clone() })
                 .collect();
-            let choices = Plan::new(&served, now).choices(&Worker { devices: &[], labels: &labels, last: None });
+            let choices = Plan::new(&served, now).choices(&Worker { name: "w", devices: &[], labels: &labels, last: None });
             prop_assert_eq!(&choices[0].job, &jobs[starved].id);
         }
     }

@@ -180,8 +180,11 @@ impl Bench {
     pub async fn try_lease(&self, session: &SessionId, job: Option<&JobId>) -> Result<Option<Lease>> {
         let mut open = self.store.open_jobs(self.now).await?;
         open.retain(|open| job.is_none_or(|job| open.id == *job));
-        let worker = Worker { devices: &[], labels: &BTreeMap::new(), last: None };
-        let choices = Plan::new(&open, self.now).choices(&worker);
+        let (refusals, of) = (self.store.refusals(self.now).await?, self.store.session(session).await);
+        let name = of.map(|of| of.worker).unwrap_or_default();
+        let worker = Worker { name: &name, devices: &[], labels: &BTreeMap::new(), last: None };
+        let refused = refusals.iter().map(|refusal| (refusal.job.as_str(), refusal.worker.as_str()));
+        let choices = Plan::new(&open, self.now).without(refused).choices(&worker);
         let claim = Claim { session: session.clone(), choices };
         only(self.store.lease_shards(&[claim], LEASE, self.now).await?)
     }

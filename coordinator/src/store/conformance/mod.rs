@@ -16,6 +16,7 @@ pub(in crate::store) mod listing;
 pub(in crate::store) mod logs;
 pub(in crate::store) mod overview;
 pub(in crate::store) mod presence;
+pub(in crate::store) mod refusals;
 pub(in crate::store) mod requeue;
 pub(in crate::store) mod results;
 pub(in crate::store) mod signing;
@@ -104,6 +105,9 @@ macro_rules! conformance_suite {
             presence: what_waits_is_told_by_cause,
             presence: a_session_tells_that_its_worker_was_taken_out,
             presence: open_sessions_are_listed_with_what_they_hold,
+            refusals: a_job_that_a_worker_cannot_write_is_left_to_others_for_a_while,
+            refusals: a_model_that_a_worker_cannot_load_takes_it_out_of_that_job_alone,
+            refusals: the_only_worker_of_a_job_never_refuses_it,
             leaving: a_drained_worker_gets_nothing_more_and_is_told,
             leaving: a_drain_is_told_once_and_may_become_more_urgent,
             leaving: a_worker_that_leaves_gets_nothing_more,

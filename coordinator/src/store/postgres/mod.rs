@@ -50,6 +50,7 @@ mod purge;
 mod query;
 mod read;
 mod record;
+mod refusals;
 mod report;
 mod session;
 mod shard_state;

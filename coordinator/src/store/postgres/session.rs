@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::PostgresStore;
 use super::codec::{Time, clean, expiry, id, json_text, uuid};
 use super::event::{Event, record};
+use super::refusals;
 use super::shard_state::{Ending, Shard, give_back, lock_shards};
-use crate::domain::blame::retry_delay;
 use crate::domain::event::EventKind;
 use crate::domain::id::SessionId;
 use crate::domain::leaving::Drain;
@@ -249,10 +249,11 @@ pub(super) async fn release_lease(
     if held.is_some() {
         let delay = match release.reason {
             ReleaseReason::Finished => shard.retry_delay(&mut tx).await?,
-            // A worker that stays and asks again must not spin.
-            ReleaseReason::Storage => retry_delay(1),
-            ReleaseReason::Drain | ReleaseReason::Unknown => Duration::ZERO,
+            ReleaseReason::Storage | ReleaseReason::Drain | ReleaseReason::Unknown => Duration::ZERO,
         };
+        if release.reason == ReleaseReason::Storage {
+            refusals::note(&mut tx, key, shard.job, &release.message, now).await?;
+        }
         let detail = json!({ "reason": release.reason.word(), "message": clean(&release.message) });
         let end =
             Ending { detail: Some(detail), reason: &release.message, ..Ending::new(LeaseEnd::Released) };

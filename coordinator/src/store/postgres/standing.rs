@@ -7,6 +7,7 @@ use sqlx::{PgConnection, Row};
 
 use super::codec::{Time, optional_time, small, small_signed};
 use super::event::{Event, record};
+use super::refusals;
 use super::shard_state::Shard;
 use crate::domain::blame::{Standing, Turned};
 use crate::domain::event::EventKind;
@@ -60,6 +61,11 @@ pub(super) async fn judge(
     // The first that is forgiven is forgiven, and told so, by the statement that commits pictures.
     let mut told = before.exclusions == 0;
     for result in &report.results {
+        if let Outcome::Failed { class, message } = &result.outcome
+            && class.is_refusal()
+        {
+            refusals::note(db, session, shard.job, message, now).await?;
+        }
         let next = match &result.outcome {
             Outcome::Done { .. } => Standing::after_done(),
             Outcome::Failed { class, .. } => {

@@ -22,7 +22,7 @@ use crate::store::{Result, Store};
 use super::trouble::retried;
 use super::{
     PostgresStore, archives, change, demand, finish, lease, listing, overview, presence, purge, query, read,
-    report, session, signing, stories, submit, sweep, tail, tokens, turn, waiting, webhooks,
+    refusals, report, session, signing, stories, submit, sweep, tail, tokens, turn, waiting, webhooks,
 };
 
 #[async_trait]
@@ -61,6 +61,10 @@ impl Store for PostgresStore {
 
     async fn job_of(&self, owner: Option<&str>, id: &str) -> Result<Job> {
         self.heard(read::job(self, owner, id).await)
+    }
+
+    async fn refusals(&self, now: Timestamp) -> Result<Vec<Refusal>> {
+        self.heard(refusals::refusals(self, now).await)
     }
 
     async fn jobs(&self, owner: Option<&str>, states: &[JobState], limit: u32) -> Result<Vec<Job>> {

@@ -179,6 +179,19 @@ pub struct AttemptObjects {
     pub images: Vec<Named>,
 }
 
+/// A worker that gets nothing of a job for a while, as it cannot render it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What it cannot render.
+    pub job: JobId,
+    /// Its lasting name.
+    pub worker: String,
+    /// What it said.
+    pub why: String,
+    /// It gets nothing of the job before.
+    pub until: Timestamp,
+}
+
 /// Why a lease is handed back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Release {

@@ -32,6 +32,7 @@ mod overview;
 mod presence;
 mod query;
 mod read;
+mod refusals;
 mod report;
 mod session;
 mod shard_state;

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::SqliteStore;
 use super::codec::{expiry, json as read_json, json_text, time_text};
 use super::event::{Event, record};
+use super::refusals;
 use super::shard_state::{Ending, HeldBy, SHARD_COLUMNS, Shard};
-use crate::domain::blame::retry_delay;
 use crate::domain::event::EventKind;
 use crate::domain::id::SessionId;
 use crate::domain::leaving::Drain;
@@ -244,10 +244,11 @@ pub(super) async fn release_lease(
     if let Some(held) = held.filter(|held| held.attempt == lease.attempt && held.session == key) {
         let delay = match release.reason {
             ReleaseReason::Finished => shard.retry_delay(&mut tx).await?,
-            // A worker that stays and asks again must not spin.
-            ReleaseReason::Storage => retry_delay(1),
-            ReleaseReason::Drain | ReleaseReason::Unknown => Duration::ZERO,
+            ReleaseReason::Storage | ReleaseReason::Drain | ReleaseReason::Unknown => Duration::ZERO,
         };
+        if release.reason == ReleaseReason::Storage {
+            refusals::note(&mut tx, key, shard.job, &release.message, now).await?;
+        }
         let detail = json!({ "reason": release.reason.word(), "message": release.message });
         let end =
             Ending { detail: Some(detail), reason: &release.message, ..Ending::new(LeaseEnd::Released) };

@@ -6,6 +6,7 @@ use sqlx::{Row, SqliteConnection};
 
 use super::codec::{small, time, time_text};
 use super::event::{Event, record};
+use super::refusals;
 use super::shard_state::Shard;
 use crate::domain::blame::{Standing, Turned};
 use crate::domain::event::EventKind;
@@ -55,6 +56,11 @@ pub(super) async fn judge(
     let before = standing(db, &worker).await?;
     let mut after = before.clone();
     for result in &report.results {
+        if let Outcome::Failed { class, message } = &result.outcome
+            && class.is_refusal()
+        {
+            refusals::note(db, session, shard.job, message, now).await?;
+        }
         let next = match &result.outcome {
             Outcome::Done { .. } => Standing::after_done(),
             Outcome::Failed { class, .. } => {

@@ -20,8 +20,8 @@ use crate::domain::tail::Share;
 use crate::store::records::*;
 
 use super::{
-    SqliteStore, archives, change, demand, finish, lease, listing, overview, presence, query, read, report,
-    session, signing, stories, submit, sweep, tail, tokens, waiting, webhooks,
+    SqliteStore, archives, change, demand, finish, lease, listing, overview, presence, query, read, refusals,
+    report, session, signing, stories, submit, sweep, tail, tokens, waiting, webhooks,
 };
 
 #[async_trait]
@@ -61,6 +61,10 @@ impl Store for SqliteStore {
 
     async fn job_of(&self, owner: Option<&str>, id: &str) -> Result<Job> {
         read::job(self, owner, id).await
+    }
+
+    async fn refusals(&self, now: Timestamp) -> Result<Vec<Refusal>> {
+        refusals::refusals(self, now).await
     }
 
     async fn jobs(&self, owner: Option<&str>, states: &[JobState], limit: u32) -> Result<Vec<Job>> {
