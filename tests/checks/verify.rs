@@ -97,6 +97,23 @@ fn tables_that_are_gone_or_of_another_job_are_told() {
     let told = lines(sandbox.run(&["verify", &job]));
     assert!(told[0].starts_with("unreadable - manifest.parquet: "), "{told:?}");
 
+    // The whole again, and then one thing after the other.
+    let whole = render("red dots\nblue dots\n", "whole");
+    sandbox.run(&["verify", &whole]).ok();
+    let part = "whole/manifests/part-000000.parquet";
+    std::fs::copy(sandbox.path("other/manifests/part-000000.parquet"), sandbox.path(part)).unwrap();
+    std::fs::write(sandbox.path("whole/metadata.jsonl"), "{}\n{}\n").unwrap();
+    let [metadata, rows] = &lines(sandbox.run(&["verify", &whole]))[..] else { panic!("two problems") };
+    assert!(
+        metadata.starts_with("rows - metadata.jsonl: its line 1 does not tell of 00000000-"),
+        "{metadata}"
+    );
+    let told = "rows - manifests/part-000000.parquet: its row of image 0 is none of manifest.parquet's next";
+    assert_eq!(rows, told);
+    std::fs::remove_file(sandbox.path(part)).unwrap();
+    let told = lines(sandbox.run(&["verify", &whole, "--quick"]));
+    assert_eq!(told[1], "missing - manifests/part-000000.parquet: there is no such object");
+
     std::fs::rename(sandbox.path("out"), sandbox.path("moved")).unwrap();
     let refused = sandbox.run(&["verify", &job]);
     assert_eq!(refused.code, Some(1));
@@ -140,6 +157,7 @@ fn tars_are_read_member_by_member() {
     let images = farm.run(&["images", &job, "--json"]).ok().json_lines();
     let tar = images[3]["archive"].as_str().unwrap();
     let path = farm.sandbox.path("out").join(tar);
+    let name = format!("manifests/{}", tar.replace(".tar", ".parquet"));
     let whole = std::fs::read(&path).unwrap();
     let told = |args: &[&str]| -> Vec<(String, String)> {
         let ended = farm.run(&[&["verify", &job, "--json"], args].concat());
@@ -150,6 +168,14 @@ fn tars_are_read_member_by_member() {
         lines.iter().map(|line| (text(line, "object"), text(line, "what"))).collect()
     };
     let wrong = |object: &str, what: &str| (object.to_owned(), what.to_owned());
+    let part = farm.sandbox.path("out").join(&name);
+    let rows = std::fs::read(&part).unwrap();
+    std::fs::remove_file(&part).unwrap();
+    assert_eq!(told(&["--quick"]), [wrong(&name, "missing")]);
+    std::fs::write(&part, &rows[..rows.len() / 2]).unwrap();
+    assert_eq!(told(&[]), [wrong(&name, "unreadable")]);
+    std::fs::write(&part, rows).unwrap();
+
     repack(&path, "00000003.webp", |picture| *picture.last_mut().unwrap() ^= 1);
     repack(&path, "00000003.txt", |prompt| prompt.push(b'!'));
     let member = |ending: &str| format!("{tar}/00000003.{ending}");

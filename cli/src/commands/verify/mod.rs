@@ -3,13 +3,14 @@
 //! The images of the job are streamed, and so many objects are looked at at the same time: memory does not grow with the
 //! job.
 //!
-//! - `pictures`: objects of their own; `tars`: the layout webdataset; `tables`: manifest and the other files
+//! - `pictures`: objects of their own; `tars`: the layout webdataset; `tables`, `rows`: manifest and the other files
 //! - `problem`: what is wrong; `recipe`: in which fields; `sample`: some at random; `requeue`: render again
 
 mod pictures;
 mod problem;
 mod recipe;
 mod requeue;
+mod rows;
 mod sample;
 mod tables;
 mod tars;
@@ -104,7 +105,9 @@ impl Verify<'_> {
         match self.job.state() {
             // They are written last.
             JobState::Succeeded | JobState::Failed => {
-                for problem in tables::check(&self.output, self.job, tars.as_deref()).await? {
+                for problem in
+                    tables::check(&self.output, self.client.clone(), self.job, tars.as_deref()).await?
+                {
                     self.wrong(&problem).await?;
                 }
             }

@@ -1,8 +1,10 @@
 //! Tars of the layout webdataset: each is read once, as a stream.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{self, Read};
 
+use parquet::errors::ParquetError;
 use sanafarm_net::Channel;
 use sanafarm_proto::v1::cell::Value as CellValue;
 use sanafarm_proto::v1::history_service_client::HistoryServiceClient;
@@ -15,6 +17,8 @@ use serde_json::Value;
 use super::pictures::{Checked, Depth, at, judge, sizes, thumbnail};
 use super::problem::{Lost, Problem, What};
 use super::recipe::json_differences;
+use super::rows::Rows;
+use super::tables::table;
 use crate::error::Error;
 use crate::output::{Incoming, storage_error};
 use crate::submission::blocking;
@@ -97,6 +101,7 @@ pub async fn check(
     for image in &images {
         checked.problems.extend(thumbnail(output, image).await?);
     }
+    checked.problems.extend(part(output, depth, &tar, &images).await?);
     // A tar is rendered again as a whole, whatever is wrong in it.
     let lost = images.first().map(|image| Lost {
         index: image.index,
@@ -110,6 +115,40 @@ pub async fn check(
     checked.bytes = bytes;
     checked.problems.extend(problems.into_iter().map(|problem| Problem { lost: lost.clone(), ..problem }));
     Ok(checked)
+}
+
+/// What is wrong with the part of the manifest that tells of a tar.
+async fn part(output: &Output, depth: Depth, tar: &Tar, images: &[Image]) -> Result<Option<Problem>, Error> {
+    let name = format!("manifests/{}.parquet", tar.name.strip_suffix(".tar").unwrap_or(&tar.name));
+    if depth == Depth::Quick {
+        let found = at(&name, output.size(&name).await)?;
+        let missing = || Problem::about(name.clone(), What::Missing, "there is no such object");
+        return Ok(found.ok().flatten().is_none().then(missing));
+    }
+    let file = match table(output, &name).await? {
+        Ok(file) => file,
+        Err(problem) => return Ok(Some(problem)),
+    };
+    let images = images.to_vec();
+    Ok(match blocking(move || odd_row(file, &images)).await? {
+        Ok(odd) => odd.map(|odd| Problem::about(name, What::Rows, odd)),
+        Err(error) => Some(Problem::about(name, What::Unreadable, error.to_string())),
+    })
+}
+
+/// The first in which a part of the manifest differs from the images of its tar.
+fn odd_row(part: File, images: &[Image]) -> Result<Option<String>, ParquetError> {
+    let mut images = images.iter();
+    for row in Rows::open(part)? {
+        let row = row?;
+        let Some(image) = images.next() else {
+            return Ok(Some(format!("it has a row of image {}, which is not in its tar", row.index)));
+        };
+        if let Some(field) = row.difference(image) {
+            return Ok(Some(format!("its row of image {} has another {field}", image.index)));
+        }
+    }
+    Ok(images.next().map(|image| format!("it has no row of image {}", image.index)))
 }
 
 async fn sized(output: &Output, tar: &Tar) -> Result<Option<Problem>, Error> {
