@@ -300,6 +300,34 @@ fn a_full_disk_is_told_and_the_same_command_goes_on() {
 }
 
 #[test]
+fn an_object_that_is_not_what_the_sums_beside_the_model_say_is_refused() {
+    let (s3, sandbox) = (S3::start(), Sandbox::new());
+    let place = "s3://farm/models/sana-tiny";
+    copy_folder(&bundled_model(), &s3.file("farm", "models/sana-tiny"));
+    let run = |args: &[&str]| {
+        let mut command = sandbox.command(args);
+        command.envs(s3.environment());
+        sandbox.run_command(command)
+    };
+    let config = s3.file("farm", "models/sana-tiny/tokenizer/tokenizer_config.json");
+    let whole = std::fs::read(&config).unwrap();
+    let folder = s3.file("farm", "models/sana-tiny");
+    let summed = Command::new("sh")
+        .args(["-c", "find . -type f ! -name SHA256SUMS | xargs sha256sum > SHA256SUMS"])
+        .current_dir(&folder)
+        .status();
+    assert!(summed.unwrap().success());
+    run(&["models", "pull", place]).ok();
+    std::fs::write(&config, "[]").unwrap();
+    let altered = run(&["models", "pull", place]);
+    assert_eq!(altered.code, Some(2), "{}", altered.stderr);
+    assert!(altered.stderr.contains("tokenizer_config.json"), "{}", altered.stderr);
+    assert!(altered.stderr.contains("sha256"), "{}", altered.stderr);
+    std::fs::write(&config, &whole).unwrap();
+    run(&["models", "pull", place]).ok();
+}
+
+#[test]
 fn a_model_of_a_bucket_is_downloaded_once_and_again_when_an_object_of_it_changes() {
     let (s3, sandbox) = (S3::start(), Sandbox::new());
     let place = "s3://farm/models/sana-tiny";

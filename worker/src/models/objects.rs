@@ -1,10 +1,12 @@
-//! All below a prefix of an object store.
+//! All below a prefix of an object store. A store tells no checksums that mean the same everywhere: they come from a file
+//! `SHA256SUMS` beside the model, where there is one.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use sanafarm_storage::{Entry, Input, Output};
+use sanafarm_storage::{Entry, Found, Input, Output};
 use sha2::{Digest, Sha256};
 
 use super::Error;
@@ -12,6 +14,10 @@ use super::source::{Reading, RemoteFile, Source, Survey};
 
 /// Objects that a prefix may have: a bucket full of other things is no model.
 const MAX_OBJECTS: usize = 10_000;
+/// What `sha256sum` writes.
+const SUMS: &str = "SHA256SUMS";
+/// A file that is larger has no sums of a model.
+const MAX_SUMS: u64 = 4 << 20;
 /// Letters of a version: as those of a commit.
 const VERSION: usize = 40;
 
@@ -41,6 +47,17 @@ impl Objects {
         }
     }
 
+    /// What the files should be, by their names.
+    async fn sums(&self) -> Result<BTreeMap<String, String>, Error> {
+        let found = self.place.get(SUMS, MAX_SUMS).await.map_err(|error| self.error(error))?;
+        let wrong = |why: String| Error::Damaged(format!("{SUMS} in {}: {why}", self.url));
+        match found {
+            Found::Object(text) => sums(&String::from_utf8_lossy(&text)).map_err(wrong),
+            Found::Larger => Err(wrong(format!("it has more than {MAX_SUMS} bytes"))),
+            Found::Nothing => Err(wrong("it was removed while the model was looked at".to_owned())),
+        }
+    }
+
     /// Where credentials come from.
     fn advice(&self) -> &'static str {
         let object = Input::open(&format!("{}/model_index.json", self.url));
@@ -66,6 +83,12 @@ impl Source for Objects {
                 sha256: None,
                 stamp: Some(stamp),
             });
+        }
+        if files.iter().any(|file| file.name == SUMS) {
+            let sums = self.sums().await?;
+            for file in &mut files {
+                file.sha256 = sums.get(&file.name).cloned();
+            }
         }
         if files.is_empty() {
             return Err(Error::Unknown(format!("there is nothing below {}", self.url)));
@@ -97,4 +120,37 @@ impl Source for Objects {
 /// Since 1970; 0 for what is older.
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Reads lines of 64 hexadecimal digits, a space, a space or `*`, and a name.
+fn sums(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let read = |line: &str| {
+        let (sum, name) = line.split_once(' ')?;
+        let name = name.strip_prefix([' ', '*'])?;
+        let is_sum = sum.len() == 64 && sum.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let name = name.strip_prefix("./").unwrap_or(name);
+        is_sum.then(|| (name.to_owned(), sum.to_ascii_lowercase()))
+    };
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(number, line)| {
+            read(line).ok_or_else(|| format!("line {} is not what sha256sum writes", number + 1))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sums;
+
+    #[test]
+    fn sums_are_read_as_sha256sum_writes_them() {
+        let (a, b) = ("a".repeat(64), "B".repeat(64));
+        let read = sums(&format!("{a}  vae/config.json\n{b} *./a b.safetensors\n\n")).unwrap();
+        assert_eq!(read["vae/config.json"], a);
+        assert_eq!((read["a b.safetensors"].as_str(), read.len()), ("b".repeat(64).as_str(), 2));
+        for bad in ["a  x", &format!("{a} x"), &format!("{a}"), &format!("{}g  x", "a".repeat(63))] {
+            assert_eq!(sums(&format!("{b}  x\n{bad}")).unwrap_err(), "line 2 is not what sha256sum writes");
+        }
+    }
 }
