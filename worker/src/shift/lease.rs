@@ -17,6 +17,8 @@ use crate::store::open_output;
 
 /// Pause after the coordinator said at once that there is nothing to do: it should have waited.
 const NO_WORK_PAUSE: Duration = Duration::from_secs(1);
+/// How long the coordinator may hold requests for a shard.
+const LEASE_WAIT: Duration = Duration::from_secs(20);
 
 /// A lease, and whether its output can be written.
 pub(super) struct Leased {
@@ -36,8 +38,8 @@ impl Shift {
         self.outbox.lease_is_asked_for();
         let session = self.session.clone();
         let output = self.output.clone();
-        let job = self.limits.only_job(&self.job).to_owned();
-        let asking = async move { Aside::Leased(ask(session, job, output).await) };
+        let jobs = self.limits.jobs_to_ask(&self.job);
+        let asking = async move { Aside::Leased(ask(session, jobs, output).await) };
         self.leasing = Some(self.asides.spawn(asking));
     }
 
@@ -69,7 +71,8 @@ impl Shift {
         let (there, waiting): (Vec<_>, Vec<_>) = lease
             .images
             .into_iter()
-            // What was committed after the coordinator gave the lease is done: with nothing else in it, it is handed back.
+            // What was committed after the coordinator gave the lease is done, under whatever lease that was: with nothing else in
+            // it, it is handed back.
             .filter(|image| !self.outbox.has_committed(&lease.job_id, image.index))
             .partition(|image| is_there(image.index));
         let layout = lease.form.as_ref().map_or(Layout::Unspecified, |form| form.layout());
@@ -103,9 +106,14 @@ impl Shift {
     }
 }
 
-async fn ask(session: Session, job: String, last: Option<String>) -> Result<Option<Box<Leased>>, Error> {
+/// Asks for a shard of one of these jobs.
+async fn ask(
+    session: Session,
+    jobs: Vec<String>,
+    last: Option<String>,
+) -> Result<Option<Box<Leased>>, Error> {
     let asked = Instant::now();
-    let Some(lease) = session.lease(&job).await? else {
+    let Some(lease) = lease_of(&session, &jobs).await? else {
         sleep(NO_WORK_PAUSE.saturating_sub(asked.elapsed())).await;
         return Ok(None);
     };
@@ -116,4 +124,20 @@ async fn ask(session: Session, job: String, last: Option<String>) -> Result<Opti
         Some(_) | None => open_output(&lease.output).await.map(drop),
     };
     Ok(Some(Box::new(Leased { lease, output })))
+}
+
+/// A shard of the first of these jobs that has one. Each is asked for before any of them is waited for; then they share
+/// the wait of one.
+async fn lease_of(session: &Session, jobs: &[String]) -> Result<Option<Lease>, Error> {
+    let several = jobs.len() > 1;
+    let share = LEASE_WAIT / u32::try_from(jobs.len()).unwrap_or(u32::MAX).max(1);
+    let waits = [Some(Duration::ZERO).filter(|_| several), Some(share)];
+    for wait in waits.into_iter().flatten() {
+        for job in jobs {
+            if let Some(lease) = session.lease(job, wait).await? {
+                return Ok(Some(lease));
+            }
+        }
+    }
+    Ok(None)
 }

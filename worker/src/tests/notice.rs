@@ -241,6 +241,24 @@ async fn a_worker_takes_no_more_jobs_than_it_is_to() {
     let mut farm = with_jobs(4, limits).await;
     assert_eq!(farm.end().await.unwrap().done, 2);
     let state = farm.coordinator().state();
-    assert_eq!((state.releases.len(), state.releases[0].0.shard_id.as_str()), (1, "s2"));
-    assert_eq!((state.releases[0].1, state.closed), (ReleaseReason::Drain, 1));
+    assert_eq!((state.releases.len(), state.ready.len(), state.closed), (0, 2, 1));
+}
+
+#[tokio::test]
+async fn a_worker_finishes_its_jobs_while_others_have_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = |out: &std::path::Path, model: &std::path::Path| {
+        let jobs = ["a", "b", "c", "b", "a", "c", "a"];
+        let shards = jobs.iter().zip(0..).map(|(job, index)| Lease {
+            job_id: (*job).into(),
+            ..shard(&format!("s{index}"), index, &["x"], out, model)
+        });
+        shards.collect()
+    };
+    let set = |options: &mut Options| options.limits = Limits { max_jobs: Some(2), ..Limits::default() };
+    let mut farm = Farm::start_with(folder, shards, |_| {}, set).await;
+    assert_eq!(farm.end().await.unwrap().done, 5);
+    let state = farm.coordinator().state();
+    let left: Vec<_> = state.ready.iter().map(|lease| lease.job_id.as_str()).collect();
+    assert_eq!((left, state.releases.len(), state.closed), (vec!["c", "c"], 0, 1));
 }
