@@ -35,7 +35,6 @@ pub(super) struct Image {
     pub(super) index: u64,
     /// Bytes that its file may have.
     pub(super) room: u64,
-    pub(super) render_seconds: f64,
     pub(super) log: ImageLog,
     /// None of one that has no recipe.
     pub(super) origin: Option<Arc<Origin>>,
@@ -100,7 +99,6 @@ impl Shift {
             job: shard.job.clone(),
             index: leased.index,
             room,
-            render_seconds: 0.0,
             log: log.clone(),
             origin: None,
             settled: Settled::Skipped,
@@ -143,9 +141,6 @@ impl Shift {
             Err(error) => return self.fail(Error::Engine(format!("keep a picture: {error}"))),
         };
         self.room_in_hand = self.room_in_hand.saturating_sub(image.room);
-        if image.render_seconds > 0.0 {
-            self.pace = Some(image.render_seconds);
-        }
         self.leases.ended(&image.lease, image.index);
         for shard in self.shards.iter_mut().filter(|shard| shard.job == image.job) {
             if shard.key == image.lease {
@@ -171,7 +166,6 @@ impl Image {
     pub(super) async fn see_through(mut self, waiter: Waiter, draft: Draft, outbox: Arc<Outbox>) -> Self {
         let rendered = waiter.rendered().await;
         let Effort { device_id, render_seconds, decode_seconds, stages } = rendered.effort;
-        self.render_seconds = render_seconds;
         let which = Which { lease: &self.lease, job: &self.job, index: self.index };
         stages.into_iter().for_each(|(stage, period)| which.was_in(stage, period));
         let picture = match rendered.outcome {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::engine::{self, Context, Engine, Threads};
+use crate::engine::{self, Context, Engine, Paces, Threads};
 use crate::follow::follow;
 use crate::leases::{LeaseKey, Leases};
 use crate::leave::Leave;
@@ -68,8 +68,6 @@ struct Shift {
     images: JoinSet<Image>,
     /// Bytes that the pictures of these may have.
     room_in_hand: u64,
-    /// Seconds that the last image took on the device.
-    pace: Option<f64>,
     asides: JoinSet<Aside>,
     /// The store stage and the reporter run.
     storing: bool,
@@ -131,6 +129,8 @@ pub(crate) async fn run(
         models: Models::new(options.models),
         activity: activity.clone(),
         leases: leases.clone(),
+        ends: leave.ends(),
+        paces: Arc::new(Paces::default()),
         stop: stop.clone(),
         stats,
     };
@@ -150,7 +150,6 @@ pub(crate) async fn run(
         shards: Vec::new(),
         images: JoinSet::new(),
         room_in_hand: 0,
-        pace: None,
         asides: JoinSet::new(),
         storing: true,
         reporting: true,
@@ -176,6 +175,7 @@ impl Shift {
         let stop_renewing = CancellationToken::new();
         let mut acknowledgements = self.start_conversations(queues, uploads, &stop_renewing);
         let (leases, outbox, leave) = (self.leases.clone(), self.outbox.clone(), self.leave.clone());
+        let mut ends = leave.ends();
         let mut cut = false;
         loop {
             self.settle_shards();
@@ -202,7 +202,12 @@ impl Shift {
                     self.images.abort_all();
                     self.stop_storing.cancel();
                 }
-                () = leave.soft().cancelled(), if !self.leaving => self.leave_in_time(),
+                () = leave.soft().cancelled(), if !self.leaving => self.leave("finishing the image in hand"),
+                // Also when it leaves already: the sender lives in `leave`.
+                Ok(()) = ends.changed() => {
+                    let end = *ends.borrow_and_update();
+                    self.end_at(end);
+                }
                 end = &mut ended, if !self.leaving => self.engine_ended(end),
                 Some(image) = self.images.join_next() => self.settle_image(image),
                 Some(note) = acknowledgements.recv() => self.acknowledge(&note),

@@ -96,7 +96,7 @@ async fn a_lease_given_again_to_its_holder_renders_nothing_again() {
     });
     let attempt = |state: &super::coordinator::State| state.leased["a"].0.r#ref.clone().unwrap().attempt;
     coordinator.until("the shard is given again", |state| attempt(state) == 2).await;
-    coordinator.change(|state| drop(state.away.remove("report")));
+    coordinator.change(|state| _ = state.away.remove("report"));
     let outbox = farm.folder.path().join("cache/outbox/worker-1");
     let is_empty = || {
         let mut entries = std::fs::read_dir(&outbox).unwrap();
