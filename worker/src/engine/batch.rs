@@ -241,6 +241,7 @@ impl Sink for Batch<'_> {
                 let slot = &mut self.images[picture];
                 if let Some(canvas) = slot.canvas.take() {
                     slot.ended = true;
+                    slot.image.claim.draw();
                     self.face.aside(|| canvas.whole(effort));
                 }
             }

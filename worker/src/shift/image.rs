@@ -1,11 +1,13 @@
 //! One image on its way to the engine and from there to the outbox.
 
+use std::future::pending;
 use std::sync::Arc;
 
 use sanafarm_proto::v1::{ImageResult, LeasedImage};
 use sanafarm_telemetry::image_log::ImageLog;
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::Shift;
@@ -55,23 +57,30 @@ pub(super) struct Draft {
 pub(super) struct Waiter {
     pub(super) rendered: oneshot::Receiver<Rendered>,
     pub(super) claim: Claim,
+    /// Cancelled when the engines stop what is in hand.
+    pub(super) stop: CancellationToken,
 }
 
 impl Waiter {
-    /// An image that the engine has not started is given up at once: others may render it meanwhile.
-    async fn rendered(mut self) -> Rendered {
-        let answer = tokio::select! {
-            biased;
-            answer = &mut self.rendered => answer,
-            given_up = self.claim.given_up() => {
-                if given_up {
-                    return Rendered::skipped();
-                }
-                self.rendered.await
+    /// An image that the engine has not started is given up at once, and one that it has when it is to stop: others may render
+    /// them meanwhile. A picture that is rendered is waited for.
+    async fn rendered(self) -> Rendered {
+        let Self { mut rendered, claim, stop } = self;
+        let given_up = async {
+            if claim.given_up().await {
+                return;
+            }
+            stop.cancelled().await;
+            if claim.is_drawn() {
+                pending().await
             }
         };
-        // The engine does not answer for what it has not started.
-        answer.unwrap_or_else(|_| Rendered::skipped())
+        tokio::select! {
+            biased;
+            // The engine does not answer for what it has not started.
+            answer = &mut rendered => answer.unwrap_or_else(|_| Rendered::skipped()),
+            () = given_up => Rendered::skipped(),
+        }
     }
 }
 
@@ -127,7 +136,7 @@ impl Shift {
         let sample = shard.archive.clone().map(|archive| Sample { archive, id, extra });
         let (output, presigned) = (shard.output.clone(), shard.presigned);
         let draft = Draft { output, object, thumbnail, presigned, sample };
-        let waiter = Waiter { rendered, claim };
+        let waiter = Waiter { rendered, claim, stop: self.stop.clone() };
         self.room_in_hand += room;
         let seen_through = image.see_through(waiter, draft, self.outbox.clone());
         self.images.spawn(seen_through.instrument(log.span().clone()));
@@ -136,7 +145,7 @@ impl Shift {
     pub(super) fn settle_image(&mut self, image: Result<Image, JoinError>) {
         let image = match image {
             Ok(image) => image,
-            // By the hard shutdown.
+            // It was not kept in time.
             Err(error) if error.is_cancelled() => return,
             Err(error) => return self.fail(Error::Engine(format!("keep a picture: {error}"))),
         };

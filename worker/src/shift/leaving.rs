@@ -1,7 +1,7 @@
 //! Leaving: what is in hand is finished if there is time, the rest is handed back, and what is in the outbox is told.
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::{STOP_LIMIT, Shift};
 use crate::Error;
@@ -58,11 +58,19 @@ impl Shift {
         }
     }
 
-    /// There is no more time: what is in hand is stopped, and what is in the outbox stays there.
+    /// There is no more time: what is in hand is stopped, and what is in the outbox stays there. What is rendered may still get
+    /// there.
     pub(super) fn end(&mut self) {
         self.end_by = None;
+        self.stop_by.get_or_insert_with(|| Instant::now() + STOP_LIMIT);
         self.stop.cancel();
         self.stop_storing.cancel();
+    }
+
+    /// The disk does not take what is rendered.
+    pub(super) fn abandon(&mut self) {
+        tracing::warn!(images = self.images.len(), "rendered images are not kept in time");
+        self.images.abort_all();
     }
 
     /// Whether nothing is left to finish, report or hand back.
@@ -76,12 +84,13 @@ impl Shift {
     }
 
     pub(super) async fn wait_for_engine(&mut self, ended: oneshot::Receiver<Result<(), Error>>) {
-        let stop = self.stop.clone();
+        let (stop, stop_by) = (self.stop.clone(), self.stop_by);
         let too_long = async {
             stop.cancelled().await;
-            tokio::time::sleep(STOP_LIMIT).await;
+            sleep_until(stop_by.unwrap_or_else(|| Instant::now() + STOP_LIMIT)).await;
         };
         tokio::select! {
+            biased;
             end = ended => self.engine_ended(end),
             () = too_long => tracing::warn!("engine does not stop: leaving it to the end of the process"),
         }

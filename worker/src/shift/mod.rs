@@ -44,7 +44,7 @@ const BEHIND: usize = 4;
 const LOW_WATER: usize = 1;
 /// Acknowledgements under way.
 const NOTES: usize = 64;
-/// How long the engine may take to stop at its next step.
+/// How long the engine may take to stop at its next step, and the disk to take what is rendered.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What runs beside the images.
@@ -83,6 +83,8 @@ struct Shift {
     flushing: bool,
     /// When the worker leaves: all that is not done then is left.
     end_by: Option<Instant>,
+    /// When what is rendered and not kept is waited for no longer, and nor are the engines.
+    stop_by: Option<Instant>,
     /// Stops the store stage.
     stop_storing: CancellationToken,
     /// Parent of all `skip` tokens, and of the session's patience: cancelled when the worker leaves, by the soft
@@ -160,6 +162,7 @@ pub(crate) async fn run(
         drain_timeout: options.drain_timeout,
         flushing: false,
         end_by: None,
+        stop_by: None,
         stop_storing: CancellationToken::new(),
         skip: leaving,
         stop,
@@ -176,7 +179,7 @@ impl Shift {
         let mut acknowledgements = self.start_conversations(queues, uploads, &stop_renewing);
         let (leases, outbox, leave) = (self.leases.clone(), self.outbox.clone(), self.leave.clone());
         let mut ends = leave.ends();
-        let mut cut = false;
+        let (mut cut, mut abandoned) = (false, false);
         loop {
             self.settle_shards();
             if self.limits.is_closed() && self.shards.is_empty() {
@@ -192,15 +195,14 @@ impl Shift {
             let room = self.next_room().filter(|_| self.images.len() < in_hand);
             let can_start = room.is_some_and(|room| outbox.has_room(self.room_in_hand, room));
             let limit = self.limits.end().filter(|_| !self.leaving);
-            let end_by = self.end_by;
+            let (end_by, stop_by) = (self.end_by, self.stop_by.filter(|_| !self.images.is_empty()));
             tokio::select! {
                 // Acknowledgements before the end of the stages that sent them.
                 biased;
                 () = leave.hard().cancelled(), if !cut => {
                     cut = true;
                     self.leave("stopping at the next step");
-                    self.images.abort_all();
-                    self.stop_storing.cancel();
+                    self.end();
                 }
                 () = leave.soft().cancelled(), if !self.leaving => self.leave("finishing the image in hand"),
                 // Also when it leaves already: the sender lives in `leave`.
@@ -220,6 +222,10 @@ impl Shift {
                     self.leave(limit.map_or("", |(_, why)| why));
                 }
                 () = until(end_by), if end_by.is_some() => self.end(),
+                () = until(stop_by), if stop_by.is_some() && !abandoned => {
+                    abandoned = true;
+                    self.abandon();
+                }
             }
         }
         stop_renewing.cancel();
