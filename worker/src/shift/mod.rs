@@ -240,7 +240,8 @@ impl Shift {
                 "finished images wait in the outbox: a worker of this name reports them when it is started again"
             );
         }
-        let reason = self.failure.as_ref().map_or_else(|| "drain".to_owned(), ToString::to_string);
+        let said = || self.leave.reasons().borrow().clone();
+        let reason = self.failure.as_ref().map_or_else(said, ToString::to_string);
         self.session.close(&reason).await;
         match self.failure {
             Some(failure) => Err(failure),
