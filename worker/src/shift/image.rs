@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::sync::Arc;
 
-use sanafarm_proto::v1::{ImageResult, LeasedImage};
+use sanafarm_proto::v1::{ImageResult, LeasedImage, Settings};
 use sanafarm_telemetry::image_log::ImageLog;
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
@@ -84,12 +84,16 @@ impl Waiter {
     }
 }
 
+/// Bytes that a picture may have: none is much larger than its pixels.
+pub(super) fn room_for(settings: &Settings) -> u64 {
+    u64::from(settings.width) * u64::from(settings.height) * 3
+}
+
 impl Shift {
     /// Bytes that the picture of the next image may have; `None` without one.
     pub(super) fn next_room(&self) -> Option<u64> {
         let shard = self.shards.iter().find(|shard| !shard.waiting.is_empty())?;
-        // No picture is much larger than its pixels.
-        Some(u64::from(shard.settings.width) * u64::from(shard.settings.height) * 3)
+        Some(room_for(&shard.settings))
     }
 
     /// Sends the next image to the engines.

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use sanafarm_proto::v1::{Layout, Lease};
+use sanafarm_proto::v1::{Layout, Lease, ReleaseReason};
 use tokio::time::{Instant, sleep};
 
+use super::image::room_for;
 use super::shard::Shard;
 use super::{Aside, LOW_WATER, Shift};
 use crate::Error;
@@ -13,12 +14,16 @@ use crate::engine::Commands;
 use crate::leases::LeaseKey;
 use crate::picture::Encoding;
 use crate::session::Session;
+use crate::stats::FULL;
 use crate::store::open_output;
 
 /// Pause after the coordinator said at once that there is nothing to do: it should have waited.
 const NO_WORK_PAUSE: Duration = Duration::from_secs(1);
 /// How long the coordinator may hold requests for a shard.
 const LEASE_WAIT: Duration = Duration::from_secs(20);
+
+/// Why nothing is leased.
+const NO_ROOM: &str = "the outbox is full: nothing is rendered until finished images are uploaded";
 
 /// A lease, and whether its output can be written.
 pub(super) struct Leased {
@@ -27,12 +32,26 @@ pub(super) struct Leased {
 }
 
 impl Shift {
+    /// Sees whether another image can be started, now or when those in hand are kept, and says so when not.
+    pub(super) fn look_for_room(&mut self) {
+        let full = !self.can_keep(self.next_room().unwrap_or(self.room_wanted));
+        if full != self.full {
+            self.full = full;
+            self.outbox.stats().set_trouble(FULL, full.then(|| NO_ROOM.to_owned()));
+        }
+    }
+
+    fn can_keep(&self, picture: u64) -> bool {
+        !self.images.is_empty() || self.outbox.has_room(0, picture)
+    }
+
     /// Asks for a shard when there is room for one and nobody asks yet.
     pub(super) fn lease_ahead(&mut self, commands: &Commands) {
         let waiting: usize = self.shards.iter().map(|shard| shard.waiting.len()).sum();
         let is_ahead =
             waiting > LOW_WATER + commands.at_once() || self.shards.iter().any(|shard| shard.untouched);
-        if self.leaving || self.leasing.is_some() || is_ahead || self.limits.is_closed() {
+        // What could not be started is left to others.
+        if self.leaving || self.leasing.is_some() || is_ahead || self.full || self.limits.is_closed() {
             return;
         }
         self.outbox.lease_is_asked_for();
@@ -53,7 +72,7 @@ impl Shift {
             self.fail(Error::Storage(error));
             return self.release(key, true);
         }
-        if self.leaving || !self.limits.takes(&lease.job_id) {
+        if self.leaving {
             return self.release(key, true);
         }
         tracing::info!(
@@ -75,6 +94,14 @@ impl Shift {
             // it, it is handed back.
             .filter(|image| !self.outbox.has_committed(&lease.job_id, image.index))
             .partition(|image| is_there(image.index));
+        self.room_wanted = room_for(&settings);
+        // Until now it was not known how large they are. What lies here is on its way.
+        if there.is_empty() && !self.can_keep(self.room_wanted) {
+            return self.hand_back(key, ReleaseReason::Storage, NO_ROOM.to_owned());
+        }
+        if !self.limits.takes(&lease.job_id) {
+            return self.release(key, true);
+        }
         let layout = lease.form.as_ref().map_or(Layout::Unspecified, |form| form.layout());
         let encoding = Encoding::new(lease.form.as_ref()).and_then(|encoding| {
             encoding.check_size(settings.width, settings.height)?;

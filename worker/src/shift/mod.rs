@@ -68,6 +68,10 @@ struct Shift {
     images: JoinSet<Image>,
     /// Bytes that the pictures of these may have.
     room_in_hand: u64,
+    /// Bytes that a picture of the last lease may have.
+    room_wanted: u64,
+    /// No other picture can be kept, and nothing in hand is about to change that.
+    full: bool,
     asides: JoinSet<Aside>,
     /// The store stage and the reporter run.
     storing: bool,
@@ -152,6 +156,8 @@ pub(crate) async fn run(
         shards: Vec::new(),
         images: JoinSet::new(),
         room_in_hand: 0,
+        room_wanted: 0,
+        full: false,
         asides: JoinSet::new(),
         storing: true,
         reporting: true,
@@ -189,6 +195,7 @@ impl Shift {
             if self.has_left() {
                 break;
             }
+            self.look_for_room();
             self.lease_ahead(&commands);
             self.limits.set_idle(self.shards.is_empty());
             let in_hand = 2 * commands.at_once() + BEHIND * commands.devices();
@@ -217,7 +224,7 @@ impl Shift {
                 // Their images make room for another shard.
                 () = leases.lost() => {}
                 () = commands.room(), if can_start => self.start_image(&commands),
-                () = outbox.changed(), if room.is_some() && !can_start => {}
+                () = outbox.changed(), if self.full || (room.is_some() && !can_start) => {}
                 () = until(limit.map(|(end, _)| end)), if limit.is_some() => {
                     self.leave(limit.map_or("", |(_, why)| why));
                 }
@@ -371,6 +378,10 @@ impl Shift {
             (None, true) => (ReleaseReason::Drain, "the worker leaves".into()),
             (None, false) => (ReleaseReason::Finished, "some images are to be tried again".into()),
         };
+        self.hand_back(key, reason, message);
+    }
+
+    fn hand_back(&mut self, key: LeaseKey, reason: ReleaseReason, message: String) {
         let session = self.session.clone();
         self.releasing += 1;
         self.asides.spawn(async move { Aside::Released(session.release(&key, reason, message).await) });

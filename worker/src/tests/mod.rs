@@ -25,6 +25,7 @@ mod leaving;
 mod notice;
 mod outbox;
 mod presigned;
+mod room;
 mod tail;
 mod threads;
 mod work;
