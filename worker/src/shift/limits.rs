@@ -10,7 +10,7 @@ use tokio::time::Instant;
 pub struct Limits {
     /// Without work for that long.
     pub max_idle: Option<Duration>,
-    /// With no more work of the last of so many jobs.
+    /// With no more work of so many jobs, when it has taken on these.
     pub max_jobs: Option<usize>,
     /// Old as that.
     pub max_lifetime: Option<Duration>,
