@@ -185,6 +185,8 @@ impl Shift {
         let mut acknowledgements = self.start_conversations(queues, uploads, &stop_renewing);
         let (leases, outbox, leave) = (self.leases.clone(), self.outbox.clone(), self.leave.clone());
         let mut ends = leave.ends();
+        // It may have been told already.
+        ends.mark_changed();
         let (mut cut, mut abandoned) = (false, false);
         loop {
             self.settle_shards();
