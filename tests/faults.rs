@@ -5,6 +5,7 @@ mod backup;
 mod clock;
 mod frozen;
 mod killed;
+mod leaving;
 mod lies;
 mod outbox;
 mod pool;

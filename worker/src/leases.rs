@@ -3,13 +3,12 @@
 //! Shared by the shift, which adds and removes leases, the engine thread, which says what it starts, and the
 //! renewal, which tells the coordinator and learns which leases are gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sanafarm_proto::v1::{HeldLease, LeaseRef, RenewLeasesResponse};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Names one lease: a shard and its attempt.
@@ -34,8 +33,7 @@ impl From<LeaseKey> for LeaseRef {
 #[derive(Debug)]
 struct Held {
     job: String,
-    /// Since when each is.
-    rendering: BTreeMap<u64, Instant>,
+    rendering: BTreeSet<u64>,
     gone: CancellationToken,
     /// Stops the image in hand at its next step.
     halt: CancellationToken,
@@ -54,7 +52,7 @@ impl Leases {
     /// Adds a lease of a job; `gone` is cancelled when the coordinator says that it is held no more, `halt` when its job
     /// has ended.
     pub(crate) fn add(&self, lease: LeaseKey, job: String, gone: CancellationToken, halt: CancellationToken) {
-        self.lock().insert(lease, Held { job, rendering: BTreeMap::new(), gone, halt, last_index: u64::MAX });
+        self.lock().insert(lease, Held { job, rendering: BTreeSet::new(), gone, halt, last_index: u64::MAX });
     }
 
     /// A job has ended: its leases are gone, and nobody wants what is in hand of it.
@@ -93,7 +91,7 @@ impl Leases {
     /// it is the one to blame.
     pub(crate) fn started(&self, lease: &LeaseKey, index: u64) {
         if let Some(held) = self.lock().get_mut(lease) {
-            held.rendering.insert(index, Instant::now());
+            held.rendering.insert(index);
             self.changed.notify_one();
         }
     }
@@ -103,11 +101,6 @@ impl Leases {
         if let Some(held) = self.lock().get_mut(lease) {
             held.rendering.remove(&index);
         }
-    }
-
-    /// When the youngest of the images in hand was started.
-    pub(crate) fn rendering_since(&self) -> Option<Instant> {
-        self.lock().values().flat_map(|held| held.rendering.values()).max().copied()
     }
 
     /// Waits for the next start of an image; one that nobody has waited for counts.
@@ -126,7 +119,7 @@ impl Leases {
         held.iter()
             .map(|(key, held)| HeldLease {
                 r#ref: Some(key.clone().into()),
-                rendering: held.rendering.keys().copied().collect(),
+                rendering: held.rendering.iter().copied().collect(),
             })
             .collect()
     }

@@ -1,6 +1,6 @@
 //! Leaving: who asks for it, why, and by when.
 
-use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use sanafarm_proto::v1::Drain;
 use tokio::sync::watch;
@@ -9,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Shutdown;
 
+/// Set aside before the machine is gone, for the last words.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Shared by the shift and all that may ask it to leave.
 #[derive(Debug)]
 pub(crate) struct Leave {
@@ -16,14 +19,14 @@ pub(crate) struct Leave {
     shutdown: Shutdown,
     /// Empty while the worker stays.
     why: watch::Sender<String>,
-    /// The machine is gone then.
-    deadline: Mutex<Option<Instant>>,
+    /// The end of all work: soon after it the machine is gone.
+    end: watch::Sender<Option<Instant>>,
 }
 
 impl Leave {
     pub(crate) fn new(shutdown: &Shutdown) -> Self {
         let shutdown = Shutdown { soft: shutdown.soft.child_token(), hard: shutdown.hard.child_token() };
-        Self { shutdown, why: watch::Sender::new(String::new()), deadline: Mutex::new(None) }
+        Self { shutdown, why: watch::Sender::new(String::new()), end: watch::Sender::new(None) }
     }
 
     /// Cancelled when the image in hand is to be the last.
@@ -54,15 +57,22 @@ impl Leave {
         self.shutdown.soft.cancel();
     }
 
-    /// After the image in hand, if that is finished before the machine is gone.
-    pub(crate) fn by(&self, deadline: Instant, why: &str) {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
+    /// After the image in hand, if that is finished before the machine is gone: at the first of the times that are told.
+    pub(crate) fn by(&self, gone: Instant, why: &str) {
+        let end = gone.checked_sub(LAST_WORDS).unwrap_or(gone);
+        self.end.send_if_modified(|known| {
+            let is_first = known.is_none_or(|known| end < known);
+            if is_first {
+                *known = Some(end);
+            }
+            is_first
+        });
         self.soon(why);
     }
 
-    /// When the machine is gone.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+    /// When all work must be done; none while nobody says that the machine will be gone.
+    pub(crate) fn ends(&self) -> watch::Receiver<Option<Instant>> {
+        self.end.subscribe()
     }
 
     /// Says why the worker leaves; the first reason is the one that is told.

@@ -20,8 +20,6 @@ use crate::Error;
 use crate::leases::LeaseKey;
 use crate::retry::{Leaving, Tries, Verdict, verdict};
 
-/// How long the coordinator may hold a request for a shard.
-const LEASE_WAIT: Duration = Duration::from_secs(20);
 /// How long any other call may take.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// How long a call may still take after the hard shutdown.
@@ -158,12 +156,13 @@ impl Session {
         Ok(self.shared.client.clone().follow(progress).await?.into_inner())
     }
 
-    /// Waits some time for a shard.
-    pub(crate) async fn lease(&self, job: &str) -> Result<Option<Lease>, CallError> {
-        let wait = prost_types::Duration { seconds: LEASE_WAIT.as_secs() as i64, nanos: 0 };
+    /// Waits so long for a shard of this job, or of any when it has no name.
+    pub(crate) async fn lease(&self, job: &str, wait: Duration) -> Result<Option<Lease>, CallError> {
+        let told =
+            prost_types::Duration { seconds: wait.as_secs() as i64, nanos: wait.subsec_nanos() as i32 };
         let answer = self
-            .call("lease a shard", LEASE_WAIT + CALL_LIMIT, |mut client, session_id| {
-                let request = LeaseShardRequest { session_id, wait: Some(wait), job_id: job.to_owned() };
+            .call("lease a shard", wait + CALL_LIMIT, |mut client, session_id| {
+                let request = LeaseShardRequest { session_id, wait: Some(told), job_id: job.to_owned() };
                 async move { client.lease_shard(request).await }
             })
             .await?;

@@ -12,6 +12,9 @@ use sanafarm_proto::v1::{DeviceStats, WorkerStats};
 /// Seconds that a share looks back.
 const WINDOW: usize = 60;
 
+/// Who says that the outbox is full: a worker that has no room for another picture takes no work.
+pub(crate) const FULL: &str = "full outbox";
+
 /// Shared by all parts of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
@@ -90,6 +93,7 @@ impl Stats {
                 troubles.push(format!("leaving: {}", standing.leaving));
             }
         }
+        troubles.extend(lock(&self.troubles).get(FULL).cloned());
         let now = Instant::now();
         let told: Vec<_> = lock(&self.devices).iter().map(|(id, device)| device.told(id, now)).collect();
         if !told.is_empty() && told.iter().all(|device| !device.broken.is_empty()) {

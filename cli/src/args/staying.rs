@@ -32,7 +32,7 @@ pub struct LeavingArgs {
     /// Leave when there was no work for so long, such as 10m
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     pub max_idle: Option<Duration>,
-    /// Leave when nothing is left to do of the last of so many jobs
+    /// Take on so many jobs, and leave when nothing is left to do of them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_jobs: Option<u32>,
     /// Leave after such a time, such as 12h

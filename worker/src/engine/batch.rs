@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use sana::{Error, Progress, Sink};
 use sanafarm_proto::v1::ErrorClass;
@@ -10,6 +10,7 @@ use sanafarm_proto::v1::ErrorClass;
 use super::command::{Command, Effort, Rendered};
 use super::devices::Context;
 use super::encoder::{Canvas, Encoder};
+use super::pace::Pace;
 use crate::Activity;
 use crate::recipe::{Failure, Provenance};
 use crate::stats::{Busy, DeviceMeter};
@@ -88,6 +89,8 @@ pub(super) struct Batch<'a> {
     encoder: &'a Encoder,
     face: &'a mut Face,
     started: Instant,
+    /// What pictures like these took here.
+    pace: Option<Pace>,
     /// Seconds that the images took together.
     shared: Option<f64>,
     trouble: Option<Trouble>,
@@ -135,9 +138,12 @@ impl<'a> Batch<'a> {
             decode_started: None,
             ended: false,
         };
-        let images = images.into_iter().map(slot).collect();
+        let images: Vec<_> = images.into_iter().map(slot).collect();
         let stages = Stages { text: SystemTime::now(), denoise: None, decode: None };
-        Self { images, stages, encoder, face, started: Instant::now(), shared: None, trouble: None }
+        let pace = images
+            .first()
+            .and_then(|slot| face.context.paces.get(&face.device_id, &slot.image.model, &slot.image.recipe));
+        Self { images, stages, encoder, face, started: Instant::now(), pace, shared: None, trouble: None }
     }
 
     /// What is left without an answer, and why.
@@ -158,6 +164,25 @@ impl<'a> Batch<'a> {
             decode_seconds,
             stages: self.stages.told().into_iter().chain(decode).collect(),
         }
+    }
+
+    /// Whether a picture is finished before the machine is gone, as far as is known.
+    fn has_time(&self, picture: usize) -> bool {
+        let end = *self.face.context.ends.borrow();
+        match (end, self.pace) {
+            (Some(end), Some(pace)) => {
+                self.started + pace.needed(self.images.len(), picture) <= end.into_std()
+            }
+            (None, _) | (_, None) => true,
+        }
+    }
+
+    /// Remembers what a picture took.
+    fn learn(&self, picture: usize, effort: &Effort) {
+        let alone = Duration::from_secs_f64(effort.decode_seconds);
+        let together = Duration::from_secs_f64(effort.render_seconds).saturating_sub(alone);
+        let Command { model, recipe, .. } = &self.images[picture].image;
+        self.face.context.paces.set(&self.face.device_id, model, recipe, Pace { together, alone });
     }
 
     fn answer(&mut self, picture: usize, rendered: Rendered) {
@@ -205,22 +230,30 @@ impl Sink for Batch<'_> {
 
     fn wants(&mut self, picture: usize) -> bool {
         let halt = &self.images[picture].image.halt;
-        !halt.is_cancelled() && !self.face.context.stop.is_cancelled()
+        !halt.is_cancelled() && !self.face.context.stop.is_cancelled() && self.has_time(picture)
     }
 
     fn ended(&mut self, picture: usize, outcome: Result<(), &Error>) {
         let effort = self.effort(picture);
         match outcome {
             Ok(()) => {
+                self.learn(picture, &effort);
                 let slot = &mut self.images[picture];
                 if let Some(canvas) = slot.canvas.take() {
                     slot.ended = true;
+                    slot.image.claim.draw();
                     self.face.aside(|| canvas.whole(effort));
                 }
             }
             Err(_) if matches!(self.trouble, Some(Trouble::Encoder)) => {}
             // Stopped from outside, whatever the engine calls it.
-            Err(_) if !self.wants(picture) => self.answer(picture, Rendered::skipped()),
+            Err(_) if !self.wants(picture) => {
+                if !self.has_time(picture) {
+                    let index = self.images[picture].image.index;
+                    tracing::info!(index, device = %self.face.device_id, "the image takes too long: stopped");
+                }
+                self.answer(picture, Rendered::skipped());
+            }
             Err(Error::OutOfMemory(text)) => {
                 self.images[picture].canvas = None;
                 self.trouble.get_or_insert(Trouble::Memory(text.clone()));

@@ -1,5 +1,6 @@
 //! What the async side asks of the engines, and what it hears of it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use sana::Recipe;
@@ -67,6 +68,7 @@ impl Reply {
 #[derive(Clone, Debug)]
 pub(crate) struct Claim {
     decided: Arc<OnceLock<Decision>>,
+    drawn: Arc<AtomicBool>,
     skip: CancellationToken,
 }
 
@@ -79,7 +81,7 @@ enum Decision {
 impl Claim {
     /// `skip` is cancelled when the image is not to be started any more.
     pub(crate) fn new(skip: CancellationToken) -> Self {
-        Self { decided: Arc::default(), skip }
+        Self { decided: Arc::default(), drawn: Arc::default(), skip }
     }
 
     /// Whether the image is an engine's to render. One that a broken device has started goes on.
@@ -106,6 +108,16 @@ impl Claim {
     /// An engine has it.
     pub(crate) fn is_started(&self) -> bool {
         self.decided.get() == Some(&Decision::Started)
+    }
+
+    /// The engine is done with it: what is left is to encode it.
+    pub(super) fn draw(&self) {
+        self.drawn.store(true, Ordering::Release);
+    }
+
+    /// Whether its picture is on the way, and costs nothing more on a device.
+    pub(crate) fn is_drawn(&self) -> bool {
+        self.drawn.load(Ordering::Acquire)
     }
 
     /// Whether this is the first decision, which is the one that counts.

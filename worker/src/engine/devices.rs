@@ -5,10 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::encoder::Encoder;
+use super::pace::Paces;
 use super::queue::{Commands, Queue};
 use super::thread::{EngineThread, text};
 use crate::leases::Leases;
@@ -24,6 +26,9 @@ pub(crate) struct Context {
     pub(crate) activity: watch::Sender<Vec<Activity>>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) stats: Arc<Stats>,
+    /// When all work must be done: a picture that will not be finished by then is stopped at its next step.
+    pub(crate) ends: watch::Receiver<Option<Instant>>,
+    pub(crate) paces: Arc<Paces>,
     /// Stops the pictures in hand at their next step.
     pub(crate) stop: CancellationToken,
 }

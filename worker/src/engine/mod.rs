@@ -10,6 +10,7 @@ mod command;
 mod devices;
 mod encoder;
 mod fits;
+mod pace;
 mod pipeline;
 mod queue;
 mod thread;
@@ -17,6 +18,9 @@ mod thread;
 pub(crate) use command::{Claim, Command, Effort, Outcome, Rendered, Reply};
 pub(crate) use devices::{Context, Threads, start};
 pub(crate) use encoder::Picture;
+#[cfg(test)]
+pub(crate) use pace::Pace;
+pub(crate) use pace::Paces;
 pub(crate) use pipeline::SanaEngine;
 pub(crate) use queue::Commands;
 

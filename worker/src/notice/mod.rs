@@ -1,5 +1,5 @@
-//! Notices that the machine will be taken away: of the cloud that lends it, of a file, of a command. Whoever is heard first
-//! makes the worker leave.
+//! Notices that the machine will be taken away: of the cloud that lends it, of a file, of a command. Each of them makes the
+//! worker leave.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,15 +56,29 @@ struct Notice {
     why: String,
 }
 
-/// Listens until it is dropped; the first notice makes the worker leave.
+/// Listens until it is dropped, to each until its notice: a cloud's is heard by a worker that leaves already, for only the
+/// cloud says when the machine is gone.
 pub(crate) async fn listen(notices: Notices, leave: Arc<Leave>) {
     let Notices { spot, spot_endpoint, file, command } = notices;
-    let notice = tokio::select! {
-        notice = cloud(spot, spot_endpoint), if spot != Spot::None => notice,
-        notice = hooks::file(file.clone().unwrap_or_default()), if file.is_some() => notice,
-        notice = hooks::command(command.clone().unwrap_or_default()), if command.is_some() => notice,
-        else => return,
+    let cloud = async {
+        if spot != Spot::None {
+            heed(cloud(spot, spot_endpoint).await, &leave);
+        }
     };
+    let file = async {
+        if let Some(file) = file {
+            heed(hooks::file(file).await, &leave);
+        }
+    };
+    let command = async {
+        if let Some(command) = command {
+            heed(hooks::command(command).await, &leave);
+        }
+    };
+    tokio::join!(cloud, file, command);
+}
+
+fn heed(notice: Notice, leave: &Leave) {
     tracing::warn!(why = notice.why, "this machine will be taken away");
     match notice.deadline {
         Some(deadline) => leave.by(deadline, &notice.why),

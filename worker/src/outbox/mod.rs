@@ -16,7 +16,7 @@ use sanafarm_telemetry::image_log::{self, ImageLog};
 use tokio::sync::{Notify, mpsc};
 use tracing::Span;
 
-use crate::leases::{LeaseKey, Leases};
+use crate::leases::LeaseKey;
 use crate::recipe::Failure;
 use crate::report::Report;
 use crate::stats::{Kept, Stats};
@@ -48,7 +48,6 @@ pub struct Settings {
 pub(crate) struct Outbox {
     folder: Arc<Folder>,
     limit: u64,
-    leases: Arc<Leases>,
     stats: Arc<Stats>,
     state: Mutex<State>,
     changed: Notify,
@@ -66,7 +65,6 @@ impl Outbox {
     pub(crate) async fn open(
         settings: &Settings,
         worker: &str,
-        leases: Arc<Leases>,
         stats: Arc<Stats>,
     ) -> Result<(Arc<Self>, Queues), String> {
         let path = settings.folder.join(folder::name_for(worker));
@@ -93,7 +91,6 @@ impl Outbox {
         let outbox = Arc::new(Self {
             folder: Arc::new(folder),
             limit: settings.limit,
-            leases,
             stats,
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -290,10 +287,10 @@ impl Outbox {
     pub(crate) async fn committed(&self, ids: Vec<Id>) {
         {
             let mut state = self.lock();
+            // Of leases that seem to be held too: the coordinator may have given the shard to this worker again.
             let entries = ids.iter().filter_map(|id| state.entries.get(id));
-            // What is of a lease that is held here was given to nobody else until now.
-            let lost = entries.filter(|entry| !self.leases.holds(&entry.record.lease));
-            let images: Vec<_> = lost.map(|entry| (entry.record.job.clone(), entry.record.index)).collect();
+            let images: Vec<_> =
+                entries.map(|entry| (entry.record.job.clone(), entry.record.index)).collect();
             state.committed.extend(images);
         }
         self.remove(ids).await;

@@ -1,11 +1,13 @@
 //! One image on its way to the engine and from there to the outbox.
 
+use std::future::pending;
 use std::sync::Arc;
 
-use sanafarm_proto::v1::{ImageResult, LeasedImage};
+use sanafarm_proto::v1::{ImageResult, LeasedImage, Settings};
 use sanafarm_telemetry::image_log::ImageLog;
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::Shift;
@@ -35,7 +37,6 @@ pub(super) struct Image {
     pub(super) index: u64,
     /// Bytes that its file may have.
     pub(super) room: u64,
-    pub(super) render_seconds: f64,
     pub(super) log: ImageLog,
     /// None of one that has no recipe.
     pub(super) origin: Option<Arc<Origin>>,
@@ -56,32 +57,43 @@ pub(super) struct Draft {
 pub(super) struct Waiter {
     pub(super) rendered: oneshot::Receiver<Rendered>,
     pub(super) claim: Claim,
+    /// Cancelled when the engines stop what is in hand.
+    pub(super) stop: CancellationToken,
 }
 
 impl Waiter {
-    /// An image that the engine has not started is given up at once: others may render it meanwhile.
-    async fn rendered(mut self) -> Rendered {
-        let answer = tokio::select! {
-            biased;
-            answer = &mut self.rendered => answer,
-            given_up = self.claim.given_up() => {
-                if given_up {
-                    return Rendered::skipped();
-                }
-                self.rendered.await
+    /// An image that the engine has not started is given up at once, and one that it has when it is to stop: others may render
+    /// them meanwhile. A picture that is rendered is waited for.
+    async fn rendered(self) -> Rendered {
+        let Self { mut rendered, claim, stop } = self;
+        let given_up = async {
+            if claim.given_up().await {
+                return;
+            }
+            stop.cancelled().await;
+            if claim.is_drawn() {
+                pending().await
             }
         };
-        // The engine does not answer for what it has not started.
-        answer.unwrap_or_else(|_| Rendered::skipped())
+        tokio::select! {
+            biased;
+            // The engine does not answer for what it has not started.
+            answer = &mut rendered => answer.unwrap_or_else(|_| Rendered::skipped()),
+            () = given_up => Rendered::skipped(),
+        }
     }
+}
+
+/// Bytes that a picture may have: none is much larger than its pixels.
+pub(super) fn room_for(settings: &Settings) -> u64 {
+    u64::from(settings.width) * u64::from(settings.height) * 3
 }
 
 impl Shift {
     /// Bytes that the picture of the next image may have; `None` without one.
     pub(super) fn next_room(&self) -> Option<u64> {
         let shard = self.shards.iter().find(|shard| !shard.waiting.is_empty())?;
-        // No picture is much larger than its pixels.
-        Some(u64::from(shard.settings.width) * u64::from(shard.settings.height) * 3)
+        Some(room_for(&shard.settings))
     }
 
     /// Sends the next image to the engines.
@@ -100,7 +112,6 @@ impl Shift {
             job: shard.job.clone(),
             index: leased.index,
             room,
-            render_seconds: 0.0,
             log: log.clone(),
             origin: None,
             settled: Settled::Skipped,
@@ -129,7 +140,7 @@ impl Shift {
         let sample = shard.archive.clone().map(|archive| Sample { archive, id, extra });
         let (output, presigned) = (shard.output.clone(), shard.presigned);
         let draft = Draft { output, object, thumbnail, presigned, sample };
-        let waiter = Waiter { rendered, claim };
+        let waiter = Waiter { rendered, claim, stop: self.stop.clone() };
         self.room_in_hand += room;
         let seen_through = image.see_through(waiter, draft, self.outbox.clone());
         self.images.spawn(seen_through.instrument(log.span().clone()));
@@ -138,14 +149,11 @@ impl Shift {
     pub(super) fn settle_image(&mut self, image: Result<Image, JoinError>) {
         let image = match image {
             Ok(image) => image,
-            // By the hard shutdown.
+            // It was not kept in time.
             Err(error) if error.is_cancelled() => return,
             Err(error) => return self.fail(Error::Engine(format!("keep a picture: {error}"))),
         };
         self.room_in_hand = self.room_in_hand.saturating_sub(image.room);
-        if image.render_seconds > 0.0 {
-            self.pace = Some(image.render_seconds);
-        }
         self.leases.ended(&image.lease, image.index);
         for shard in self.shards.iter_mut().filter(|shard| shard.job == image.job) {
             if shard.key == image.lease {
@@ -171,7 +179,6 @@ impl Image {
     pub(super) async fn see_through(mut self, waiter: Waiter, draft: Draft, outbox: Arc<Outbox>) -> Self {
         let rendered = waiter.rendered().await;
         let Effort { device_id, render_seconds, decode_seconds, stages } = rendered.effort;
-        self.render_seconds = render_seconds;
         let which = Which { lease: &self.lease, job: &self.job, index: self.index };
         stages.into_iter().for_each(|(stage, period)| which.was_in(stage, period));
         let picture = match rendered.outcome {

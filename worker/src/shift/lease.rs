@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use sanafarm_proto::v1::{Layout, Lease};
+use sanafarm_proto::v1::{Layout, Lease, ReleaseReason};
 use tokio::time::{Instant, sleep};
 
+use super::image::room_for;
 use super::shard::Shard;
 use super::{Aside, LOW_WATER, Shift};
 use crate::Error;
@@ -13,10 +14,16 @@ use crate::engine::Commands;
 use crate::leases::LeaseKey;
 use crate::picture::Encoding;
 use crate::session::Session;
+use crate::stats::FULL;
 use crate::store::open_output;
 
 /// Pause after the coordinator said at once that there is nothing to do: it should have waited.
 const NO_WORK_PAUSE: Duration = Duration::from_secs(1);
+/// How long the coordinator may hold requests for a shard.
+const LEASE_WAIT: Duration = Duration::from_secs(20);
+
+/// Why nothing is leased.
+const NO_ROOM: &str = "the outbox is full: nothing is rendered until finished images are uploaded";
 
 /// A lease, and whether its output can be written.
 pub(super) struct Leased {
@@ -25,19 +32,33 @@ pub(super) struct Leased {
 }
 
 impl Shift {
+    /// Sees whether another image can be started, now or when those in hand are kept, and says so when not.
+    pub(super) fn look_for_room(&mut self) {
+        let full = !self.can_keep(self.next_room().unwrap_or(self.room_wanted));
+        if full != self.full {
+            self.full = full;
+            self.outbox.stats().set_trouble(FULL, full.then(|| NO_ROOM.to_owned()));
+        }
+    }
+
+    fn can_keep(&self, picture: u64) -> bool {
+        !self.images.is_empty() || self.outbox.has_room(0, picture)
+    }
+
     /// Asks for a shard when there is room for one and nobody asks yet.
     pub(super) fn lease_ahead(&mut self, commands: &Commands) {
         let waiting: usize = self.shards.iter().map(|shard| shard.waiting.len()).sum();
         let is_ahead =
             waiting > LOW_WATER + commands.at_once() || self.shards.iter().any(|shard| shard.untouched);
-        if self.leaving || self.leasing.is_some() || is_ahead || self.limits.is_closed() {
+        // What could not be started is left to others.
+        if self.leaving || self.leasing.is_some() || is_ahead || self.full || self.limits.is_closed() {
             return;
         }
         self.outbox.lease_is_asked_for();
         let session = self.session.clone();
         let output = self.output.clone();
-        let job = self.limits.only_job(&self.job).to_owned();
-        let asking = async move { Aside::Leased(ask(session, job, output).await) };
+        let jobs = self.limits.jobs_to_ask(&self.job);
+        let asking = async move { Aside::Leased(ask(session, jobs, output).await) };
         self.leasing = Some(self.asides.spawn(asking));
     }
 
@@ -51,7 +72,7 @@ impl Shift {
             self.fail(Error::Storage(error));
             return self.release(key, true);
         }
-        if self.leaving || !self.limits.takes(&lease.job_id) {
+        if self.leaving {
             return self.release(key, true);
         }
         tracing::info!(
@@ -69,9 +90,18 @@ impl Shift {
         let (there, waiting): (Vec<_>, Vec<_>) = lease
             .images
             .into_iter()
-            // What was committed after the coordinator gave the lease is done: with nothing else in it, it is handed back.
+            // What was committed after the coordinator gave the lease is done, under whatever lease that was: with nothing else in
+            // it, it is handed back.
             .filter(|image| !self.outbox.has_committed(&lease.job_id, image.index))
             .partition(|image| is_there(image.index));
+        self.room_wanted = room_for(&settings);
+        // Until now it was not known how large they are. What lies here is on its way.
+        if there.is_empty() && !self.can_keep(self.room_wanted) {
+            return self.hand_back(key, ReleaseReason::Storage, NO_ROOM.to_owned());
+        }
+        if !self.limits.takes(&lease.job_id) {
+            return self.release(key, true);
+        }
         let layout = lease.form.as_ref().map_or(Layout::Unspecified, |form| form.layout());
         let encoding = Encoding::new(lease.form.as_ref()).and_then(|encoding| {
             encoding.check_size(settings.width, settings.height)?;
@@ -103,9 +133,14 @@ impl Shift {
     }
 }
 
-async fn ask(session: Session, job: String, last: Option<String>) -> Result<Option<Box<Leased>>, Error> {
+/// Asks for a shard of one of these jobs.
+async fn ask(
+    session: Session,
+    jobs: Vec<String>,
+    last: Option<String>,
+) -> Result<Option<Box<Leased>>, Error> {
     let asked = Instant::now();
-    let Some(lease) = session.lease(&job).await? else {
+    let Some(lease) = lease_of(&session, &jobs).await? else {
         sleep(NO_WORK_PAUSE.saturating_sub(asked.elapsed())).await;
         return Ok(None);
     };
@@ -116,4 +151,20 @@ async fn ask(session: Session, job: String, last: Option<String>) -> Result<Opti
         Some(_) | None => open_output(&lease.output).await.map(drop),
     };
     Ok(Some(Box::new(Leased { lease, output })))
+}
+
+/// A shard of the first of these jobs that has one. Each is asked for before any of them is waited for; then they share
+/// the wait of one.
+async fn lease_of(session: &Session, jobs: &[String]) -> Result<Option<Lease>, Error> {
+    let several = jobs.len() > 1;
+    let share = LEASE_WAIT / u32::try_from(jobs.len()).unwrap_or(u32::MAX).max(1);
+    let waits = [Some(Duration::ZERO).filter(|_| several), Some(share)];
+    for wait in waits.into_iter().flatten() {
+        for job in jobs {
+            if let Some(lease) = session.lease(job, wait).await? {
+                return Ok(Some(lease));
+            }
+        }
+    }
+    Ok(None)
 }

@@ -1,31 +1,16 @@
 //! Leaving: what is in hand is finished if there is time, the rest is handed back, and what is in the outbox is told.
 
-use std::time::Duration;
-
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::{STOP_LIMIT, Shift};
 use crate::Error;
 
-/// Set aside before a machine is gone, for the last words.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-
 impl Shift {
-    /// Leaves because the soft shutdown says so. An image in hand that will not be finished before the machine is gone is
-    /// stopped and left to others at once.
-    pub(super) fn leave_in_time(&mut self) {
-        self.leave("finishing the image in hand");
-        let Some(deadline) = self.leave.deadline() else { return };
-        let now = Instant::now();
-        let left = deadline.saturating_duration_since(now).saturating_sub(LAST_WORDS);
-        self.end_by = Some(now + left);
-        let (Some(started), Some(pace)) = (self.leases.rendering_since(), self.pace) else { return };
-        let needed = Duration::from_secs_f64(pace).saturating_sub(now - started);
-        if needed > left {
-            tracing::info!(?needed, ?left, "the image in hand takes too long: stopping it");
-            self.stop.cancel();
-        }
+    /// The machine is gone soon after this time: what is not done then is left. Each device stops before that what it cannot
+    /// finish by then.
+    pub(super) fn end_at(&mut self, end: Option<Instant>) {
+        self.end_by = self.end_by.into_iter().chain(end).min();
     }
 
     /// Starts no more images and leases no more shards; what is in hand goes on.
@@ -65,8 +50,7 @@ impl Shift {
         }
         if !self.flushing {
             self.flushing = true;
-            let patience = Instant::now() + self.drain_timeout;
-            self.end_by = Some(self.end_by.map_or(patience, |end| end.min(patience)));
+            self.end_at(Some(Instant::now() + self.drain_timeout));
         }
         self.outbox.close();
         if !self.storing {
@@ -74,11 +58,19 @@ impl Shift {
         }
     }
 
-    /// There is no more time: what is in hand is stopped, and what is in the outbox stays there.
+    /// There is no more time: what is in hand is stopped, and what is in the outbox stays there. What is rendered may still get
+    /// there.
     pub(super) fn end(&mut self) {
         self.end_by = None;
+        self.stop_by.get_or_insert_with(|| Instant::now() + STOP_LIMIT);
         self.stop.cancel();
         self.stop_storing.cancel();
+    }
+
+    /// The disk does not take what is rendered.
+    pub(super) fn abandon(&mut self) {
+        tracing::warn!(images = self.images.len(), "rendered images are not kept in time");
+        self.images.abort_all();
     }
 
     /// Whether nothing is left to finish, report or hand back.
@@ -92,12 +84,13 @@ impl Shift {
     }
 
     pub(super) async fn wait_for_engine(&mut self, ended: oneshot::Receiver<Result<(), Error>>) {
-        let stop = self.stop.clone();
+        let (stop, stop_by) = (self.stop.clone(), self.stop_by);
         let too_long = async {
             stop.cancelled().await;
-            tokio::time::sleep(STOP_LIMIT).await;
+            sleep_until(stop_by.unwrap_or_else(|| Instant::now() + STOP_LIMIT)).await;
         };
         tokio::select! {
+            biased;
             end = ended => self.engine_ended(end),
             () = too_long => tracing::warn!("engine does not stop: leaving it to the end of the process"),
         }

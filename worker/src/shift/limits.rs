@@ -10,7 +10,7 @@ use tokio::time::Instant;
 pub struct Limits {
     /// Without work for that long.
     pub max_idle: Option<Duration>,
-    /// With no more work of the last of so many jobs.
+    /// With no more work of so many jobs, when it has taken on these.
     pub max_jobs: Option<usize>,
     /// Old as that.
     pub max_lifetime: Option<Duration>,
@@ -43,15 +43,16 @@ impl Spent {
         may
     }
 
-    /// The only job to ask for, when it is to be the only one.
-    pub(super) fn only_job<'a>(&'a self, wanted: &'a str) -> &'a str {
-        match (self.limits.max_jobs, self.jobs.first()) {
-            (Some(1), Some(job)) => job,
-            _ => wanted,
+    /// The jobs to ask for, in turn: `wanted` until so many are known that no other one is taken, then those.
+    pub(super) fn jobs_to_ask(&self, wanted: &str) -> Vec<String> {
+        if self.limits.max_jobs.is_some_and(|most| self.jobs.len() >= most) {
+            self.jobs.iter().cloned().collect()
+        } else {
+            vec![wanted.to_owned()]
         }
     }
 
-    /// Nothing was to be done; when that is so after the last job that it takes, it takes no more shards.
+    /// Nothing was to be done of the jobs to ask for; when those are all that it takes, it takes no more shards.
     pub(super) fn found_nothing(&mut self) {
         self.closed |= self.limits.max_jobs.is_some_and(|most| self.jobs.len() >= most);
     }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::engine::{self, Context, Engine, Threads};
+use crate::engine::{self, Context, Engine, Paces, Threads};
 use crate::follow::follow;
 use crate::leases::{LeaseKey, Leases};
 use crate::leave::Leave;
@@ -44,7 +44,7 @@ const BEHIND: usize = 4;
 const LOW_WATER: usize = 1;
 /// Acknowledgements under way.
 const NOTES: usize = 64;
-/// How long the engine may take to stop at its next step.
+/// How long the engine may take to stop at its next step, and the disk to take what is rendered.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What runs beside the images.
@@ -68,8 +68,10 @@ struct Shift {
     images: JoinSet<Image>,
     /// Bytes that the pictures of these may have.
     room_in_hand: u64,
-    /// Seconds that the last image took on the device.
-    pace: Option<f64>,
+    /// Bytes that a picture of the last lease may have.
+    room_wanted: u64,
+    /// No other picture can be kept, and nothing in hand is about to change that.
+    full: bool,
     asides: JoinSet<Aside>,
     /// The store stage and the reporter run.
     storing: bool,
@@ -85,6 +87,8 @@ struct Shift {
     flushing: bool,
     /// When the worker leaves: all that is not done then is left.
     end_by: Option<Instant>,
+    /// When what is rendered and not kept is waited for no longer, and nor are the engines.
+    stop_by: Option<Instant>,
     /// Stops the store stage.
     stop_storing: CancellationToken,
     /// Parent of all `skip` tokens, and of the session's patience: cancelled when the worker leaves, by the soft
@@ -105,7 +109,7 @@ pub(crate) async fn run(
 ) -> Result<Summary, Error> {
     let stats = options.monitor.stats();
     let leases = Arc::new(Leases::default());
-    let opened = Outbox::open(&options.outbox, &options.name, leases.clone(), stats.clone()).await;
+    let opened = Outbox::open(&options.outbox, &options.name, stats.clone()).await;
     let (outbox, queues) = opened.map_err(Error::Outbox)?;
     let (devices, engines): (Vec<Device>, Vec<_>) =
         engines.into_iter().map(|(device, engine)| (device.clone(), (device.id, engine))).unzip();
@@ -131,6 +135,8 @@ pub(crate) async fn run(
         models: Models::new(options.models),
         activity: activity.clone(),
         leases: leases.clone(),
+        ends: leave.ends(),
+        paces: Arc::new(Paces::default()),
         stop: stop.clone(),
         stats,
     };
@@ -150,7 +156,8 @@ pub(crate) async fn run(
         shards: Vec::new(),
         images: JoinSet::new(),
         room_in_hand: 0,
-        pace: None,
+        room_wanted: 0,
+        full: false,
         asides: JoinSet::new(),
         storing: true,
         reporting: true,
@@ -161,6 +168,7 @@ pub(crate) async fn run(
         drain_timeout: options.drain_timeout,
         flushing: false,
         end_by: None,
+        stop_by: None,
         stop_storing: CancellationToken::new(),
         skip: leaving,
         stop,
@@ -176,7 +184,10 @@ impl Shift {
         let stop_renewing = CancellationToken::new();
         let mut acknowledgements = self.start_conversations(queues, uploads, &stop_renewing);
         let (leases, outbox, leave) = (self.leases.clone(), self.outbox.clone(), self.leave.clone());
-        let mut cut = false;
+        let mut ends = leave.ends();
+        // It may have been told already.
+        ends.mark_changed();
+        let (mut cut, mut abandoned) = (false, false);
         loop {
             self.settle_shards();
             if self.limits.is_closed() && self.shards.is_empty() {
@@ -186,23 +197,28 @@ impl Shift {
             if self.has_left() {
                 break;
             }
+            self.look_for_room();
             self.lease_ahead(&commands);
             self.limits.set_idle(self.shards.is_empty());
             let in_hand = 2 * commands.at_once() + BEHIND * commands.devices();
             let room = self.next_room().filter(|_| self.images.len() < in_hand);
             let can_start = room.is_some_and(|room| outbox.has_room(self.room_in_hand, room));
             let limit = self.limits.end().filter(|_| !self.leaving);
-            let end_by = self.end_by;
+            let (end_by, stop_by) = (self.end_by, self.stop_by.filter(|_| !self.images.is_empty()));
             tokio::select! {
                 // Acknowledgements before the end of the stages that sent them.
                 biased;
                 () = leave.hard().cancelled(), if !cut => {
                     cut = true;
                     self.leave("stopping at the next step");
-                    self.images.abort_all();
-                    self.stop_storing.cancel();
+                    self.end();
                 }
-                () = leave.soft().cancelled(), if !self.leaving => self.leave_in_time(),
+                () = leave.soft().cancelled(), if !self.leaving => self.leave("finishing the image in hand"),
+                // Also when it leaves already: the sender lives in `leave`.
+                Ok(()) = ends.changed() => {
+                    let end = *ends.borrow_and_update();
+                    self.end_at(end);
+                }
                 end = &mut ended, if !self.leaving => self.engine_ended(end),
                 Some(image) = self.images.join_next() => self.settle_image(image),
                 Some(note) = acknowledgements.recv() => self.acknowledge(&note),
@@ -210,11 +226,15 @@ impl Shift {
                 // Their images make room for another shard.
                 () = leases.lost() => {}
                 () = commands.room(), if can_start => self.start_image(&commands),
-                () = outbox.changed(), if room.is_some() && !can_start => {}
+                () = outbox.changed(), if self.full || (room.is_some() && !can_start) => {}
                 () = until(limit.map(|(end, _)| end)), if limit.is_some() => {
                     self.leave(limit.map_or("", |(_, why)| why));
                 }
                 () = until(end_by), if end_by.is_some() => self.end(),
+                () = until(stop_by), if stop_by.is_some() && !abandoned => {
+                    abandoned = true;
+                    self.abandon();
+                }
             }
         }
         stop_renewing.cancel();
@@ -229,7 +249,8 @@ impl Shift {
                 "finished images wait in the outbox: a worker of this name reports them when it is started again"
             );
         }
-        let reason = self.failure.as_ref().map_or_else(|| "drain".to_owned(), ToString::to_string);
+        let said = || self.leave.reasons().borrow().clone();
+        let reason = self.failure.as_ref().map_or_else(said, ToString::to_string);
         self.session.close(&reason).await;
         match self.failure {
             Some(failure) => Err(failure),
@@ -359,6 +380,10 @@ impl Shift {
             (None, true) => (ReleaseReason::Drain, "the worker leaves".into()),
             (None, false) => (ReleaseReason::Finished, "some images are to be tried again".into()),
         };
+        self.hand_back(key, reason, message);
+    }
+
+    fn hand_back(&mut self, key: LeaseKey, reason: ReleaseReason, message: String) {
         let session = self.session.clone();
         self.releasing += 1;
         self.asides.spawn(async move { Aside::Released(session.release(&key, reason, message).await) });

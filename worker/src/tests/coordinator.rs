@@ -15,6 +15,9 @@ use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tonic::transport::{Endpoint, Server};
 use tonic::{Code, Request, Response, Status, Streaming};
 
+/// How long a worker waits for a shard here, however long it would.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
 /// How the next call of a name fails.
 pub(super) enum Fault {
     /// Nothing is done.
@@ -192,16 +195,21 @@ impl WorkerService for TestCoordinator {
     ) -> Result<Response<LeaseShardResponse>, Status> {
         let request = request.into_inner();
         let mut changes = self.changed.subscribe();
+        let wanted = |lease: &Lease| request.job_id.is_empty() || lease.job_id == request.job_id;
         let found = async {
-            while self.state().ready.is_empty() && self.state().sessions.contains(&request.session_id) {
+            while !self.state().ready.iter().any(wanted)
+                && self.state().sessions.contains(&request.session_id)
+            {
                 changes.changed().await.unwrap();
             }
         };
-        let _ = tokio::time::timeout(Duration::from_secs(5), found).await;
+        let wait = request.wait.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or_default();
+        let _ = tokio::time::timeout(wait.min(LONGEST_WAIT), found).await;
         let answer = self.answer("lease", Some(&request.session_id), |state| {
             // What has a result by now is in no lease.
             let State { ready, results, .. } = state;
-            let lease = ready.pop_front().map(|mut lease| {
+            let place = ready.iter().position(wanted);
+            let lease = place.and_then(|place| ready.remove(place)).map(|mut lease| {
                 lease.images.retain(|image| !results.contains_key(&image.index));
                 lease
             });

@@ -1,22 +1,17 @@
 //! Several devices, little memory, and devices that break.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::Arc;
 
 use sana::plan::Fit;
 use sana::{Memory, ModelInfo, Placement, Recipe, Sink};
 use sanafarm_proto::v1::{Device, ErrorClass, ReleaseReason, WorkerStats};
-use sanafarm_telemetry::image_log::ImageLog;
-use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{TestEngine, Watch, cost, row};
-use super::{Farm, keep_logs, shard};
-use crate::engine::{self, Claim, Command, Engine, Outcome, Rendered, Reply, SanaEngine, Threads};
-use crate::leases::{LeaseKey, Leases};
-use crate::models::{self, Models};
-use crate::stats::Stats;
+use super::threads::{Bench, pictures, rendered};
+use super::{Farm, shard};
+use crate::engine::{Engine, Outcome, Rendered, SanaEngine};
 use crate::{Error, picture};
 
 fn device(id: &str) -> Device {
@@ -109,104 +104,6 @@ async fn a_well_device_goes_on_after_an_image_that_it_fails_at() {
         assert!(failed.message.contains("as the prompt says"), "{failed:?}");
     }
     assert_eq!(*farm.watch.loads.lock().unwrap(), 3, "its state is not trusted after that");
-}
-
-/// Engines without the rest of a worker.
-struct Bench {
-    folder: tempfile::TempDir,
-    threads: Threads,
-    stats: Arc<Stats>,
-    stop: CancellationToken,
-    model: PathBuf,
-    logs: Mutex<BTreeMap<u64, ImageLog>>,
-}
-
-impl Bench {
-    fn start(engines: Vec<Box<dyn Engine>>) -> Self {
-        keep_logs();
-        let folder = tempfile::tempdir().unwrap();
-        let model = folder.path().join("model");
-        std::fs::create_dir(&model).unwrap();
-        std::fs::write(model.join("model_index.json"), "{}").unwrap();
-        let (stats, stop) = (Arc::new(Stats::default()), CancellationToken::new());
-        let context = engine::Context {
-            models: Models::new(models::Options::new(folder.path().join("cache"))),
-            activity: watch::channel(Vec::new()).0,
-            leases: Arc::new(Leases::default()),
-            stats: stats.clone(),
-            stop: stop.clone(),
-        };
-        let named = engines.into_iter().enumerate().map(|(place, engine)| (format!("cuda:{place}"), engine));
-        let threads = engine::start(named.collect(), &context).unwrap();
-        Self { folder, threads, stats, stop, model, logs: Mutex::default() }
-    }
-
-    fn send(
-        &self,
-        prompts: &[&str],
-        size: (u32, u32),
-        halt: &CancellationToken,
-    ) -> Vec<oneshot::Receiver<Rendered>> {
-        let sent = prompts.iter().zip(0..).map(|(prompt, index)| {
-            let (reply, rendered) = Reply::new();
-            self.threads.commands.send(Command {
-                lease: LeaseKey { shard_id: "s".into(), attempt: 1 },
-                job: "job".into(),
-                index,
-                model: self.model.to_str().unwrap().into(),
-                recipe: Recipe {
-                    prompt: (*prompt).into(),
-                    negative_prompt: String::new(),
-                    seed: 100 + index,
-                    width: size.0,
-                    height: size.1,
-                    steps: 2,
-                    guidance: 4.5,
-                    bin: sana::BinMode::Auto,
-                    decode: sana::DecodeMode::Exact,
-                },
-                encoding: picture::Encoding::new(None).unwrap(),
-                claim: Claim::new(CancellationToken::new()),
-                halt: halt.clone(),
-                log: self.log(index),
-                reply,
-            });
-            rendered
-        });
-        sent.collect()
-    }
-
-    /// The log of the image that was sent at this place of its list.
-    fn log(&self, index: u64) -> ImageLog {
-        let mut logs = self.logs.lock().unwrap();
-        logs.entry(index).or_insert_with(|| ImageLog::new("job", index)).clone()
-    }
-
-    /// What is told about it of too little memory.
-    fn told(&self, index: u64) -> Vec<String> {
-        let text = self.log(index).text();
-        text.lines().filter(|line| line.contains("out of memory")).map(str::to_owned).collect()
-    }
-
-    fn steps_down(&self) -> u32 {
-        self.stats.snapshot().devices[0].steps_down
-    }
-}
-
-async fn rendered(answers: Vec<oneshot::Receiver<Rendered>>) -> Vec<Rendered> {
-    let mut all = Vec::new();
-    for answer in answers {
-        all.push(answer.await.expect("it is answered"));
-    }
-    all
-}
-
-fn pictures(rendered: &[Rendered]) -> Vec<Vec<u8>> {
-    let picture = |rendered: &Rendered| match &rendered.outcome {
-        Outcome::Picture(picture) => picture.bytes.to_vec(),
-        other => panic!("{other:?}"),
-    };
-    rendered.iter().map(picture).collect()
 }
 
 fn pixels(file: &[u8]) -> Vec<u8> {

@@ -37,6 +37,14 @@ impl Watch {
         self.batches.lock().unwrap().clone()
     }
 
+    /// Waits for as long as `go_on` says.
+    fn wait_for_none(&self, mut go_on: impl FnMut() -> bool) -> Result<(), Error> {
+        while go_on() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err(Error::Cancelled)
+    }
+
     /// Waits until it is open, or for as long as `go_on` says.
     fn wait(&self, mut go_on: impl FnMut() -> bool) -> bool {
         let mut open = self.open.lock().unwrap();
@@ -151,6 +159,7 @@ impl TestEngine {
         }
         match recipe.prompt.as_str() {
             "wait" => self.watch.wait(|| sink.wants(picture)).then_some(()).ok_or(Error::Cancelled),
+            "never" => self.watch.wait_for_none(|| sink.wants(picture)),
             "flat" => Err(Error::Numeric("the picture has one colour".into())),
             "greedy" => Err(Error::OutOfMemory("it is never enough".into())),
             "fault" => Err(Error::Device("as the prompt says".into())),

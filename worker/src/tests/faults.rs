@@ -1,6 +1,7 @@
 //! Bad days: named after what goes wrong.
 
 use std::path::Path;
+use std::time::Duration;
 
 use sanafarm_proto::v1::*;
 use tonic::Code;
@@ -65,6 +66,56 @@ async fn coordinator_that_forgot_the_session_gets_a_new_one_and_all_results() {
     assert_eq!((state.opened.len(), state.accepted), (2, 4));
     // Image 1 was in hand: it was finished under the old attempt, and adopted or known under the new one.
     assert!(farm.watch.started().iter().filter(|prompt| *prompt == "wait").count() <= 2);
+}
+
+/// The coordinator took the lease back and gave the shard to the same worker again, which still believes in the first lease
+/// when its report is acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_given_again_to_its_holder_renders_nothing_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = |out: &Path, model: &Path| shard("a", 0, &["x", "wait"], out, model);
+    let (out, model) = (folder.path().join("out"), folder.path().join("model"));
+    let mut second = first(&out, &model);
+    second.r#ref.as_mut().unwrap().attempt = 2;
+    let script = |state: &mut super::coordinator::State| {
+        state.away.insert("report", Code::Unavailable);
+    };
+    let mut farm = Farm::start_in(folder, |out, model| vec![first(out, model)], script).await;
+    let coordinator = farm.coordinator().clone();
+    let waits = |held: &HeldLease| held.rendering.contains(&1);
+    coordinator
+        .until("one image is kept and the other in hand", |state| {
+            state.stats.outbox_images == 1 && state.renewals.last().is_some_and(|held| held.iter().any(waits))
+        })
+        .await;
+    // It asks for more already, and hears of no lost lease.
+    coordinator.change(|state| {
+        state.away.insert("renew", Code::Unavailable);
+        state.slow_leases = true;
+        state.ready.push_back(second);
+    });
+    let attempt = |state: &super::coordinator::State| state.leased["a"].0.r#ref.clone().unwrap().attempt;
+    coordinator.until("the shard is given again", |state| attempt(state) == 2).await;
+    coordinator.change(|state| _ = state.away.remove("report"));
+    let outbox = farm.folder.path().join("cache/outbox/worker-1");
+    let is_empty = || {
+        let mut entries = std::fs::read_dir(&outbox).unwrap();
+        entries.all(|entry| entry.unwrap().path().extension().is_none())
+    };
+    coordinator.until("the report", |state| state.results.len() == 1).await;
+    while !is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    coordinator.change(|state| {
+        state.slow_leases = false;
+        state.away.clear();
+    });
+    let told = |held: &HeldLease| held.r#ref.as_ref().is_some_and(|lease| lease.attempt == 2);
+    coordinator.until("the second lease is there", |state| state.renewals.iter().flatten().any(told)).await;
+    farm.watch.open();
+    assert_eq!(farm.finish(2).await.done, 2);
+    assert_eq!(farm.watch.started(), ["x", "wait"]);
+    assert_eq!(coordinator.state().known, 0);
 }
 
 #[tokio::test]

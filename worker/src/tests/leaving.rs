@@ -4,7 +4,9 @@ use std::path::Path;
 
 use sanafarm_proto::v1::*;
 
+use super::coordinator::State;
 use super::{Farm, shard};
+use crate::Summary;
 
 #[tokio::test]
 async fn soft_shutdown_finishes_the_image_in_hand_and_hands_back_the_rest() {
@@ -62,6 +64,50 @@ async fn hard_shutdown_stops_at_the_next_step_and_hands_everything_back() {
     assert_eq!(state.closed, 1);
 }
 
+/// Leaves at once while a picture that is rendered stands before a disk that takes nothing until `let_go`.
+fn stops_with_a_picture_on_its_way(let_go: bool) -> Summary {
+    // Whoever works on a disk waits for the one thread for that.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(1).enable_all().build().unwrap();
+    let ended = runtime.block_on(async {
+        let mut farm =
+            Farm::start(|out, model| vec![shard("a", 0, &["wait", "never", "x"], out, model)]).await;
+        let coordinator = farm.coordinator().clone();
+        let renders = |index| move |held: &HeldLease| held.rendering.contains(&index);
+        coordinator.until("the first", |state| state.renewals.iter().flatten().any(renders(0))).await;
+        let (disk, gate) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || _ = gate.recv());
+        farm.watch.open();
+        // The engine starts the second one when it is done with the first.
+        coordinator.until("the second", |state| state.renewals.iter().flatten().any(renders(1))).await;
+        farm.shutdown.hard.cancel();
+        let says = |why: &String| why.contains("stopping at the next step");
+        let heard = |state: &State| state.closed > 0 || state.leaving.iter().any(says);
+        coordinator.until("it says so, or has left", heard).await;
+        if let_go {
+            disk.send(()).unwrap();
+        }
+        let summary = farm.end().await.unwrap();
+        drop(disk);
+        let state = farm.coordinator().state();
+        assert_eq!((state.results.len(), state.closed), (0, 1));
+        assert_eq!((state.releases.len(), state.releases[0].1), (1, ReleaseReason::Drain));
+        summary
+    });
+    drop(runtime);
+    ended
+}
+
+#[test]
+fn hard_shutdown_keeps_what_is_rendered() {
+    assert_eq!(stops_with_a_picture_on_its_way(true), Summary { kept: 1, ..Summary::default() });
+}
+
+#[test]
+fn hard_shutdown_does_not_wait_for_a_disk_that_hangs() {
+    assert_eq!(stops_with_a_picture_on_its_way(false), Summary::default());
+}
+
 #[tokio::test]
 async fn idle_worker_leaves_at_once() {
     let mut farm = Farm::start(|_, _| vec![]).await;
@@ -84,7 +130,7 @@ async fn worker_without_a_coordinator_can_be_told_to_leave() {
     let worker = tokio::spawn(crate::run(channel.into(), options, shutdown.clone()));
     tokio::task::yield_now().await;
     shutdown.soft.cancel();
-    assert_eq!(worker.await.unwrap().unwrap(), crate::Summary::default());
+    assert_eq!(worker.await.unwrap().unwrap(), Summary::default());
 }
 
 #[tokio::test]

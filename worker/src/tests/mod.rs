@@ -20,11 +20,14 @@ mod coordinator;
 mod devices;
 mod engine;
 mod faults;
+mod in_time;
 mod leaving;
 mod notice;
 mod outbox;
 mod presigned;
+mod room;
 mod tail;
+mod threads;
 mod work;
 
 use coordinator::{Served, TestCoordinator};

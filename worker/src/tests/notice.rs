@@ -176,9 +176,9 @@ async fn the_coordinator_may_ask_it_to_leave_at_once() {
     assert_eq!((state.releases.len(), state.results.len(), state.closed), (1, 0, 1));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_image_that_is_not_finished_before_the_machine_is_gone_is_left_to_others() {
-    let cloud = Cloud::serve(|request, taken| {
+/// Amazon takes the machine away three seconds after it says so.
+async fn hasty_cloud() -> Cloud {
+    Cloud::serve(|request, taken| {
         if request.starts_with("put ") {
             (200, "", "a-token".into())
         } else if taken {
@@ -188,14 +188,62 @@ async fn an_image_that_is_not_finished_before_the_machine_is_gone_is_left_to_oth
             (404, "", String::new())
         }
     })
-    .await;
-    let mut farm = farm(&cloud, Spot::Aws).await;
-    cloud.notice.store(true, Ordering::SeqCst);
-    // Nobody opens the gate.
+    .await
+}
+
+/// Nobody opens the gate: it leaves because the machine is about to be gone, and hands back what was in hand.
+async fn hands_back(mut farm: Farm) {
     assert_eq!(farm.end().await.unwrap(), Summary::default());
     let state = farm.coordinator().state();
     assert_eq!((state.releases.len(), state.releases[0].1), (1, ReleaseReason::Drain));
     assert_eq!((state.results.len(), state.closed), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_is_not_finished_before_the_machine_is_gone_is_left_to_others() {
+    let cloud = hasty_cloud().await;
+    let farm = farm(&cloud, Spot::Aws).await;
+    cloud.notice.store(true, Ordering::SeqCst);
+    hands_back(farm).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spot_notice_is_obeyed_by_a_worker_that_leaves_already() {
+    let cloud = hasty_cloud().await;
+    let farm = farm(&cloud, Spot::Aws).await;
+    farm.shutdown.soft.cancel();
+    farm.coordinator().until("it says that it leaves", |state| !state.leaving.is_empty()).await;
+    cloud.notice.store(true, Ordering::SeqCst);
+    hands_back(farm).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spot_notice_is_heard_after_a_drain_file() {
+    let cloud = hasty_cloud().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("drain");
+    let notices = Notices {
+        spot: Spot::Aws,
+        spot_endpoint: Some(cloud.endpoint.clone()),
+        file: Some(file.clone()),
+        command: None,
+    };
+    let farm = worker(|options| options.notices = notices).await;
+    std::fs::write(&file, "").unwrap();
+    farm.coordinator().until("it says that it leaves", |state| !state.leaving.is_empty()).await;
+    cloud.notice.store(true, Ordering::SeqCst);
+    hands_back(farm).await;
+}
+
+#[test]
+fn the_machine_is_gone_at_the_first_of_the_times_that_are_told() {
+    let leave = crate::leave::Leave::new(&crate::Shutdown::default());
+    let now = tokio::time::Instant::now();
+    for (seconds, first) in [(30, 30), (120, 30), (10, 10)] {
+        leave.by(now + Duration::from_secs(seconds), "gone");
+        // Two seconds are set aside.
+        assert_eq!(*leave.ends().borrow(), Some(now + Duration::from_secs(first - 2)));
+    }
 }
 
 #[test]
@@ -241,6 +289,24 @@ async fn a_worker_takes_no_more_jobs_than_it_is_to() {
     let mut farm = with_jobs(4, limits).await;
     assert_eq!(farm.end().await.unwrap().done, 2);
     let state = farm.coordinator().state();
-    assert_eq!((state.releases.len(), state.releases[0].0.shard_id.as_str()), (1, "s2"));
-    assert_eq!((state.releases[0].1, state.closed), (ReleaseReason::Drain, 1));
+    assert_eq!((state.releases.len(), state.ready.len(), state.closed), (0, 2, 1));
+}
+
+#[tokio::test]
+async fn a_worker_finishes_its_jobs_while_others_have_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = |out: &std::path::Path, model: &std::path::Path| {
+        let jobs = ["a", "b", "c", "b", "a", "c", "a"];
+        let shards = jobs.iter().zip(0..).map(|(job, index)| Lease {
+            job_id: (*job).into(),
+            ..shard(&format!("s{index}"), index, &["x"], out, model)
+        });
+        shards.collect()
+    };
+    let set = |options: &mut Options| options.limits = Limits { max_jobs: Some(2), ..Limits::default() };
+    let mut farm = Farm::start_with(folder, shards, |_| {}, set).await;
+    assert_eq!(farm.end().await.unwrap().done, 5);
+    let state = farm.coordinator().state();
+    let left: Vec<_> = state.ready.iter().map(|lease| lease.job_id.as_str()).collect();
+    assert_eq!((left, state.releases.len(), state.closed), (vec!["c", "c"], 0, 1));
 }

@@ -11,7 +11,7 @@ use super::{Farm, shard};
 use crate::Error;
 
 /// An output where names below `sub` cannot be written for a while: their folder is a link to itself.
-fn unreachable(folder: &TempDir) -> PathBuf {
+pub(super) fn unreachable(folder: &TempDir) -> PathBuf {
     let out = folder.path().join("out");
     std::fs::create_dir_all(&out).unwrap();
     let link = out.join("sub");
@@ -20,7 +20,7 @@ fn unreachable(folder: &TempDir) -> PathBuf {
 }
 
 /// A shard whose pictures belong there.
-fn below(mut lease: Lease) -> Lease {
+pub(super) fn below(mut lease: Lease) -> Lease {
     for image in &mut lease.images {
         image.object = format!("sub/deep/{}", image.object);
     }
@@ -232,33 +232,6 @@ async fn corrupt_records_are_set_aside_and_named_and_their_images_rendered_again
     let aside = std::fs::read_dir(outbox(&second.folder).join("corrupt")).unwrap().count();
     assert_eq!(aside, 7, "four records and three pictures");
     assert!(kept(&second.folder, ".picture").is_empty());
-}
-
-#[tokio::test]
-async fn a_full_outbox_holds_the_engine_until_there_is_room() {
-    let folder = tempfile::tempdir().unwrap();
-    let link = unreachable(&folder);
-    let shards = |out: &Path, model: &Path| vec![below(shard("a", 0, &["x"; 9], out, model))];
-    // Pictures have 2,880 bytes of pixels and are smaller as files.
-    let small = |options: &mut crate::Options| options.outbox.limit = 6000;
-    let mut farm = Farm::start_with(folder, shards, |_| {}, small).await;
-    let coordinator = farm.coordinator();
-    coordinator.until("it is full", |state| state.stats.outbox_bytes + 2880 > 6000).await;
-    let before = coordinator.state().renewals.len();
-    coordinator.until("renewals", |state| state.renewals.len() >= before + 5).await;
-    let started = farm.watch.started().len();
-    assert!((1..=3).contains(&started), "{started} of 9 were started");
-    std::fs::remove_file(link).unwrap();
-    assert_eq!(farm.finish(9).await.done, 9);
-}
-
-#[tokio::test]
-async fn a_picture_larger_than_the_outbox_is_taken_by_an_empty_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["x"; 4], out, model)];
-    let tiny = |options: &mut crate::Options| options.outbox.limit = 1;
-    let mut farm = Farm::start_with(folder, shards, |_| {}, tiny).await;
-    assert_eq!(farm.finish(4).await.done, 4);
 }
 
 #[tokio::test]
