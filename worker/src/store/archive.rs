@@ -124,7 +124,12 @@ async fn repack(
     let stage = context.stage.clone();
     let packing = outbox.block(move |folder| {
         let _busy = stage.busy();
-        pack(folder, id, &pictures)
+        let packed = pack(folder, id, &pictures);
+        if packed.is_err() {
+            // What was written of it takes room that pictures need. The first error is the one to tell.
+            let _ = folder.discard_tar(id);
+        }
+        packed
     });
     let failed = |error: io::Error| {
         // Its pictures are kept: there may be room later.

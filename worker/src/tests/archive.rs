@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sanafarm_proto::v1::*;
@@ -208,4 +208,31 @@ async fn a_tar_larger_than_the_outbox_collects_all_the_same() {
     let mut farm = Farm::start_with(folder, shards, |_| {}, tiny).await;
     assert_eq!(farm.finish(8).await.done, 8);
     assert_eq!(farm.coordinator().state().archives.len(), 1);
+}
+
+/// Files of a worker's outbox with this ending.
+fn kept(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder.join("cache/outbox/worker-1")).unwrap();
+    let mut found: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.to_str().unwrap().ends_with(ending));
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn a_tar_that_cannot_be_packed_takes_no_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = |out: &Path, model: &Path| {
+        let mut lease = tarred("a", 0, &["x", "y"], out, model);
+        // The tar has begun when this is found.
+        lease.images[1].extra = "no JSON".into();
+        vec![lease]
+    };
+    let farm = Farm::start_in(folder, shards, |_| {}).await;
+    farm.coordinator()
+        .until("the trouble is told", |state| state.stats.trouble.contains("pack a tar in the outbox"))
+        .await;
+    let folder = farm.kill().await;
+    assert_eq!(kept(folder.path(), ".picture").len(), 2, "the pictures wait");
+    assert!(kept(folder.path(), ".part").is_empty(), "{:?}", kept(folder.path(), ".part"));
 }
