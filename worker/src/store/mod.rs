@@ -4,9 +4,8 @@
 //! meanwhile. An output that refuses for good ends the stage, and with it the worker: rendering on would be in vain. What
 //! an earlier run left ends nothing: it waits.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use sanafarm_telemetry::worker::{UPLOAD_BYTES, UPLOADS};
 
@@ -20,24 +19,19 @@ use crate::Error;
 use crate::outbox::folder::Aside;
 use crate::outbox::{Entry, Outbox, Payload, Work};
 use crate::report::Acknowledged;
-use crate::retry::Backoff;
 use crate::session::{CallError, Session};
 use crate::stats::Stage;
 use crate::told::Period;
 
 mod archive;
+mod lanes;
 mod place;
 mod publish;
 
+use lanes::{LaneKey, Lanes, Next};
 use place::{Place, Source};
 pub(crate) use publish::open_output;
 use publish::{Published, publish};
-
-/// Waits between two tries of an output that is out of reach.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// Wait between two tries of what an earlier run left for an output that refuses it.
-const REFUSED_PAUSE: Duration = Duration::from_secs(300);
 
 /// Why something was not stored.
 #[derive(Debug)]
@@ -82,37 +76,6 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// What is stored together: an output that fails holds up its own lane alone.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct LaneKey {
-    output: String,
-    presigned: bool,
-    recovered: bool,
-}
-
-#[derive(Debug, Default)]
-struct Lane {
-    /// Open since the first upload.
-    place: Option<Place>,
-    waiting: VecDeque<Work>,
-    at_work: usize,
-    down: Option<Down>,
-}
-
-/// An output is out of reach.
-#[derive(Debug)]
-struct Down {
-    until: Instant,
-    pauses: Backoff,
-}
-
-impl Lane {
-    fn may_start(&self, now: Instant) -> bool {
-        let is_up = self.down.as_ref().is_none_or(|down| down.until <= now && self.at_work == 0);
-        is_up && !self.waiting.is_empty()
-    }
-}
-
 /// An upload that has ended.
 struct Ended {
     lane: LaneKey,
@@ -133,9 +96,7 @@ struct Context {
 /// The store stage.
 pub(crate) struct Store {
     context: Context,
-    /// Uploads at once.
-    width: usize,
-    lanes: BTreeMap<LaneKey, Lane>,
+    lanes: Lanes,
     uploads: JoinSet<Ended>,
     failure: Option<Error>,
 }
@@ -150,7 +111,7 @@ impl Store {
         let stage = outbox.stats().stage("store");
         stage.set_width(width as u32);
         let context = Context { session, outbox, acknowledged, stage };
-        Self { context, width, lanes: BTreeMap::new(), uploads: JoinSet::new(), failure: None }
+        Self { context, lanes: Lanes::new(width), uploads: JoinSet::new(), failure: None }
     }
 
     /// Stores until the outbox is closed and all is stored, or until `stop`: the rest stays in the outbox.
@@ -162,12 +123,10 @@ impl Store {
         let mut open = true;
         loop {
             self.start(!open);
-            let waits = self.lanes.values().any(|lane| !lane.waiting.is_empty());
-            if self.uploads.is_empty() && (self.failure.is_some() || (!open && !waits)) {
+            if self.uploads.is_empty() && (self.failure.is_some() || (!open && !self.lanes.wait())) {
                 break;
             }
-            let next_try = self.lanes.values().filter_map(|lane| lane.down.as_ref()).map(|down| down.until);
-            let next_try = next_try.filter(|until| *until > Instant::now()).min();
+            let next_try = self.lanes.next_try(Instant::now());
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(ended) = self.uploads.join_next() => self.settle(ended),
@@ -191,7 +150,7 @@ impl Store {
         let record = &entry.record;
         let (output, presigned) = (record.output.clone(), record.presigned);
         let key = LaneKey { output, presigned, recovered: entry.recovered };
-        self.lanes.entry(key).or_default().waiting.push_back(work);
+        self.lanes.add(key, work);
     }
 
     /// Starts as many uploads as may be; what an earlier run left for an output that is out of reach is waited for no longer
@@ -200,19 +159,12 @@ impl Store {
         if self.failure.is_some() {
             return;
         }
-        let now = Instant::now();
-        for (key, lane) in &mut self.lanes {
-            if leaving && key.recovered && lane.down.is_some() && lane.at_work == 0 {
-                lane.waiting.clear();
-            }
-            while self.uploads.len() < self.width && lane.may_start(now) {
-                let Some(work) = lane.waiting.pop_front() else { break };
-                lane.at_work += 1;
-                let about = self.context.outbox.about(&work);
-                let upload = upload(self.context.clone(), key.clone(), lane.place.clone(), work);
-                let upload = upload.instrument(about);
-                self.uploads.spawn(upload);
-            }
+        if leaving {
+            self.lanes.leave();
+        }
+        while let Some(Next { lane, place, work }) = self.lanes.next(Instant::now()) {
+            let about = self.context.outbox.about(&work);
+            self.uploads.spawn(upload(self.context.clone(), lane, place, work).instrument(about));
         }
     }
 
@@ -224,12 +176,9 @@ impl Store {
                 return;
             }
         };
-        let Some(lane) = self.lanes.get_mut(&key) else { return };
-        lane.at_work -= 1;
         let problem = match outcome {
             Ok(place) => {
-                lane.place = Some(place);
-                if lane.down.take().is_some() {
+                if self.lanes.stored(&key, place) {
                     tracing::info!(output = key.output, "output is in reach again");
                 }
                 return self.tell_trouble(None);
@@ -242,13 +191,7 @@ impl Store {
             return;
         }
         let about = self.context.outbox.about(&work).entered();
-        lane.waiting.push_front(work);
-        let mut pauses = match lane.down.take() {
-            Some(down) => down.pauses,
-            None => Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
-        };
-        let wait = if is_transient { pauses.wait() } else { REFUSED_PAUSE };
-        lane.down = Some(Down { until: Instant::now() + wait, pauses });
+        let wait = self.lanes.failed(&key, work, is_transient, Instant::now());
         tracing::warn!(error = %problem, retry_in = ?wait, "not stored, tried again: output is out of reach");
         drop(about);
         self.tell_trouble(Some(&problem));
@@ -261,7 +204,7 @@ impl Store {
             Some(problem) => {
                 stats.set_trouble("store", Some(format!("finished images wait for their upload: {problem}")));
             }
-            None if self.lanes.values().all(|lane| lane.down.is_none()) => stats.set_trouble("store", None),
+            None if self.lanes.are_up() => stats.set_trouble("store", None),
             None => {}
         }
     }

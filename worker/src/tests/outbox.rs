@@ -361,3 +361,23 @@ async fn results_of_an_earlier_run_that_are_refused_are_set_aside_and_end_nothin
     assert_eq!(second.finish(1).await.done, 1);
     assert_eq!(std::fs::read_dir(outbox(&second.folder).join("refused")).unwrap().count(), 1);
 }
+
+#[tokio::test]
+async fn an_image_that_cannot_be_stored_holds_up_no_other_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = unreachable(&folder);
+    let shards = |out: &Path, model: &Path| {
+        let mut lease = shard("a", 0, &["bad", "wait", "x"], out, model);
+        lease.images[0].object = "sub/deep/0000.png".into();
+        vec![lease]
+    };
+    let mut farm = Farm::start_in(folder, shards, |_| {}).await;
+    let coordinator = farm.coordinator();
+    coordinator
+        .until("the trouble is told", |state| state.stats.trouble.contains("write sub/deep/0000.png"))
+        .await;
+    farm.watch.open();
+    coordinator.until("the others are stored", |state| state.results.len() == 2).await;
+    std::fs::remove_file(link).unwrap();
+    assert_eq!(farm.finish(3).await.done, 3);
+}
