@@ -17,6 +17,7 @@ use tracing::Instrument;
 
 use crate::Error;
 use crate::outbox::folder::Aside;
+use crate::outbox::record::Record;
 use crate::outbox::{Entry, Outbox, Payload, Work};
 use crate::report::Acknowledged;
 use crate::session::{CallError, Session};
@@ -91,6 +92,8 @@ struct Context {
     outbox: Arc<Outbox>,
     acknowledged: mpsc::Sender<Acknowledged>,
     stage: Arc<Stage>,
+    /// Uploads at once.
+    width: usize,
 }
 
 /// The store stage.
@@ -110,7 +113,7 @@ impl Store {
     ) -> Self {
         let stage = outbox.stats().stage("store");
         stage.set_width(width as u32);
-        let context = Context { session, outbox, acknowledged, stage };
+        let context = Context { session, outbox, acknowledged, stage, width };
         Self { context, lanes: Lanes::new(width), uploads: JoinSet::new(), failure: None }
     }
 
@@ -132,7 +135,13 @@ impl Store {
                 Some(ended) = self.uploads.join_next() => self.settle(ended),
                 () = sleep_until(next_try.unwrap_or_else(Instant::now)), if next_try.is_some() => {}
                 next = work.recv(), if open => match next {
-                    Some(work) => self.take(work),
+                    Some(next) => {
+                        self.take(next);
+                        // All that an earlier run left is known before the first of it is asked for.
+                        while let Ok(next) = work.try_recv() {
+                            self.take(next);
+                        }
+                    }
                     None => open = false,
                 },
             }
@@ -150,7 +159,23 @@ impl Store {
         let record = &entry.record;
         let (output, presigned) = (record.output.clone(), record.presigned);
         let key = LaneKey { output, presigned, recovered: entry.recovered };
+        if presigned && entry.recovered {
+            self.expect(&work);
+        }
         self.lanes.add(key, work);
+    }
+
+    /// Tells what will have to be signed: of leases of this run it is known.
+    fn expect(&self, work: &Work) {
+        let entries = match work {
+            Work::Picture(entry) => vec![entry.clone()],
+            Work::Archive(lease) => self.context.outbox.of_lease(lease),
+        };
+        for Record { lease, object, sample, thumbnail, .. } in entries.iter().map(|entry| &entry.record) {
+            let object = sample.as_ref().map_or(object, |sample| &sample.archive);
+            let names = thumbnail.iter().map(|thumbnail| &thumbnail.object).chain([object]);
+            self.context.session.urls().expect(lease, names.cloned());
+        }
     }
 
     /// Starts as many uploads as may be; what an earlier run left for an output that is out of reach is waited for no longer
@@ -214,7 +239,7 @@ async fn upload(context: Context, lane: LaneKey, place: Option<Place>, work: Wor
     let outcome = async {
         let place = match place {
             Some(place) => place,
-            None => Place::open(&lane.output, lane.presigned, &context.session).await?,
+            None => Place::open(&lane.output, lane.presigned, &context.session, context.width).await?,
         };
         match &work {
             Work::Picture(entry) => match store_picture(&context, &place, entry).await {

@@ -89,3 +89,61 @@ async fn a_coordinator_that_does_not_sign_ends_the_worker_with_what_it_says() {
     let error = farm.end().await.unwrap_err();
     assert!(error.to_string().contains("this coordinator signs no URLs"), "{error}");
 }
+
+/// The same shard with thumbnails.
+fn with_thumbnails(mut lease: Lease) -> Lease {
+    lease.form.as_mut().unwrap().thumbnails = true;
+    for image in &mut lease.images {
+        image.thumbnail = format!("thumbnails/{:04}.jpg", image.index);
+    }
+    lease
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_objects_of_a_lease_are_signed_in_one_call() {
+    let s3 = S3::start();
+    let folder = tempfile::tempdir().unwrap();
+    let shards = |out: &Path, model: &Path| {
+        let mut tar = with_thumbnails(presigned(shard("b", 20, &["x"; 12], out, model)));
+        tar.form.as_mut().unwrap().layout = Layout::Webdataset.into();
+        tar.archive = ".staging/b-1.tar".into();
+        vec![with_thumbnails(presigned(shard("a", 0, &["x"; 12], out, model))), tar]
+    };
+    let mut farm = Farm::start_in(folder, shards, signs(&s3)).await;
+    assert_eq!(farm.finish(24).await.done, 24);
+    let mut calls: Vec<usize> = farm.coordinator().state().signed.iter().map(Vec::len).collect();
+    calls.sort_unstable();
+    assert_eq!(calls, [13, 24], "thumbnails and a tar, thumbnails and pictures");
+    assert_eq!(s3.seen(&On::put("thumbnails/")), 24);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_worker_kept_of_a_lease_is_signed_in_one_call() {
+    let s3 = S3::start();
+    s3.inject(On::put("/farm/out"), usize::MAX, Fault::internal());
+    let folder = tempfile::tempdir().unwrap();
+    let shards =
+        |out: &Path, model: &Path| vec![with_thumbnails(presigned(shard("a", 0, &["x"; 6], out, model)))];
+    let first = Farm::start_in(folder, shards, signs(&s3)).await;
+    first.coordinator().until("all are kept", |state| state.stats.outbox_images == 6).await;
+    let folder = first.kill().await;
+    s3.heal();
+    let mut second = Farm::start_in(folder, |_, _| vec![], signs(&s3)).await;
+    assert_eq!(second.finish(6).await.done, 6);
+    let calls: Vec<usize> = second.coordinator().state().signed.iter().map(Vec::len).collect();
+    assert_eq!(calls, [12]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_url_that_was_kept_and_is_refused_is_asked_for_again() {
+    let s3 = S3::start();
+    let folder = tempfile::tempdir().unwrap();
+    let shards = |out: &Path, model: &Path| vec![presigned(shard("a", 0, &["x", "wait"], out, model))];
+    let mut farm = Farm::start_in(folder, shards, signs(&s3)).await;
+    farm.coordinator().until("the first is stored", |state| state.results.len() == 1).await;
+    // As when the keys that it was signed with have ended.
+    s3.inject(On::put("0001.png"), 1, Fault::denied());
+    farm.watch.open();
+    assert_eq!(farm.finish(2).await.done, 2);
+    assert_eq!(farm.coordinator().state().signed.len(), 2);
+}
