@@ -103,6 +103,12 @@ impl CallError {
     pub(crate) fn is_final(&self) -> bool {
         verdict(self.code) == Verdict::GiveUp
     }
+
+    /// The coordinator answered that nobody gave this lease to this worker. Of a token that has no rights, or a coordinator
+    /// that signs nothing at the moment, this is not said.
+    pub(crate) fn is_of_no_lease(&self) -> bool {
+        self.code == Code::OutOfRange
+    }
 }
 
 impl From<CallError> for Error {

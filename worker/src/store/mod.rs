@@ -5,10 +5,11 @@
 //! an earlier run left ends nothing: it waits.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use sanafarm_proto::v1::ErrorClass;
 use sanafarm_telemetry::worker::{UPLOAD_BYTES, UPLOADS};
-
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -19,6 +20,7 @@ use crate::Error;
 use crate::outbox::folder::Aside;
 use crate::outbox::record::Record;
 use crate::outbox::{Entry, Outbox, Payload, Work};
+use crate::recipe::Failure;
 use crate::report::Acknowledged;
 use crate::session::{CallError, Session};
 use crate::stats::Stage;
@@ -43,6 +45,8 @@ enum Problem {
     Refused(sanafarm_storage::Error),
     /// The coordinator refuses.
     Coordinator(CallError),
+    /// What lies in the outbox is not what was written there: nobody else's fault, and of this picture alone.
+    Local(String),
 }
 
 impl From<sanafarm_storage::Error> for Problem {
@@ -63,6 +67,7 @@ impl Problem {
             Self::Later(text) => Error::Storage(sanafarm_storage::Error::Unavailable(text)),
             Self::Refused(error) => Error::Storage(error),
             Self::Coordinator(error) => error.into(),
+            Self::Local(text) => Error::Outbox(text),
         }
     }
 }
@@ -70,7 +75,7 @@ impl Problem {
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Later(text) => f.write_str(text),
+            Self::Later(text) | Self::Local(text) => f.write_str(text),
             Self::Refused(error) => error.fmt(f),
             Self::Coordinator(error) => error.fmt(f),
         }
@@ -241,14 +246,27 @@ async fn upload(context: Context, lane: LaneKey, place: Option<Place>, work: Wor
             Some(place) => place,
             None => Place::open(&lane.output, lane.presigned, &context.session, context.width).await?,
         };
+        let stored = match &work {
+            Work::Picture(entry) => store_picture(&context, &place, entry).await,
+            Work::Archive(lease) => archive::commit(&context, &place, lease, lane.recovered).await,
+        };
+        let (why, text) = match stored {
+            Ok(()) => return Ok(place),
+            Err(Problem::Local(text)) => (Aside::Corrupt, text),
+            // Of a database that was replaced, or was put back to a time before this lease.
+            Err(Problem::Coordinator(error)) if lane.recovered && error.is_of_no_lease() => {
+                (Aside::Refused, error.to_string())
+            }
+            Err(problem) => return Err(problem),
+        };
         match &work {
-            Work::Picture(entry) => match store_picture(&context, &place, entry).await {
-                Err(Problem::Coordinator(error)) if lane.recovered && error.is_about_request() => {
-                    context.outbox.set_aside(entry.id, Aside::Refused, &error.to_string()).await;
+            Work::Picture(entry) => set_aside(&context, entry, why, &text).await,
+            Work::Archive(lease) => {
+                for entry in context.outbox.of_lease(lease) {
+                    set_aside(&context, &entry, why, &text).await;
                 }
-                stored => stored?,
-            },
-            Work::Archive(lease) => archive::commit(&context, &place, lease, lane.recovered).await?,
+                context.outbox.discard_tar(lease).await;
+            }
         }
         Ok(place)
     };
@@ -256,10 +274,39 @@ async fn upload(context: Context, lane: LaneKey, place: Option<Place>, work: Wor
     let told = match &outcome {
         Ok(_) => "stored",
         Err(Problem::Later(_)) => "late",
-        Err(Problem::Refused(_) | Problem::Coordinator(_)) => "refused",
+        Err(Problem::Refused(_) | Problem::Coordinator(_) | Problem::Local(_)) => "refused",
     };
     metrics::counter!(UPLOADS, "outcome" => told).increment(1);
     Ended { lane, work, outcome }
+}
+
+/// Gives up a picture that cannot be stored, by no fault of its output: its image is to be rendered again.
+async fn set_aside(context: &Context, entry: &Entry, why: Aside, text: &str) {
+    context.outbox.set_aside(entry.id, why, text).await;
+    if !entry.recovered {
+        // It costs the image and this worker: a disk that loses pictures would have it rendered for ever.
+        return context.outbox.failed(entry, Failure::new(ErrorClass::Internal, text));
+    }
+    // A shard that was leased since may wait for it.
+    let note = Acknowledged {
+        lease: entry.record.lease.clone(),
+        job: entry.record.job.clone(),
+        indices: vec![entry.record.index],
+        done: 0,
+        failed: 0,
+        held: true,
+    };
+    if context.acknowledged.send(note).await.is_err() {
+        tracing::debug!("nobody waits for acknowledgements");
+    }
+}
+
+/// Looks whose fault it was that a picture was not stored: what lies in the outbox may have become unreadable.
+async fn blame(context: &Context, entry: &Entry, problem: Problem) -> Problem {
+    match context.outbox.check(entry).await {
+        Ok(()) => problem,
+        Err(why) => Problem::Local(why),
+    }
 }
 
 async fn store_picture(context: &Context, place: &Place, entry: &Entry) -> Result<(), Problem> {
@@ -270,28 +317,39 @@ async fn store_picture(context: &Context, place: &Place, entry: &Entry) -> Resul
     }
     let _busy = context.stage.busy();
     let start = SystemTime::now();
-    store_thumbnail(context, place, entry).await?;
-    let picture = match &entry.payload {
-        Payload::Memory { picture, .. } => Source::Memory(picture.clone()),
-        Payload::Disk | Payload::Gone => Source::File(context.outbox.folder().picture(entry.id)),
+    let published = async {
+        store_thumbnail(context, place, entry).await?;
+        context.outbox.check_sizes(entry).await.map_err(Problem::Local)?;
+        let picture = match &entry.payload {
+            Payload::Memory { picture, .. } => Source::Memory(picture.clone()),
+            Payload::Disk | Payload::Gone => Source::File(context.outbox.folder().picture(entry.id)),
+        };
+        publish(place, &entry.record, picture).await
     };
-    match publish(place, &entry.record, picture).await? {
-        Published::Done(stored) => {
+    match published.await {
+        Ok(Published::Done(stored)) => {
             entry.which().was_in("upload", Period::since(start));
             metrics::counter!(UPLOAD_BYTES).increment(stored.file.bytes);
             context.outbox.stored(entry, stored).await;
         }
-        Published::Failed(failure) => context.outbox.failed(entry, failure),
+        Ok(Published::Failed(failure)) => context.outbox.failed(entry, failure),
+        Err(problem) => return Err(blame(context, entry, problem).await),
     }
     Ok(())
 }
 
-/// A thumbnail follows from its picture: one that is there already is the same.
+/// A thumbnail follows from its picture: one that is there already is the same. One that this run has put is not put again.
 async fn store_thumbnail(context: &Context, place: &Place, entry: &Entry) -> Result<(), Problem> {
     let Some(thumbnail) = &entry.record.thumbnail else { return Ok(()) };
+    if entry.thumbnail_is_stored.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    context.outbox.check_sizes(entry).await.map_err(Problem::Local)?;
     let source = match &entry.payload {
         Payload::Memory { thumbnail, .. } => Source::Memory(thumbnail.clone().unwrap_or_default()),
         Payload::Disk | Payload::Gone => Source::File(context.outbox.folder().thumbnail(entry.id)),
     };
-    place.put_new(&entry.record.lease, &thumbnail.object, &source).await.map(drop)
+    place.put_new(&entry.record.lease, &thumbnail.object, &source).await?;
+    entry.thumbnail_is_stored.store(true, Ordering::Relaxed);
+    Ok(())
 }
