@@ -1,22 +1,31 @@
 //! Objects as files of a folder: written aside, then named in one step.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{Found, Put, staging};
+
+/// Folders that are known to be durable.
+const MOST_DURABLE: usize = 4096;
 
 /// A folder, named by its absolute path.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
+    /// Folders whose names this process has made durable, a few thousand at most.
+    durable: Mutex<HashSet<PathBuf>>,
 }
 
 impl Folder {
     /// Makes the folder when it is not there.
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
-        std::fs::create_dir_all(&path)?;
-        Ok(Self { path })
+        let made = make_folder(&path)?;
+        // Its names are made durable again with the first object.
+        made.iter().try_for_each(|folder| unless_denied(sync_parent(folder)))?;
+        Ok(Self { path, durable: Mutex::default() })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -157,29 +166,66 @@ impl Folder {
     /// A durable file that has no object's name yet.
     fn stage(&self, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<staging::Staged> {
         // Somebody may have removed it since.
-        make_durable_folder(&self.path)?;
+        self.make_durable(&self.path)?;
         let mut staged = staging::Staged::create(&self.path)?;
         write(staged.file())?;
         staged.file().sync_all()?;
         Ok(staged)
     }
 
+    /// Makes a folder and those above it so that a power cut takes none of them back.
+    fn make_durable(&self, folder: &Path) -> io::Result<()> {
+        let is_known = self.durable().contains(folder);
+        if is_known && folder.is_dir() {
+            return Ok(());
+        }
+        let missing = make_folder(folder)?;
+        {
+            // Names that were durable and are no more: also others look again.
+            let mut durable = self.durable();
+            missing.iter().for_each(|folder| {
+                durable.remove(*folder);
+            });
+        }
+        missing.iter().try_for_each(|folder| sync_parent(folder))?;
+        // Whoever made the others may not have come so far yet, or was killed before.
+        let others =
+            folder.ancestors().skip(missing.len()).take_while(|folder| folder.starts_with(&self.path));
+        others.into_iter().try_for_each(|folder| unless_denied(sync_parent(folder)))?;
+        let mut durable = self.durable();
+        if durable.len() >= MOST_DURABLE {
+            durable.clear();
+        }
+        durable.insert(folder.to_owned());
+        Ok(())
+    }
+
+    fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        // No critical section leaves it half-changed.
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The path of an object in a folder that is there.
     fn target(&self, name: &str) -> io::Result<PathBuf> {
         let target = self.path.join(name);
-        make_durable_folder(target.parent().unwrap_or(&self.path))?;
+        self.make_durable(target.parent().unwrap_or(&self.path))?;
         Ok(target)
     }
 }
 
-/// Makes a folder and those above it so that a power cut takes none of them back.
-fn make_durable_folder(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let missing: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.is_dir()).collect();
+/// Makes a folder and those above it, and names those that were missing.
+fn make_folder(folder: &Path) -> io::Result<Vec<&Path>> {
+    let missing = folder.ancestors().take_while(|folder| !folder.is_dir()).collect();
     std::fs::create_dir_all(folder)?;
-    missing.into_iter().try_for_each(sync_parent)
+    Ok(missing)
+}
+
+/// Not everybody may read the folder above an output; who may not cannot make a name in it durable.
+fn unless_denied(synced: io::Result<()>) -> io::Result<()> {
+    match synced {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Removes a file durably; false when there was none.
@@ -193,8 +239,51 @@ fn remove_file(path: &Path) -> io::Result<bool> {
 
 /// Makes the name of a file durable.
 fn sync_parent(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    tests::SYNCED.with_borrow_mut(|synced| synced.push(path.to_owned()));
     match path.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    thread_local! {
+        /// Names that were made durable.
+        pub(super) static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+    }
+
+    fn put(folder: &Folder, name: &str) -> Vec<PathBuf> {
+        SYNCED.take();
+        assert_eq!(folder.put_new(name, |file| file.write_all(b"picture")).unwrap(), Put::Created);
+        SYNCED.take()
+    }
+
+    #[test]
+    fn names_of_folders_that_another_writer_has_just_made_are_made_durable_too() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("new/out");
+        let folder = Folder::open(path.clone()).unwrap();
+        assert_eq!(SYNCED.take(), [path.clone(), temporary.path().join("new")]);
+        // It has not come to make them durable, and may never do so.
+        std::fs::create_dir_all(path.join("a/b")).unwrap();
+        let of_folders = |synced: Vec<PathBuf>| {
+            let below = synced.iter().map(|synced| synced.strip_prefix(&path).unwrap().to_owned());
+            below.filter(|name| name.extension().is_none()).collect::<Vec<_>>()
+        };
+        let names = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let synced = of_folders(put(&folder, "a/b/0.png"));
+        assert!(names(&["", "a", "a/b"]).iter().all(|name| synced.contains(name)), "{synced:?}");
+        assert_eq!(of_folders(put(&folder, "a/b/1.png")), names(&[]), "once");
+        // Somebody removes them and another writer makes them again.
+        std::fs::remove_dir_all(path.join("a")).unwrap();
+        let synced = of_folders(put(&folder, "a/b/0.png"));
+        assert!(names(&["a", "a/b"]).iter().all(|name| synced.contains(name)), "{synced:?}");
+        assert!(of_folders(put(&folder, "a/c.png")).contains(&PathBuf::from("a")), "it was made anew");
     }
 }

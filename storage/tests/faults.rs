@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sanafarm_storage::{Error, Found, Output, Put};
+use sanafarm_storage::{Error, Found, Output, Patience, Put, Settings};
 use sanafarm_test_servers::S3;
 use sanafarm_test_servers::s3::{Fault, On};
 use support::{content, get, output, patience};
@@ -15,6 +15,8 @@ use support::{content, get, output, patience};
 mod support;
 
 const MIB: usize = 1 << 20;
+/// What takes longer has no end.
+const HANGS: Duration = Duration::from_secs(150);
 
 /// A file of four parts, the last one short.
 fn four_parts(folder: &Path) -> std::path::PathBuf {
@@ -171,6 +173,54 @@ async fn a_server_that_says_nothing_is_not_waited_for_for_ever() {
         matches!(&error, Error::Unavailable(text) if text.contains("cut off: 0 bytes in 1.5s")),
         "{error:?}"
     );
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_to_what_it_has_is_waited_for_no_longer_than_for_silence() {
+    let s3 = S3::start();
+    // Slow lines are borne: by this alone, 8 MiB would be waited for for days.
+    let patience = Patience { slowest: 10, retries: 0, ..patience() };
+    let output =
+        Output::open_with("s3://farm/out", &Settings { options: s3.environment(), patience }).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    s3.inject(On::put("a.png"), 1, Fault::Silence);
+    s3.inject(On::put("partNumber=2&"), 1, Fault::Silence);
+    let tar = four_parts(folder.path());
+    let puts = async {
+        [
+            output.put_new("a.png", content(MIB).into()).await.unwrap_err(),
+            output.put_new_file("a.tar", &tar).await.unwrap_err(),
+        ]
+    };
+    for error in tokio::time::timeout(HANGS, puts).await.expect("it is cut off") {
+        assert!(matches!(&error, Error::Unavailable(text) if text.contains("cut off: ")), "{error:?}");
+    }
+}
+
+/// It is alive and takes no more bytes.
+#[tokio::test]
+async fn a_server_that_stops_reading_is_noticed() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        std::future::pending::<()>().await;
+        drop(stream);
+    });
+    let options = [
+        ("AWS_ENDPOINT_URL", format!("http://{address}")),
+        ("AWS_ALLOW_HTTP", "true".to_owned()),
+        ("AWS_ACCESS_KEY_ID", "farm".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "farm".to_owned()),
+    ];
+    let options = options.map(|(name, value)| (name.to_owned(), value)).to_vec();
+    let patience = Patience { slowest: 10, retries: 0, ..patience() };
+    let output = Output::open_with("s3://farm/out", &Settings { options, patience }).unwrap();
+    // The operating system notices: the HTTP client tells it to, after half a minute.
+    let put = tokio::time::timeout(HANGS, output.put_new("a.png", content(32 * MIB).into())).await;
+    let error = put.expect("it is cut off").unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+    server.abort();
 }
 
 #[tokio::test]

@@ -43,6 +43,7 @@ mod shift;
 mod stats;
 mod store;
 mod told;
+mod urls;
 
 #[cfg(test)]
 mod tests;

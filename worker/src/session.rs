@@ -19,6 +19,7 @@ use tonic::{Code, Response, Status, Streaming};
 use crate::Error;
 use crate::leases::LeaseKey;
 use crate::retry::{Leaving, Tries, Verdict, verdict};
+use crate::urls::Urls;
 
 /// How long any other call may take.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
@@ -45,6 +46,7 @@ struct Shared {
     current: Mutex<Current>,
     /// Held by the one caller that opens a new session; the others wait and use it.
     reopening: tokio::sync::Mutex<()>,
+    urls: Urls,
 }
 
 /// When to wait no more for a coordinator that is away.
@@ -94,6 +96,17 @@ impl CallError {
             | Code::Unauthenticated => false,
         }
     }
+
+    /// It refuses for good, and not because the worker leaves.
+    pub(crate) fn is_final(&self) -> bool {
+        verdict(self.code) == Verdict::GiveUp
+    }
+
+    /// The coordinator answered that nobody gave this lease to this worker. Of a token that has no rights, or a coordinator
+    /// that signs nothing at the moment, this is not said.
+    pub(crate) fn is_of_no_lease(&self) -> bool {
+        self.code == Code::OutOfRange
+    }
 }
 
 impl From<CallError> for Error {
@@ -131,7 +144,13 @@ impl Session {
         };
         let current = Mutex::new(opened.into());
         let reopening = tokio::sync::Mutex::new(());
-        Ok(Some(Self { shared: Arc::new(Shared { client, registration, end, current, reopening }) }))
+        let urls = Urls::default();
+        Ok(Some(Self { shared: Arc::new(Shared { client, registration, end, current, reopening, urls }) }))
+    }
+
+    /// What was signed for this worker.
+    pub(crate) fn urls(&self) -> &Urls {
+        &self.shared.urls
     }
 
     pub(crate) fn renew_interval(&self) -> Duration {
@@ -166,6 +185,7 @@ impl Session {
                 async move { client.lease_shard(request).await }
             })
             .await?;
+        answer.lease.iter().for_each(|lease| self.urls().expect_all(lease));
         Ok(answer.lease)
     }
 

@@ -22,7 +22,8 @@ fn status_of(error: &Error) -> Status {
         | Error::NoReader(_)
         | Error::Newer { .. }
         | Error::Older { .. } => Code::FailedPrecondition,
-        Error::NotYours(_) => Code::PermissionDenied,
+        // Not permission denied: that is the token's fault, and may pass. Of a lease that nobody gave out nothing will come.
+        Error::NotYours(_) => Code::OutOfRange,
         Error::OutputTaken { .. } => Code::AlreadyExists,
         Error::Replaced(_) | Error::RowsLost(_) => Code::Aborted,
         Error::TimedOut(_) => Code::DeadlineExceeded,

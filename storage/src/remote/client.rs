@@ -7,13 +7,16 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, poll_fn};
 use http_body::{Body, Frame, SizeHint};
-use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
     HttpService, ReqwestConnector,
 };
+use object_store::{ClientOptions, PutPayload};
 use reqwest::StatusCode;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::Throttle;
@@ -63,10 +66,23 @@ impl HttpService for Guarded {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         self.throttle.wait().await;
         let bytes = request.body().content_length() as u64;
-        let waited = self.patience.for_bytes(bytes);
-        let answer = match tokio::time::timeout(waited, self.inner.execute(request)).await {
-            Ok(answer) => answer.map_err(repeatable)?,
-            Err(_) => return Err(HttpError::new(HttpErrorKind::Request, TooSlow { bytes, waited })),
+        let longest = self.patience.for_bytes(bytes);
+        let start = Instant::now();
+        let (request, sent) = watch(request).await?;
+        // How far a body is cannot be seen, only that nothing of it is left here: from then on the server has the word.
+        let silent = async {
+            sent.await;
+            tokio::time::sleep(self.patience.silence).await;
+        };
+        let slow = async {
+            tokio::select! {
+                () = silent => start.elapsed(),
+                () = tokio::time::sleep(longest) => longest,
+            }
+        };
+        let answer = tokio::select! {
+            answer = self.inner.execute(request) => answer.map_err(repeatable)?,
+            waited = slow => return Err(HttpError::new(HttpErrorKind::Request, TooSlow { bytes, waited })),
         };
         self.throttle.heed(answer.status(), answer.headers(), Instant::now());
         if let Some(wrong) = self.wrong_region(&answer) {
@@ -76,6 +92,43 @@ impl HttpService for Guarded {
         let body = Watched { body, pace: Pace::new(self.patience.clone()), timer: None };
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
     }
+}
+
+/// A part of a body that says when it is no longer needed.
+struct Sent {
+    bytes: Bytes,
+    /// Dropped with it.
+    _open: oneshot::Sender<()>,
+}
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The same request, and what waits until all of its body was given to the network; for ever where there is little to give.
+async fn watch(request: HttpRequest) -> Result<(HttpRequest, BoxFuture<'static, ()>), HttpError> {
+    let is_small = request.body().content_length() == 0 || request.body().as_bytes().is_some();
+    if is_small {
+        return Ok((request, futures::future::pending().boxed()));
+    }
+    let (parts, mut body) = request.into_parts();
+    let mut pieces = Vec::new();
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        pieces.extend(frame?.into_data().ok().filter(|piece| !piece.is_empty()));
+    }
+    let mut sent = Vec::new();
+    let pieces = pieces.into_iter().map(|bytes| {
+        let (open, closed) = oneshot::channel();
+        sent.push(closed);
+        Bytes::from_owner(Sent { bytes, _open: open })
+    });
+    let body = pieces.collect::<PutPayload>().into();
+    let sent = async {
+        futures::future::join_all(sent).await;
+    };
+    Ok((HttpRequest::from_parts(parts, body), sent.boxed()))
 }
 
 /// The bucket is in another region than requests are signed for.

@@ -1,6 +1,7 @@
 //! A finished picture in the outbox, and what is to be done with it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use sanafarm_proto::v1::ImageResult;
@@ -23,6 +24,8 @@ pub(crate) struct Entry {
     pub(crate) origin: Option<Arc<Origin>>,
     /// It was left by the process before.
     pub(crate) recovered: bool,
+    /// This run has put its thumbnail into the output.
+    pub(crate) thumbnail_is_stored: AtomicBool,
 }
 
 /// Where the file of a picture is.

@@ -163,10 +163,15 @@ impl Folder {
         self.replace(&self.file(id, RECORD), record)
     }
 
-    /// Makes a finished tar count.
+    /// Makes a finished tar count; one that cannot be made to takes no room.
     pub(crate) fn keep_tar(&self, id: Id, tar: &record::Tar) -> io::Result<()> {
-        std::fs::rename(self.unfinished_tar(id), self.tar(id))?;
-        self.replace(&self.file(id, TAR_RECORD), tar)
+        let kept = std::fs::rename(self.unfinished_tar(id), self.tar(id))
+            .and_then(|()| self.replace(&self.file(id, TAR_RECORD), tar));
+        if kept.is_err() {
+            // The first error is the one to tell; what stays is swept at the next start.
+            let _ = self.discard_tar(id);
+        }
+        kept
     }
 
     fn replace<T: Serialize>(&self, path: &Path, record: &T) -> io::Result<()> {
@@ -174,8 +179,12 @@ impl Folder {
         aside.push(".");
         aside.push(UNFINISHED);
         let aside = PathBuf::from(aside);
-        write_durable(&aside, record::write(record)?.as_bytes())?;
-        std::fs::rename(&aside, path)?;
+        let replaced = write_durable(&aside, record::write(record)?.as_bytes())
+            .and_then(|()| std::fs::rename(&aside, path));
+        if replaced.is_err() {
+            let _ = remove(&aside);
+        }
+        replaced?;
         File::open(&self.path)?.sync_all()
     }
 
@@ -199,11 +208,10 @@ impl Folder {
         self.drop_files(id)
     }
 
-    /// Removes a tar.
+    /// Removes a tar: its record first, by which it counts, and then as much of the rest as goes.
     pub(crate) fn discard_tar(&self, id: Id) -> io::Result<()> {
-        remove(&self.file(id, TAR_RECORD))?;
-        remove(&self.tar(id))?;
-        remove(&self.unfinished_tar(id))
+        let record = remove(&self.file(id, TAR_RECORD));
+        record.and(remove(&self.tar(id))).and(remove(&self.unfinished_tar(id)))
     }
 
     /// Moves all files of an entry or a tar where they are nobody's work; gives the folder.
@@ -262,4 +270,32 @@ pub(super) fn name_for(worker: &str) -> String {
     let clean: String = worker.chars().filter(|letter| plain(*letter)).take(64).collect();
     let sum = crate::picture::sha256(worker.as_bytes());
     format!("{}~{}", clean.trim_start_matches('.'), &sum[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::leases::LeaseKey;
+
+    #[test]
+    fn a_tar_whose_record_cannot_be_written_takes_no_room() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temporary.path()).unwrap().unwrap();
+        let id = Id::fresh();
+        std::fs::write(folder.unfinished_tar(id), "a tar").unwrap();
+        // Its record cannot be named.
+        let in_its_place = folder.file(id, TAR_RECORD);
+        std::fs::create_dir(&in_its_place).unwrap();
+        let tar = record::Tar {
+            lease: LeaseKey { shard_id: "a".into(), attempt: 1 },
+            turn: 0,
+            object: "a-1.tar".into(),
+            file: record::File::of(b"a tar"),
+            images: vec![0],
+        };
+        assert!(folder.keep_tar(id, &tar).is_err());
+        let left: Vec<_> =
+            std::fs::read_dir(temporary.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [in_its_place]);
+    }
 }

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -164,7 +165,15 @@ impl Outbox {
                 Payload::Memory { picture, thumbnail }
             }
         };
-        let entry = Arc::new(Entry { id, record, payload, log, origin, recovered: false });
+        let entry = Arc::new(Entry {
+            id,
+            record,
+            payload,
+            log,
+            origin,
+            recovered: false,
+            thumbnail_is_stored: AtomicBool::new(false),
+        });
         let mut state = self.lock();
         state.insert(entry.clone());
         if !entry.collects() {
@@ -246,8 +255,15 @@ impl Outbox {
         };
         let mut state = self.lock();
         let (log, origin) = (entry.log.clone(), entry.origin.clone());
-        let recovered = entry.recovered;
-        state.insert(Arc::new(Entry { id, record, payload: Payload::Gone, log, origin, recovered }));
+        state.insert(Arc::new(Entry {
+            id,
+            record,
+            payload: Payload::Gone,
+            log,
+            origin,
+            recovered: entry.recovered,
+            thumbnail_is_stored: AtomicBool::new(true),
+        }));
         state.report(report);
         self.tell(&state);
     }

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use sanafarm_telemetry::image_log::ImageLog;
 
 use super::folder::{Aside, Folder, Id, measure};
 use super::record::{self, Record, Tar};
-use super::{Entry, Payload};
+use super::{Entry, Outbox, Payload};
 use crate::leases::LeaseKey;
 
 /// What can be used.
@@ -68,16 +70,71 @@ fn read_entry(folder: &Folder, id: Id) -> Result<Entry, String> {
         folder.drop_files(id).map_err(|error| format!("drop the stored picture: {error}"))?;
         return Ok(recovered(id, record, Payload::Gone));
     }
-    check("the picture", &folder.picture(id), &record.picture)?;
-    if let Some(thumbnail) = &record.thumbnail {
-        check("the thumbnail", &folder.thumbnail(id), &thumbnail.file)?;
+    for (what, path, expected) in files(folder, id, &record) {
+        check(what, &path, expected)?;
     }
     Ok(recovered(id, record, Payload::Disk))
 }
 
+/// Compares a file with what was written there.
+type Check = fn(&str, &Path, &record::File) -> Result<(), String>;
+
+/// The files of a record, and what was written there.
+fn files<'a>(
+    folder: &Folder,
+    id: Id,
+    record: &'a Record,
+) -> impl Iterator<Item = (&'static str, PathBuf, &'a record::File)> + use<'a> {
+    let thumbnail = record.thumbnail.as_ref();
+    let small = thumbnail.map(|thumbnail| ("the thumbnail", folder.thumbnail(id), &thumbnail.file));
+    std::iter::once(("the picture", folder.picture(id), &record.picture)).chain(small)
+}
+
+impl Outbox {
+    /// Reads the files of an entry through; the error says how they are not what was written.
+    pub(crate) async fn check(&self, entry: &Entry) -> Result<(), String> {
+        self.check_files(entry, check_now).await
+    }
+
+    /// Looks at the sizes alone.
+    pub(crate) async fn check_sizes(&self, entry: &Entry) -> Result<(), String> {
+        self.check_files(entry, check_size).await
+    }
+
+    async fn check_files(&self, entry: &Entry, check: Check) -> Result<(), String> {
+        if !matches!(entry.payload, Payload::Disk) {
+            return Ok(());
+        }
+        let (id, record) = (entry.id, entry.record.clone());
+        let checked = self.block(move |folder| {
+            let mut files = files(folder, id, &record);
+            Ok(files.try_for_each(|(what, path, expected)| check(what, &path, expected)))
+        });
+        // No answer is no reason to give a picture up.
+        checked.await.unwrap_or(Ok(()))
+    }
+
+    /// Whether the file of a tar has the size that was written.
+    pub(crate) async fn has_tar(&self, id: Id, tar: &Tar) -> bool {
+        self.check_tar(id, tar, check_size).await
+    }
+
+    /// Whether the file of a tar, read through, is what was written.
+    pub(crate) async fn has_whole_tar(&self, id: Id, tar: &Tar) -> bool {
+        self.check_tar(id, tar, check_now).await
+    }
+
+    async fn check_tar(&self, id: Id, tar: &Tar, check: Check) -> bool {
+        let expected = tar.file.clone();
+        let checked = self.block(move |folder| Ok(check("the tar", &folder.tar(id), &expected).is_ok()));
+        checked.await.unwrap_or(true)
+    }
+}
+
 fn recovered(id: Id, record: Record, payload: Payload) -> Entry {
     let log = ImageLog::going_on(&record.job, record.index, &record.log);
-    Entry { id, record, payload, log, origin: None, recovered: true }
+    let thumbnail_is_stored = AtomicBool::new(false);
+    Entry { id, record, payload, log, origin: None, recovered: true, thumbnail_is_stored }
 }
 
 /// The tar of a lease that has images here. One of other images than these counts as the last that was refused.
@@ -95,8 +152,29 @@ fn read_tar(
     Ok(Some(tar))
 }
 
-fn check(what: &str, path: &std::path::Path, expected: &record::File) -> Result<(), String> {
-    let found = measure(path).map_err(|error| format!("{what}: {error}"))?;
+fn check(what: &str, path: &Path, expected: &record::File) -> Result<(), String> {
+    compare(what, measure(path).map_err(|error| format!("{what}: {error}"))?, expected)
+}
+
+/// The same at work, where the process may have no file or no memory to spare: that is no fault of the picture.
+fn check_now(what: &str, path: &Path, expected: &record::File) -> Result<(), String> {
+    match measure(path) {
+        Ok(found) => compare(what, found, expected),
+        Err(error) if is_passing(&error) => Ok(()),
+        Err(error) => Err(format!("{what}: {error}")),
+    }
+}
+
+fn check_size(what: &str, path: &Path, expected: &record::File) -> Result<(), String> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.len() == expected.bytes => Ok(()),
+        Ok(found) => Err(format!("{what} has {} bytes instead of {}", found.len(), expected.bytes)),
+        Err(error) if is_passing(&error) => Ok(()),
+        Err(error) => Err(format!("{what}: {error}")),
+    }
+}
+
+fn compare(what: &str, found: record::File, expected: &record::File) -> Result<(), String> {
     if found.bytes != expected.bytes {
         return Err(format!("{what} has {} bytes instead of {}", found.bytes, expected.bytes));
     }
@@ -104,4 +182,11 @@ fn check(what: &str, path: &std::path::Path, expected: &record::File) -> Result<
         return Err(format!("{what} is not what was written: its checksum is another"));
     }
     Ok(())
+}
+
+/// Too many files are open, in the process or on the machine, or there is no memory.
+fn is_passing(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE)) || error.kind() == io::ErrorKind::OutOfMemory
 }

@@ -1,11 +1,13 @@
 //! One tar for the pictures of a lease: packed on local disk, uploaded under a name that no other attempt has, and reported
 //! whole. Images that have a result from elsewhere are left out of the next one.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use sanafarm_proto::v1;
 use sanafarm_telemetry::worker::UPLOAD_BYTES;
 use serde_json::{Map, Value};
@@ -13,7 +15,7 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use super::place::{Place, Source, Written};
-use super::{Context, Problem, store_thumbnail};
+use super::{Context, Problem, blame, set_aside, store_thumbnail};
 use crate::leases::LeaseKey;
 use crate::outbox::folder::{Aside, Folder};
 use crate::outbox::record::{self, Record, Tar};
@@ -29,22 +31,45 @@ pub(super) async fn commit(
     recovered: bool,
 ) -> Result<(), Problem> {
     let outbox = &context.outbox;
+    let mut next_turn = None;
     loop {
         let entries = outbox.of_lease(lease);
         if entries.is_empty() {
             outbox.discard_tar(lease).await;
             return Ok(());
         }
-        let (id, tar) = packed(context, lease, &entries).await?;
+        let packed = match next_turn.take() {
+            Some(turn) => repack(context, lease, &entries, turn).await,
+            None => packed(context, lease, &entries).await,
+        };
+        let (id, tar) = match packed {
+            Ok(packed) => packed,
+            Err(Unpacked::Picture(at, why)) => {
+                if let Some(entry) = entries.get(at) {
+                    set_aside(context, entry, Aside::Corrupt, &why).await;
+                }
+                continue;
+            }
+            // Its pictures are kept: there may be room later.
+            Err(Unpacked::Tar(error)) => {
+                let folder = outbox.path().display();
+                return Err(Problem::Later(format!("pack a tar in the outbox {folder}: {error}")));
+            }
+        };
         {
             let _busy = context.stage.busy();
             let start = SystemTime::now();
-            for entry in &entries {
-                store_thumbnail(context, place, entry).await?;
+            match store_thumbnails(context, place, &entries).await {
+                Ok(()) => {}
+                Err((entry, Problem::Local(why))) => {
+                    set_aside(context, entry, Aside::Corrupt, &why).await;
+                    continue;
+                }
+                Err((_, problem)) => return Err(problem),
             }
             if !upload(context, place, id, &tar).await? {
                 // Of an earlier run whose outbox is lost: the next name is free.
-                repack(context, lease, &entries, tar.turn + 1).await?;
+                next_turn = Some(tar.turn + 1);
                 continue;
             }
             let uploaded = Period::since(start);
@@ -56,7 +81,7 @@ pub(super) async fn commit(
             Ok(answer) => answer,
             Err(Problem::Coordinator(error)) if recovered && error.is_about_request() => {
                 for entry in &entries {
-                    outbox.set_aside(entry.id, Aside::Refused, &error.to_string()).await;
+                    set_aside(context, entry, Aside::Refused, &error.to_string()).await;
                 }
                 place.remove(&tar.object).await;
                 continue;
@@ -102,8 +127,46 @@ async fn acknowledge(context: &Context, lease: &LeaseKey, gone: &[&Arc<Entry>], 
     }
 }
 
+/// Puts those thumbnails that this run has not put yet, several at once; the error is of the first picture whose is not
+/// stored.
+async fn store_thumbnails<'a>(
+    context: &'a Context,
+    place: &'a Place,
+    entries: &'a [Arc<Entry>],
+) -> Result<(), (&'a Entry, Problem)> {
+    // Collected and boxed: of a stream that makes them the compiler cannot tell that it may go from thread to thread.
+    let put: Vec<_> = entries.iter().map(|entry| put_thumbnail(context, place, entry).boxed()).collect();
+    futures::stream::iter(put).buffer_unordered(context.width).try_collect().await
+}
+
+async fn put_thumbnail<'a>(
+    context: &'a Context,
+    place: &'a Place,
+    entry: &'a Entry,
+) -> Result<(), (&'a Entry, Problem)> {
+    match store_thumbnail(context, place, entry).await {
+        Ok(()) => Ok(()),
+        Err(problem) => Err((entry, blame(context, entry, problem).await)),
+    }
+}
+
+/// Why there is no tar.
+#[derive(Debug)]
+enum Unpacked {
+    /// A picture that is to be in it is not what was written to the outbox.
+    Picture(usize, String),
+    /// The tar itself cannot be written.
+    Tar(io::Error),
+}
+
+impl From<io::Error> for Unpacked {
+    fn from(error: io::Error) -> Self {
+        Self::Tar(error)
+    }
+}
+
 /// The tar of these pictures: that of before, if it is of the same.
-async fn packed(context: &Context, lease: &LeaseKey, entries: &[Arc<Entry>]) -> Result<(Id, Tar), Problem> {
+async fn packed(context: &Context, lease: &LeaseKey, entries: &[Arc<Entry>]) -> Result<(Id, Tar), Unpacked> {
     let indices = entries.iter().map(|entry| entry.record.index);
     match context.outbox.tar(lease) {
         Some((id, tar)) if indices.eq(tar.images.iter().copied()) => Ok((id, tar)),
@@ -117,20 +180,21 @@ async fn repack(
     lease: &LeaseKey,
     entries: &[Arc<Entry>],
     turn: u32,
-) -> Result<(Id, Tar), Problem> {
+) -> Result<(Id, Tar), Unpacked> {
     let outbox = &context.outbox;
     let id = Id::fresh();
     let pictures: Vec<_> = entries.to_vec();
     let stage = context.stage.clone();
     let packing = outbox.block(move |folder| {
         let _busy = stage.busy();
-        pack(folder, id, &pictures)
+        let packed = pack(folder, id, &pictures);
+        if packed.is_err() {
+            // What was written of it takes room that pictures need. The first error is the one to tell.
+            let _ = folder.discard_tar(id);
+        }
+        Ok(packed)
     });
-    let failed = |error: io::Error| {
-        // Its pictures are kept: there may be room later.
-        Problem::Later(format!("pack a tar in the outbox {}: {error}", outbox.path().display()))
-    };
-    let file = packing.await.map_err(failed)?;
+    let file = packing.await??;
     let archive = entries.first().and_then(|entry| entry.record.sample.as_ref());
     let tar = Tar {
         lease: lease.clone(),
@@ -139,7 +203,7 @@ async fn repack(
         file,
         images: entries.iter().map(|entry| entry.record.index).collect(),
     };
-    outbox.keep_tar(id, tar.clone()).await.map_err(failed)?;
+    outbox.keep_tar(id, tar.clone()).await?;
     Ok((id, tar))
 }
 
@@ -155,7 +219,16 @@ fn object(archive: &str, turn: u32) -> String {
 /// Uploads a tar; `false` when another one has its name.
 async fn upload(context: &Context, place: &Place, id: Id, tar: &Tar) -> Result<bool, Problem> {
     let source = Source::File(context.outbox.folder().tar(id));
-    match place.put_new(&tar.lease, &tar.object, &source).await? {
+    let put = match context.outbox.has_tar(id, tar).await {
+        true => place.put_new(&tar.lease, &tar.object, &source).await,
+        false => {
+            Err(Problem::Later("a tar in the outbox is not what was written: it is packed again".into()))
+        }
+    };
+    if put.is_err() && !context.outbox.has_whole_tar(id, tar).await {
+        context.outbox.discard_tar(&tar.lease).await;
+    }
+    match put? {
         Written::New | Written::Unwanted => return Ok(true),
         Written::There => {}
     }
@@ -179,23 +252,34 @@ async fn report(
 }
 
 /// Writes the tar of these pictures to its unfinished place, durable; the same pictures give the same bytes.
-fn pack(folder: &Folder, id: Id, entries: &[Arc<Entry>]) -> io::Result<record::File> {
+fn pack(folder: &Folder, id: Id, entries: &[Arc<Entry>]) -> Result<record::File, Unpacked> {
     let path = folder.unfinished_tar(id);
-    let file = Summed { file: BufWriter::new(File::create(&path)?), sum: Sha256::new(), bytes: 0 };
+    let file = Summed { inner: BufWriter::new(File::create(&path)?), sum: Sha256::new(), bytes: 0 };
     let mut tar = Builder::new(file);
-    for entry in entries {
+    for (at, entry) in entries.iter().enumerate() {
         let record = &entry.record;
         let stem = stem(&record.object);
-        let picture = BufReader::new(File::open(folder.picture(entry.id))?);
-        append(&mut tar, &record.object, record.picture.bytes, picture)?;
+        let unreadable = |error: &dyn Display| Unpacked::Picture(at, format!("the picture: {error}"));
+        let picture = File::open(folder.picture(entry.id)).map_err(|error| unreadable(&error))?;
+        let mut picture =
+            Picture { file: Summed { inner: picture, sum: Sha256::new(), bytes: 0 }, error: None };
+        let appended = append(&mut tar, &record.object, record.picture.bytes, BufReader::new(&mut picture));
+        if let Some(error) = picture.error {
+            return Err(unreadable(&error));
+        }
+        appended?;
+        if picture.file.file() != record.picture {
+            return Err(unreadable(&"it is not what was written"));
+        }
         let facts = facts(record)?;
         append(&mut tar, &format!("{stem}.json"), facts.len() as u64, facts.as_bytes())?;
         let prompt = prompt(record)?;
         append(&mut tar, &format!("{stem}.txt"), prompt.len() as u64, prompt.as_bytes())?;
     }
-    let Summed { file, sum, bytes } = tar.into_inner()?;
-    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    Ok(record::File { bytes, sha256: hex::encode(sum.finalize()) })
+    let written = tar.into_inner()?;
+    let packed = written.file();
+    written.inner.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    Ok(packed)
 }
 
 fn append(tar: &mut Builder<impl Write>, name: &str, bytes: u64, content: impl Read) -> io::Result<()> {
@@ -248,22 +332,56 @@ fn facts(record: &Record) -> io::Result<String> {
     Ok(serde_json::to_string(&facts)?)
 }
 
-/// Counts and sums what is written.
-struct Summed {
-    file: BufWriter<File>,
+/// Counts and sums what goes through it.
+struct Summed<F> {
+    inner: F,
     sum: Sha256,
     bytes: u64,
 }
 
-impl Write for Summed {
+impl<F> Summed<F> {
+    fn add(&mut self, bytes: &[u8]) {
+        self.sum.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+
+    /// What went through.
+    fn file(&self) -> record::File {
+        record::File { bytes: self.bytes, sha256: hex::encode(self.sum.clone().finalize()) }
+    }
+}
+
+impl<F: Write> Write for Summed<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.sum.update(&bytes[..written]);
-        self.bytes += written as u64;
+        let written = self.inner.write(bytes)?;
+        self.add(&bytes[..written]);
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.inner.flush()
+    }
+}
+
+/// A picture that is read into a tar, and what went wrong with it: that is not the tar's fault.
+struct Picture {
+    file: Summed<File>,
+    error: Option<io::Error>,
+}
+
+impl Read for &mut Picture {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.file.inner.read(buffer) {
+            Ok(read) => {
+                self.file.add(&buffer[..read]);
+                Ok(read)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
+            Err(error) => {
+                let kind = error.kind();
+                self.error = Some(error);
+                Err(kind.into())
+            }
+        }
     }
 }

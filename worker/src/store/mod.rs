@@ -4,12 +4,12 @@
 //! meanwhile. An output that refuses for good ends the stage, and with it the worker: rendering on would be in vain. What
 //! an earlier run left ends nothing: it waits.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
+use sanafarm_proto::v1::ErrorClass;
 use sanafarm_telemetry::worker::{UPLOAD_BYTES, UPLOADS};
-
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -18,26 +18,23 @@ use tracing::Instrument;
 
 use crate::Error;
 use crate::outbox::folder::Aside;
+use crate::outbox::record::Record;
 use crate::outbox::{Entry, Outbox, Payload, Work};
+use crate::recipe::Failure;
 use crate::report::Acknowledged;
-use crate::retry::Backoff;
 use crate::session::{CallError, Session};
 use crate::stats::Stage;
 use crate::told::Period;
 
 mod archive;
+mod lanes;
 mod place;
 mod publish;
 
+use lanes::{LaneKey, Lanes, Next};
 use place::{Place, Source};
 pub(crate) use publish::open_output;
 use publish::{Published, publish};
-
-/// Waits between two tries of an output that is out of reach.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// Wait between two tries of what an earlier run left for an output that refuses it.
-const REFUSED_PAUSE: Duration = Duration::from_secs(300);
 
 /// Why something was not stored.
 #[derive(Debug)]
@@ -48,6 +45,8 @@ enum Problem {
     Refused(sanafarm_storage::Error),
     /// The coordinator refuses.
     Coordinator(CallError),
+    /// What lies in the outbox is not what was written there: nobody else's fault, and of this picture alone.
+    Local(String),
 }
 
 impl From<sanafarm_storage::Error> for Problem {
@@ -68,6 +67,7 @@ impl Problem {
             Self::Later(text) => Error::Storage(sanafarm_storage::Error::Unavailable(text)),
             Self::Refused(error) => Error::Storage(error),
             Self::Coordinator(error) => error.into(),
+            Self::Local(text) => Error::Outbox(text),
         }
     }
 }
@@ -75,41 +75,10 @@ impl Problem {
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Later(text) => f.write_str(text),
+            Self::Later(text) | Self::Local(text) => f.write_str(text),
             Self::Refused(error) => error.fmt(f),
             Self::Coordinator(error) => error.fmt(f),
         }
-    }
-}
-
-/// What is stored together: an output that fails holds up its own lane alone.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct LaneKey {
-    output: String,
-    presigned: bool,
-    recovered: bool,
-}
-
-#[derive(Debug, Default)]
-struct Lane {
-    /// Open since the first upload.
-    place: Option<Place>,
-    waiting: VecDeque<Work>,
-    at_work: usize,
-    down: Option<Down>,
-}
-
-/// An output is out of reach.
-#[derive(Debug)]
-struct Down {
-    until: Instant,
-    pauses: Backoff,
-}
-
-impl Lane {
-    fn may_start(&self, now: Instant) -> bool {
-        let is_up = self.down.as_ref().is_none_or(|down| down.until <= now && self.at_work == 0);
-        is_up && !self.waiting.is_empty()
     }
 }
 
@@ -128,14 +97,14 @@ struct Context {
     outbox: Arc<Outbox>,
     acknowledged: mpsc::Sender<Acknowledged>,
     stage: Arc<Stage>,
+    /// Uploads at once.
+    width: usize,
 }
 
 /// The store stage.
 pub(crate) struct Store {
     context: Context,
-    /// Uploads at once.
-    width: usize,
-    lanes: BTreeMap<LaneKey, Lane>,
+    lanes: Lanes,
     uploads: JoinSet<Ended>,
     failure: Option<Error>,
 }
@@ -149,8 +118,8 @@ impl Store {
     ) -> Self {
         let stage = outbox.stats().stage("store");
         stage.set_width(width as u32);
-        let context = Context { session, outbox, acknowledged, stage };
-        Self { context, width, lanes: BTreeMap::new(), uploads: JoinSet::new(), failure: None }
+        let context = Context { session, outbox, acknowledged, stage, width };
+        Self { context, lanes: Lanes::new(width), uploads: JoinSet::new(), failure: None }
     }
 
     /// Stores until the outbox is closed and all is stored, or until `stop`: the rest stays in the outbox.
@@ -162,18 +131,22 @@ impl Store {
         let mut open = true;
         loop {
             self.start(!open);
-            let waits = self.lanes.values().any(|lane| !lane.waiting.is_empty());
-            if self.uploads.is_empty() && (self.failure.is_some() || (!open && !waits)) {
+            if self.uploads.is_empty() && (self.failure.is_some() || (!open && !self.lanes.wait())) {
                 break;
             }
-            let next_try = self.lanes.values().filter_map(|lane| lane.down.as_ref()).map(|down| down.until);
-            let next_try = next_try.filter(|until| *until > Instant::now()).min();
+            let next_try = self.lanes.next_try(Instant::now());
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(ended) = self.uploads.join_next() => self.settle(ended),
                 () = sleep_until(next_try.unwrap_or_else(Instant::now)), if next_try.is_some() => {}
                 next = work.recv(), if open => match next {
-                    Some(work) => self.take(work),
+                    Some(next) => {
+                        self.take(next);
+                        // All that an earlier run left is known before the first of it is asked for.
+                        while let Ok(next) = work.try_recv() {
+                            self.take(next);
+                        }
+                    }
                     None => open = false,
                 },
             }
@@ -191,7 +164,23 @@ impl Store {
         let record = &entry.record;
         let (output, presigned) = (record.output.clone(), record.presigned);
         let key = LaneKey { output, presigned, recovered: entry.recovered };
-        self.lanes.entry(key).or_default().waiting.push_back(work);
+        if presigned && entry.recovered {
+            self.expect(&work);
+        }
+        self.lanes.add(key, work);
+    }
+
+    /// Tells what will have to be signed: of leases of this run it is known.
+    fn expect(&self, work: &Work) {
+        let entries = match work {
+            Work::Picture(entry) => vec![entry.clone()],
+            Work::Archive(lease) => self.context.outbox.of_lease(lease),
+        };
+        for Record { lease, object, sample, thumbnail, .. } in entries.iter().map(|entry| &entry.record) {
+            let object = sample.as_ref().map_or(object, |sample| &sample.archive);
+            let names = thumbnail.iter().map(|thumbnail| &thumbnail.object).chain([object]);
+            self.context.session.urls().expect(lease, names.cloned());
+        }
     }
 
     /// Starts as many uploads as may be; what an earlier run left for an output that is out of reach is waited for no longer
@@ -200,19 +189,12 @@ impl Store {
         if self.failure.is_some() {
             return;
         }
-        let now = Instant::now();
-        for (key, lane) in &mut self.lanes {
-            if leaving && key.recovered && lane.down.is_some() && lane.at_work == 0 {
-                lane.waiting.clear();
-            }
-            while self.uploads.len() < self.width && lane.may_start(now) {
-                let Some(work) = lane.waiting.pop_front() else { break };
-                lane.at_work += 1;
-                let about = self.context.outbox.about(&work);
-                let upload = upload(self.context.clone(), key.clone(), lane.place.clone(), work);
-                let upload = upload.instrument(about);
-                self.uploads.spawn(upload);
-            }
+        if leaving {
+            self.lanes.leave();
+        }
+        while let Some(Next { lane, place, work }) = self.lanes.next(Instant::now()) {
+            let about = self.context.outbox.about(&work);
+            self.uploads.spawn(upload(self.context.clone(), lane, place, work).instrument(about));
         }
     }
 
@@ -224,12 +206,9 @@ impl Store {
                 return;
             }
         };
-        let Some(lane) = self.lanes.get_mut(&key) else { return };
-        lane.at_work -= 1;
         let problem = match outcome {
             Ok(place) => {
-                lane.place = Some(place);
-                if lane.down.take().is_some() {
+                if self.lanes.stored(&key, place) {
                     tracing::info!(output = key.output, "output is in reach again");
                 }
                 return self.tell_trouble(None);
@@ -242,13 +221,7 @@ impl Store {
             return;
         }
         let about = self.context.outbox.about(&work).entered();
-        lane.waiting.push_front(work);
-        let mut pauses = match lane.down.take() {
-            Some(down) => down.pauses,
-            None => Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
-        };
-        let wait = if is_transient { pauses.wait() } else { REFUSED_PAUSE };
-        lane.down = Some(Down { until: Instant::now() + wait, pauses });
+        let wait = self.lanes.failed(&key, work, is_transient, Instant::now());
         tracing::warn!(error = %problem, retry_in = ?wait, "not stored, tried again: output is out of reach");
         drop(about);
         self.tell_trouble(Some(&problem));
@@ -261,7 +234,7 @@ impl Store {
             Some(problem) => {
                 stats.set_trouble("store", Some(format!("finished images wait for their upload: {problem}")));
             }
-            None if self.lanes.values().all(|lane| lane.down.is_none()) => stats.set_trouble("store", None),
+            None if self.lanes.are_up() => stats.set_trouble("store", None),
             None => {}
         }
     }
@@ -271,16 +244,29 @@ async fn upload(context: Context, lane: LaneKey, place: Option<Place>, work: Wor
     let outcome = async {
         let place = match place {
             Some(place) => place,
-            None => Place::open(&lane.output, lane.presigned, &context.session).await?,
+            None => Place::open(&lane.output, lane.presigned, &context.session, context.width).await?,
+        };
+        let stored = match &work {
+            Work::Picture(entry) => store_picture(&context, &place, entry).await,
+            Work::Archive(lease) => archive::commit(&context, &place, lease, lane.recovered).await,
+        };
+        let (why, text) = match stored {
+            Ok(()) => return Ok(place),
+            Err(Problem::Local(text)) => (Aside::Corrupt, text),
+            // Of a database that was replaced, or was put back to a time before this lease.
+            Err(Problem::Coordinator(error)) if lane.recovered && error.is_of_no_lease() => {
+                (Aside::Refused, error.to_string())
+            }
+            Err(problem) => return Err(problem),
         };
         match &work {
-            Work::Picture(entry) => match store_picture(&context, &place, entry).await {
-                Err(Problem::Coordinator(error)) if lane.recovered && error.is_about_request() => {
-                    context.outbox.set_aside(entry.id, Aside::Refused, &error.to_string()).await;
+            Work::Picture(entry) => set_aside(&context, entry, why, &text).await,
+            Work::Archive(lease) => {
+                for entry in context.outbox.of_lease(lease) {
+                    set_aside(&context, &entry, why, &text).await;
                 }
-                stored => stored?,
-            },
-            Work::Archive(lease) => archive::commit(&context, &place, lease, lane.recovered).await?,
+                context.outbox.discard_tar(lease).await;
+            }
         }
         Ok(place)
     };
@@ -288,10 +274,39 @@ async fn upload(context: Context, lane: LaneKey, place: Option<Place>, work: Wor
     let told = match &outcome {
         Ok(_) => "stored",
         Err(Problem::Later(_)) => "late",
-        Err(Problem::Refused(_) | Problem::Coordinator(_)) => "refused",
+        Err(Problem::Refused(_) | Problem::Coordinator(_) | Problem::Local(_)) => "refused",
     };
     metrics::counter!(UPLOADS, "outcome" => told).increment(1);
     Ended { lane, work, outcome }
+}
+
+/// Gives up a picture that cannot be stored, by no fault of its output: its image is to be rendered again.
+async fn set_aside(context: &Context, entry: &Entry, why: Aside, text: &str) {
+    context.outbox.set_aside(entry.id, why, text).await;
+    if !entry.recovered {
+        // It costs the image and this worker: a disk that loses pictures would have it rendered for ever.
+        return context.outbox.failed(entry, Failure::new(ErrorClass::Internal, text));
+    }
+    // A shard that was leased since may wait for it.
+    let note = Acknowledged {
+        lease: entry.record.lease.clone(),
+        job: entry.record.job.clone(),
+        indices: vec![entry.record.index],
+        done: 0,
+        failed: 0,
+        held: true,
+    };
+    if context.acknowledged.send(note).await.is_err() {
+        tracing::debug!("nobody waits for acknowledgements");
+    }
+}
+
+/// Looks whose fault it was that a picture was not stored: what lies in the outbox may have become unreadable.
+async fn blame(context: &Context, entry: &Entry, problem: Problem) -> Problem {
+    match context.outbox.check(entry).await {
+        Ok(()) => problem,
+        Err(why) => Problem::Local(why),
+    }
 }
 
 async fn store_picture(context: &Context, place: &Place, entry: &Entry) -> Result<(), Problem> {
@@ -302,28 +317,39 @@ async fn store_picture(context: &Context, place: &Place, entry: &Entry) -> Resul
     }
     let _busy = context.stage.busy();
     let start = SystemTime::now();
-    store_thumbnail(context, place, entry).await?;
-    let picture = match &entry.payload {
-        Payload::Memory { picture, .. } => Source::Memory(picture.clone()),
-        Payload::Disk | Payload::Gone => Source::File(context.outbox.folder().picture(entry.id)),
+    let published = async {
+        store_thumbnail(context, place, entry).await?;
+        context.outbox.check_sizes(entry).await.map_err(Problem::Local)?;
+        let picture = match &entry.payload {
+            Payload::Memory { picture, .. } => Source::Memory(picture.clone()),
+            Payload::Disk | Payload::Gone => Source::File(context.outbox.folder().picture(entry.id)),
+        };
+        publish(place, &entry.record, picture).await
     };
-    match publish(place, &entry.record, picture).await? {
-        Published::Done(stored) => {
+    match published.await {
+        Ok(Published::Done(stored)) => {
             entry.which().was_in("upload", Period::since(start));
             metrics::counter!(UPLOAD_BYTES).increment(stored.file.bytes);
             context.outbox.stored(entry, stored).await;
         }
-        Published::Failed(failure) => context.outbox.failed(entry, failure),
+        Ok(Published::Failed(failure)) => context.outbox.failed(entry, failure),
+        Err(problem) => return Err(blame(context, entry, problem).await),
     }
     Ok(())
 }
 
-/// A thumbnail follows from its picture: one that is there already is the same.
+/// A thumbnail follows from its picture: one that is there already is the same. One that this run has put is not put again.
 async fn store_thumbnail(context: &Context, place: &Place, entry: &Entry) -> Result<(), Problem> {
     let Some(thumbnail) = &entry.record.thumbnail else { return Ok(()) };
+    if entry.thumbnail_is_stored.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    context.outbox.check_sizes(entry).await.map_err(Problem::Local)?;
     let source = match &entry.payload {
         Payload::Memory { thumbnail, .. } => Source::Memory(thumbnail.clone().unwrap_or_default()),
         Payload::Disk | Payload::Gone => Source::File(context.outbox.folder().thumbnail(entry.id)),
     };
-    place.put_new(&entry.record.lease, &thumbnail.object, &source).await.map(drop)
+    place.put_new(&entry.record.lease, &thumbnail.object, &source).await?;
+    entry.thumbnail_is_stored.store(true, Ordering::Relaxed);
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sanafarm_proto::v1::*;
@@ -208,4 +208,54 @@ async fn a_tar_larger_than_the_outbox_collects_all_the_same() {
     let mut farm = Farm::start_with(folder, shards, |_| {}, tiny).await;
     assert_eq!(farm.finish(8).await.done, 8);
     assert_eq!(farm.coordinator().state().archives.len(), 1);
+}
+
+/// Files of a worker's outbox with this ending.
+fn kept(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder.join("cache/outbox/worker-1")).unwrap();
+    let mut found: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.to_str().unwrap().ends_with(ending));
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn a_tar_that_cannot_be_packed_takes_no_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards = |out: &Path, model: &Path| {
+        let mut lease = tarred("a", 0, &["x", "y"], out, model);
+        // The tar has begun when this is found.
+        lease.images[1].extra = "no JSON".into();
+        vec![lease]
+    };
+    let farm = Farm::start_in(folder, shards, |_| {}).await;
+    farm.coordinator()
+        .until("the trouble is told", |state| state.stats.trouble.contains("pack a tar in the outbox"))
+        .await;
+    let folder = farm.kill().await;
+    assert_eq!(kept(folder.path(), ".picture").len(), 2, "the pictures wait");
+    assert!(kept(folder.path(), ".part").is_empty(), "{:?}", kept(folder.path(), ".part"));
+}
+
+#[tokio::test]
+async fn a_picture_that_cannot_be_read_is_set_aside_and_the_others_become_a_tar() {
+    let prompts = ["gone", "short", "torn", "y", "wait"];
+    let mut farm = Farm::start(|out, model| vec![tarred("a", 0, &prompts, out, model)]).await;
+    farm.coordinator().until("four are kept", |state| state.stats.outbox_images == 4).await;
+    let pictures = kept(farm.folder.path(), ".picture");
+    std::fs::remove_file(&pictures[0]).unwrap();
+    std::fs::File::options().write(true).open(&pictures[1]).unwrap().set_len(100).unwrap();
+    let mut torn = std::fs::read(&pictures[2]).unwrap();
+    torn[50] ^= 1;
+    std::fs::write(&pictures[2], torn).unwrap();
+    farm.watch.open();
+    let summary = farm.finish(5).await;
+    assert_eq!((summary.done, summary.failed, summary.kept), (2, 3, 0));
+    let state = farm.coordinator().state();
+    assert_eq!(state.archives[0].2, [3, 4]);
+    for index in 0..3 {
+        assert_eq!(state.failed(index).error_class(), ErrorClass::Internal, "it may be rendered elsewhere");
+    }
+    let aside = farm.folder.path().join("cache/outbox/worker-1/corrupt");
+    assert_eq!(std::fs::read_dir(aside).unwrap().count(), 5, "three records and two pictures");
 }

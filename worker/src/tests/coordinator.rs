@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sanafarm_net::Channel;
 use sanafarm_proto::v1::image_result::Outcome;
@@ -61,6 +61,8 @@ pub(super) struct State {
     pub(super) drain: Drain,
     /// Has the keys that workers lack.
     pub(super) signer: Option<Output>,
+    /// What it was asked to sign, call by call.
+    pub(super) signed: Vec<Vec<String>>,
     /// Calls that fail until further notice.
     pub(super) away: BTreeMap<&'static str, Code>,
     /// Leases that were granted are on their way until further notice.
@@ -301,12 +303,18 @@ impl WorkerService for TestCoordinator {
         let signer = self.state().signer.clone();
         let signer = signer.ok_or_else(|| Status::failed_precondition("this coordinator signs no URLs"))?;
         let mut objects = Vec::new();
+        let names = request.objects.clone();
+        let lifetime = Duration::from_secs(60);
+        let expires_at = Some(prost_types::Timestamp::from(SystemTime::now() + lifetime));
         for object in request.objects {
-            let sign = async |access| signer.sign(&object, access, Duration::from_secs(60)).await.unwrap();
+            let sign = async |access| signer.sign(&object, access, lifetime).await.unwrap();
             let (put_url, get_url) = (sign(Access::Put).await.into(), sign(Access::Get).await.into());
-            objects.push(SignedObject { object, put_url, get_url, expires_at: None });
+            objects.push(SignedObject { object, put_url, get_url, expires_at });
         }
-        self.answer("sign", Some(&request.session_id), |_| Ok(SignObjectsResponse { objects }))
+        self.answer("sign", Some(&request.session_id), |state| {
+            state.signed.push(names);
+            Ok(SignObjectsResponse { objects })
+        })
     }
 
     async fn release_lease(

@@ -334,3 +334,74 @@ async fn results_of_an_earlier_run_that_are_refused_are_set_aside_and_end_nothin
     assert_eq!(second.finish(1).await.done, 1);
     assert_eq!(std::fs::read_dir(outbox(&second.folder).join("refused")).unwrap().count(), 1);
 }
+
+#[tokio::test]
+async fn an_image_that_cannot_be_stored_holds_up_no_other_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = unreachable(&folder);
+    let shards = |out: &Path, model: &Path| {
+        let mut lease = shard("a", 0, &["bad", "wait", "x"], out, model);
+        lease.images[0].object = "sub/deep/0000.png".into();
+        vec![lease]
+    };
+    let mut farm = Farm::start_in(folder, shards, |_| {}).await;
+    let coordinator = farm.coordinator();
+    coordinator
+        .until("the trouble is told", |state| state.stats.trouble.contains("write sub/deep/0000.png"))
+        .await;
+    farm.watch.open();
+    coordinator.until("the others are stored", |state| state.results.len() == 2).await;
+    std::fs::remove_file(link).unwrap();
+    assert_eq!(farm.finish(3).await.done, 3);
+}
+
+#[tokio::test]
+async fn a_picture_that_cannot_be_read_any_more_is_set_aside_and_the_others_are_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = unreachable(&folder);
+    let shards =
+        |out: &Path, model: &Path| vec![below(shard("a", 0, &["gone", "short", "whole"], out, model))];
+    let mut farm = Farm::start_in(folder, shards, |_| {}).await;
+    farm.coordinator().until("all are kept", |state| state.stats.outbox_images == 3).await;
+    let pictures = kept(&farm.folder, ".picture");
+    std::fs::remove_file(&pictures[0]).unwrap();
+    std::fs::File::options().write(true).open(&pictures[1]).unwrap().set_len(100).unwrap();
+    std::fs::remove_file(link).unwrap();
+    let summary = farm.finish(3).await;
+    assert_eq!((summary.done, summary.failed, summary.kept), (1, 2, 0));
+    let state = farm.coordinator().state();
+    assert_eq!(state.done(2).sha256, crate::picture::sha256(&farm.file("sub/deep/0002.png")));
+    for (index, why) in [(0, "No such file"), (1, "has 100 bytes instead of")] {
+        let failed = state.failed(index);
+        assert_eq!(failed.error_class(), ErrorClass::Internal, "it may be rendered elsewhere");
+        assert!(failed.message.contains(why), "{failed:?}");
+    }
+    let aside = std::fs::read_dir(outbox(&farm.folder).join("corrupt")).unwrap().count();
+    assert_eq!(aside, 3, "two records and a picture");
+}
+
+#[tokio::test]
+async fn a_thumbnail_that_was_put_is_not_put_again_when_its_tar_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = unreachable(&folder);
+    let shards = |out: &Path, model: &Path| {
+        let mut lease = shard("a", 0, &["x", "y"], out, model);
+        let form = lease.form.as_mut().unwrap();
+        (form.layout, form.thumbnails) = (Layout::Webdataset.into(), true);
+        lease.archive = "sub/deep/a-1.tar".into();
+        for image in &mut lease.images {
+            image.thumbnail = format!("small/{}.jpg", image.index);
+        }
+        vec![lease]
+    };
+    let mut farm = Farm::start_in(folder, shards, |_| {}).await;
+    farm.coordinator()
+        .until("the trouble is told", |state| state.stats.trouble.contains("write sub/deep/a-1.tar"))
+        .await;
+    let small = farm.folder.path().join("out/small");
+    assert_eq!(std::fs::read_dir(&small).unwrap().count(), 2);
+    std::fs::remove_file(small.join("0.jpg")).unwrap();
+    std::fs::remove_file(link).unwrap();
+    assert_eq!(farm.finish(2).await.done, 2);
+    assert!(!small.join("0.jpg").exists());
+}
