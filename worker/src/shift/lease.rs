@@ -69,9 +69,12 @@ impl Shift {
             return self.fail(Error::Coordinator("lease a shard: the coordinator sent half a lease".into()));
         };
         if let Err(error) = output {
-            self.fail(Error::Storage(error));
-            return self.release(key, true);
+            return self.refuse(key, &lease.job_id, error);
         }
+        if let Some(why) = self.refusing.get(&lease.output) {
+            return self.hand_back(key, ReleaseReason::Storage, why.clone());
+        }
+        self.accept();
         if self.leaving {
             return self.release(key, true);
         }
@@ -129,6 +132,7 @@ impl Shift {
             in_hand: there.into_iter().map(|image| image.index).collect(),
             held: true,
             cut_short: false,
+            refused: None,
         });
     }
 }

@@ -1,12 +1,13 @@
 //! The shift: one loop that owns what is leased, keeps the engine fed and sees every image into the outbox, from where
 //! the store stage and the reporter take it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sanafarm_net::Channel;
 use sanafarm_proto::v1::{Device, OpenSessionRequest, ReleaseReason};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,7 @@ mod image;
 mod lease;
 mod leaving;
 mod limits;
+mod refusal;
 mod shard;
 
 use image::Image;
@@ -80,6 +82,8 @@ struct Shift {
     leasing: Option<AbortHandle>,
     /// Output of the last lease.
     output: Option<String>,
+    /// Outputs that refuse, and why.
+    refusing: BTreeMap<String, String>,
     leaving: bool,
     /// How long what is in the outbox may take when the worker leaves.
     drain_timeout: Duration,
@@ -164,6 +168,7 @@ pub(crate) async fn run(
         releasing: 0,
         leasing: None,
         output: None,
+        refusing: BTreeMap::new(),
         leaving: false,
         drain_timeout: options.drain_timeout,
         flushing: false,
@@ -182,7 +187,8 @@ impl Shift {
     async fn work(mut self, threads: Threads, queues: Queues, uploads: usize) -> Result<Summary, Error> {
         let Threads { commands, mut ended } = threads;
         let stop_renewing = CancellationToken::new();
-        let mut acknowledgements = self.start_conversations(queues, uploads, &stop_renewing);
+        let (refuse, mut refusing) = watch::channel(BTreeMap::new());
+        let mut acknowledgements = self.start_conversations(queues, uploads, refuse, &stop_renewing);
         let (leases, outbox, leave) = (self.leases.clone(), self.outbox.clone(), self.leave.clone());
         let mut ends = leave.ends();
         // It may have been told already.
@@ -218,6 +224,11 @@ impl Shift {
                 Ok(()) = ends.changed() => {
                     let end = *ends.borrow_and_update();
                     self.end_at(end);
+                }
+                // The store stage sends no more when it has ended.
+                Ok(()) = refusing.changed() => {
+                    let now = refusing.borrow_and_update().clone();
+                    self.heed(now);
                 }
                 end = &mut ended, if !self.leaving => self.engine_ended(end),
                 Some(image) = self.images.join_next() => self.settle_image(image),
@@ -263,12 +274,15 @@ impl Shift {
         &mut self,
         queues: Queues,
         uploads: usize,
+        refusing: watch::Sender<BTreeMap<String, String>>,
         stop_renewing: &CancellationToken,
     ) -> mpsc::Receiver<Acknowledged> {
         let (acknowledge, acknowledgements) = mpsc::channel(NOTES);
         let Queues { work, reports } = queues;
         let (session, outbox) = (self.session.clone(), self.outbox.clone());
         let store = Store::new(session.clone(), outbox.clone(), acknowledge.clone(), uploads.max(1));
+        // A worker for one job has nothing else to do than what is refused.
+        let store = if self.job.is_empty() { store.tell_refusals(refusing) } else { store };
         let stop_storing = self.stop_storing.clone();
         self.asides.spawn(async { Aside::Stored(store.run(work, stop_storing).await) });
         let reporter = report_results(session.clone(), outbox, reports, acknowledge);
@@ -359,14 +373,19 @@ impl Shift {
         let abandoned = !self.storing && !self.reporting;
         let ended = |shard: &mut Shard| {
             shard.cut_short |= abandoned && !shard.in_hand.is_empty();
-            shard.waiting.is_empty() && (shard.in_hand.is_empty() || abandoned)
+            // What is kept for an output that refuses is told when it is stored, under whatever lease.
+            let is_refused = shard.refused.is_some() && shard.sent.is_empty();
+            shard.waiting.is_empty() && (shard.in_hand.is_empty() || abandoned || is_refused)
         };
         let ended: Vec<Shard> = self.shards.extract_if(.., ended).collect();
         for shard in ended {
-            if self.leases.holds(&shard.key) && (shard.held || shard.cut_short) {
-                self.release(shard.key.clone(), shard.cut_short);
-            }
+            let is_held = self.leases.holds(&shard.key) && (shard.held || shard.cut_short);
             self.leases.remove(&shard.key);
+            match shard.refused {
+                _ if !is_held => {}
+                Some(why) => self.hand_back(shard.key, ReleaseReason::Storage, why),
+                None => self.release(shard.key, shard.cut_short),
+            }
         }
     }
 

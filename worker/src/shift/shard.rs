@@ -40,8 +40,10 @@ pub(super) struct Shard {
     pub(super) in_hand: BTreeSet<u64>,
     /// What the coordinator said last: images are left to do.
     pub(super) held: bool,
-    /// Images were left undone because the worker leaves.
+    /// Images were left undone because the worker leaves, or the output refuses.
     pub(super) cut_short: bool,
+    /// Why its output refuses.
+    pub(super) refused: Option<String>,
 }
 
 impl Shard {

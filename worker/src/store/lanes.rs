@@ -12,7 +12,7 @@ use crate::retry::Backoff;
 /// Waits between two tries of an output that is out of reach.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// Wait between two tries of what an earlier run left for an output that refuses it.
+/// Wait between two tries of an output that refuses.
 const REFUSED_PAUSE: Duration = Duration::from_secs(300);
 /// Lanes that are kept, with what was opened for them, while nothing waits in them.
 const MOST_IDLE: usize = 16;
@@ -34,11 +34,12 @@ struct Lane {
     down: Option<Down>,
 }
 
-/// An output is out of reach.
+/// An output is out of reach, or refuses.
 #[derive(Debug)]
 struct Down {
     until: Instant,
     pauses: Backoff,
+    refuses: bool,
 }
 
 impl Lane {
@@ -114,14 +115,16 @@ impl Lanes {
             None => Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
         };
         let wait = if is_transient { pauses.wait() } else { REFUSED_PAUSE };
-        lane.down = Some(Down { until: now + wait, pauses });
+        lane.down = Some(Down { until: now + wait, pauses, refuses: !is_transient });
         wait
     }
 
-    /// The worker leaves: what an earlier run left for an output that is out of reach is waited for no longer.
+    /// The worker leaves: an output that refuses is waited for no longer, nor one that is out of reach for what an earlier run
+    /// left for it.
     pub(super) fn leave(&mut self) {
         for (key, lane) in &mut self.lanes {
-            if key.recovered && lane.down.is_some() && lane.at_work == 0 {
+            let is_in_vain = lane.down.as_ref().is_some_and(|down| key.recovered || down.refuses);
+            if is_in_vain && lane.at_work == 0 {
                 lane.waiting.clear();
             }
         }

@@ -1,16 +1,17 @@
 //! The store stage: what lies in the outbox goes to its output, several uploads at once.
 //!
 //! An output that is out of reach is tried again and again, one upload at a time, for as long as it takes; others go on
-//! meanwhile. An output that refuses for good ends the stage, and with it the worker: rendering on would be in vain. What
-//! an earlier run left ends nothing: it waits.
+//! meanwhile. An output that refuses is tried again later and told, so that nothing more is rendered for it. In a worker for
+//! one job it ends the stage, and with it the worker; what an earlier run left ends nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use sanafarm_proto::v1::ErrorClass;
 use sanafarm_telemetry::worker::{UPLOAD_BYTES, UPLOADS};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -106,6 +107,8 @@ pub(crate) struct Store {
     context: Context,
     lanes: Lanes,
     uploads: JoinSet<Ended>,
+    /// Outputs that refuse, and why; none when one ends the stage.
+    refusing: Option<watch::Sender<BTreeMap<String, String>>>,
     failure: Option<Error>,
 }
 
@@ -119,7 +122,12 @@ impl Store {
         let stage = outbox.stats().stage("store");
         stage.set_width(width as u32);
         let context = Context { session, outbox, acknowledged, stage, width };
-        Self { context, lanes: Lanes::new(width), uploads: JoinSet::new(), failure: None }
+        Self { context, lanes: Lanes::new(width), uploads: JoinSet::new(), refusing: None, failure: None }
+    }
+
+    /// An output that refuses is told there, and ends nothing.
+    pub(crate) fn tell_refusals(self, refusing: watch::Sender<BTreeMap<String, String>>) -> Self {
+        Self { refusing: Some(refusing), ..self }
     }
 
     /// Stores until the outbox is closed and all is stored, or until `stop`: the rest stays in the outbox.
@@ -210,21 +218,39 @@ impl Store {
             Ok(place) => {
                 if self.lanes.stored(&key, place) {
                     tracing::info!(output = key.output, "output is in reach again");
+                    self.tell_refusal(&key.output, None);
                 }
                 return self.tell_trouble(None);
             }
             Err(problem) => problem,
         };
         let is_transient = matches!(problem, Problem::Later(_));
-        if !is_transient && !key.recovered {
+        let is_borne = match problem {
+            Problem::Later(_) => true,
+            Problem::Refused(_) => key.recovered || self.refusing.is_some(),
+            Problem::Coordinator(_) | Problem::Local(_) => key.recovered,
+        };
+        if !is_borne {
             self.failure.get_or_insert(problem.into_error());
             return;
+        }
+        if let Problem::Refused(error) = &problem {
+            self.tell_refusal(&key.output, Some(format!("{error}; {}", error.hint())));
         }
         let about = self.context.outbox.about(&work).entered();
         let wait = self.lanes.failed(&key, work, is_transient, Instant::now());
         tracing::warn!(error = %problem, retry_in = ?wait, "not stored, tried again: output is out of reach");
         drop(about);
         self.tell_trouble(Some(&problem));
+    }
+
+    /// Says that an output refuses, or does no more.
+    fn tell_refusal(&self, output: &str, why: Option<String>) {
+        let Some(refusing) = &self.refusing else { return };
+        refusing.send_if_modified(|refusing| match why {
+            Some(why) => refusing.insert(output.to_owned(), why).is_none(),
+            None => refusing.remove(output).is_some(),
+        });
     }
 
     /// Says what is wrong while any output is out of reach.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use sanafarm_proto::v1::*;
 use tonic::Code;
 
-use super::coordinator::Fault;
+use super::coordinator::{Fault, State};
 use super::{Farm, shard};
-use crate::{Error, picture};
+use crate::{Error, Options, picture};
 
 #[tokio::test]
 async fn coordinator_away_for_a_while_is_waited_for() {
@@ -212,38 +212,65 @@ async fn huge_file_in_the_place_of_a_picture_is_not_read() {
 }
 
 #[tokio::test]
-async fn output_that_cannot_be_opened_ends_the_worker_before_any_work() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("out"), "a file in the place of the folder").unwrap();
-    let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["x", "y"], out, model)];
-    let mut farm = Farm::start_in(folder, shards, |_| {}).await;
-    let error = farm.end().await.unwrap_err();
-    assert!(matches!(&error, Error::Storage(_)) && error.to_string().contains("/out"), "{error}");
-    let state = farm.coordinator().state();
-    assert_eq!(state.releases.len(), 1);
-    assert_eq!(state.releases[0].1, ReleaseReason::Storage);
-    assert_eq!((state.results.len(), state.closed), (0, 1));
-    assert!(farm.watch.started().is_empty());
+async fn output_that_cannot_be_opened_is_left_to_others_and_ends_a_worker_for_one_job() {
+    for only in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("out"), "a file in the place of the folder").unwrap();
+        let shards = |out: &Path, model: &Path| {
+            let good = out.with_file_name("good");
+            let good = Lease { job_id: "other".into(), ..shard("b", 100, &["z"], &good, model) };
+            vec![shard("a", 0, &["x", "y"], out, model), good]
+        };
+        let only_job = |options: &mut Options| options.job = only.then(|| "job".to_owned());
+        let mut farm = Farm::start_with(folder, shards, |_| {}, only_job).await;
+        if only {
+            let error = farm.end().await.unwrap_err();
+            assert!(matches!(&error, Error::Storage(_)) && error.to_string().contains("/out"), "{error}");
+        } else {
+            assert_eq!(farm.finish(1).await.done, 1);
+        }
+        let state = farm.coordinator().state();
+        let (lease, reason, message) = &state.releases[0];
+        assert_eq!((lease.shard_id.as_str(), *reason), ("a", ReleaseReason::Storage));
+        assert!(message.contains("/out"), "{message}");
+        assert_eq!((state.results.len(), state.closed), (usize::from(!only), 1));
+        assert_eq!(farm.watch.started().len(), usize::from(!only));
+    }
 }
 
 #[tokio::test]
-async fn output_that_fails_in_the_middle_ends_the_worker_and_blames_no_image() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::create_dir(folder.path().join("out")).unwrap();
-    std::fs::write(folder.path().join("out/sub"), "a file in the place of a folder").unwrap();
-    let shards = |out: &Path, model: &Path| {
-        let mut lease = shard("a", 0, &["x", "y", "z", "z", "z", "z", "z", "z"], out, model);
-        lease.images[1].object = "sub/y.png".into();
-        vec![lease]
-    };
-    let mut farm = Farm::start_in(folder, shards, |_| {}).await;
-    let error = farm.end().await.unwrap_err();
-    assert!(matches!(&error, Error::Storage(_)) && error.to_string().contains("sub/y.png"), "{error}");
-    let state = farm.coordinator().state();
-    assert_eq!(state.done(0).object, "0000.png", "what was finished is reported");
-    assert!(!state.results.contains_key(&1));
-    assert_eq!(state.releases[0].1, ReleaseReason::Storage);
-    assert!(state.releases[0].2.contains("sub/y.png"), "{:?}", state.releases);
+async fn output_that_fails_in_the_middle_blames_no_image_and_ends_only_a_worker_for_one_job() {
+    for only in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("out")).unwrap();
+        std::fs::write(folder.path().join("out/sub"), "a file in the place of a folder").unwrap();
+        let shards = |out: &Path, model: &Path| {
+            let mut lease = shard("a", 0, &["x", "y", "z", "z", "z", "z", "z", "z"], out, model);
+            lease.images[1].object = "sub/y.png".into();
+            let good = out.with_file_name("good");
+            let good = Lease { job_id: "other".into(), ..shard("b", 100, &["z"], &good, model) };
+            vec![lease, good]
+        };
+        let only_job = |options: &mut Options| options.job = only.then(|| "job".to_owned());
+        let mut farm = Farm::start_with(folder, shards, |_| {}, only_job).await;
+        if only {
+            let error = farm.end().await.unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(&error, Error::Storage(_)) && text.contains("sub/y.png"), "{error}");
+        } else {
+            let rendered = |state: &State| state.results.contains_key(&100) && !state.releases.is_empty();
+            farm.coordinator().until("another job is rendered", rendered).await;
+            farm.shutdown.soft.cancel();
+            let summary = farm.end().await.unwrap();
+            assert!(summary.kept >= 1, "what is rendered is kept: {summary:?}");
+        }
+        let state = farm.coordinator().state();
+        assert_eq!(state.done(0).object, "0000.png", "what was finished is reported");
+        assert!(!state.results.contains_key(&1));
+        let (lease, reason, message) = &state.releases[0];
+        assert_eq!((lease.shard_id.as_str(), *reason), ("a", ReleaseReason::Storage));
+        assert!(message.contains("sub/y.png"), "{message}");
+    }
 }
 
 #[tokio::test]
