@@ -171,7 +171,10 @@ async fn worker_killed_between_the_upload_of_a_tar_and_its_report_has_it_adopted
     let mut second = Farm::start_in(folder, |out, model| vec![again(lease(out, model))], |_| {}).await;
     assert_eq!(second.finish(2).await.done, 2);
     assert!(second.watch.started().is_empty());
-    assert_eq!(tars(&second), ["a-1.tar"]);
+    let mut found = tars(&second);
+    // What the killed worker was about to remove may be there still.
+    found.retain(|name| !name.ends_with(".part"));
+    assert_eq!(found, ["a-1.tar"]);
     assert_eq!(std::fs::metadata(&tar).unwrap().modified().unwrap(), written, "not written again");
     assert_eq!(second.coordinator().state().archives[0].0.attempt, 1);
 }
