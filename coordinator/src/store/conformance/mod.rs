@@ -19,6 +19,7 @@ pub(in crate::store) mod presence;
 pub(in crate::store) mod requeue;
 pub(in crate::store) mod results;
 pub(in crate::store) mod signing;
+pub(in crate::store) mod speeds;
 pub(in crate::store) mod submission;
 pub(in crate::store) mod tail;
 pub(in crate::store) mod tokens;
@@ -69,7 +70,10 @@ macro_rules! conformance_suite {
             results: a_permanent_error_fails_the_image_at_once,
             results: a_shard_with_errors_waits_before_it_is_tried_again,
             results: an_image_that_loses_its_worker_too_often_fails,
-            results: measured_speed_is_known,
+            speeds: measured_speed_is_known,
+            speeds: what_was_measured_is_known_however_many_jobs_come_later,
+            speeds: of_every_size_of_a_long_job_something_is_known,
+            speeds: what_a_cancelled_job_rendered_is_known,
             archives: a_form_is_kept_and_told_with_each_lease,
             archives: what_a_look_at_a_picture_gave_is_kept,
             archives: pictures_of_a_tar_are_committed_together_and_once,
