@@ -125,6 +125,7 @@ macro_rules! conformance_suite {
             requeue: nothing_of_a_cancelled_job_is_requeued,
             requeue: a_picture_of_a_shard_that_is_held_or_cut_is_requeued,
             requeue: the_history_tells_of_the_picture_that_was_lost,
+            requeue: device_time_that_was_used_is_counted_for_ever,
             requeue: a_deadline_that_was_met_ends_no_job_that_is_rendered_again,
             tail: the_end_of_a_job_is_told,
             tail: what_is_cut_off_is_a_shard_of_its_own,
