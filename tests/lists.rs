@@ -177,7 +177,7 @@ fn what_was_rendered_before_tells_time_and_bytes() {
     assert_eq!((&told["workers"], &told["farm_seconds"]), (&Value::Null, &Value::Null));
     let words = sandbox.run(&["estimate", "b.csv", "--size", "32x32", "--steps", "1"]).ok().stdout;
     let time = words.lines().find(|line| line.starts_with("device time")).unwrap_or_default();
-    assert!(time.ends_with("; 1 images by those of another size or number of steps"), "{words}");
+    assert!(time.ends_with("; 1 image by those of another size or number of steps"), "{words}");
     assert!(words.trim_end().ends_with("2 of 0.001 MP, 1 steps"), "{words}");
 }
 
@@ -188,7 +188,7 @@ fn small_jobs_that_come_later_leave_what_was_measured() {
     sandbox.run(&["render", "a.csv", "--size", "32x32", "--steps", "1"]).ok();
     let before = estimate(&sandbox, &["a.csv", "--size", "32x32", "--steps", "1"]);
     for number in 0..6 {
-        sandbox.write("b.txt", &format!("green dots {number}\n"));
+        sandbox.write("b.txt", format!("green dots {number}\n"));
         sandbox.run(&["render", "b.txt", "--size", "96x32", "--steps", "1"]).ok();
     }
     let after = estimate(&sandbox, &["a.csv", "--size", "32x32", "--steps", "1"]);

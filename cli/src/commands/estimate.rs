@@ -88,14 +88,14 @@ fn lines(estimate: &Estimate, timing: &TimingArgs) -> Vec<(&'static str, String)
         (None, _) => "not known: nothing like it was rendered yet".to_owned(),
         (Some(amount), 0) => amount,
         (Some(amount), unknown) => {
-            let known = amounts::count(images - unknown);
-            format!("at least {amount}, for {known} images; nothing like the others was rendered yet")
+            let known = amounts::counted(images - unknown, "image");
+            format!("at least {amount}, for {known}; nothing like the others was rendered yet")
         }
     };
     let time = told(estimate.seconds().map(amounts::duration), estimate.unmeasured());
     let scaled = match estimate.scaled() {
         0 => String::new(),
-        some => format!("; {} images by those of another size or number of steps", amounts::count(some)),
+        some => format!("; {} by those of another size or number of steps", amounts::counted(some, "image")),
     };
     lines.push(("device time", format!("{time}{scaled}")));
     lines.push(("bytes", told(estimate.bytes().map(amounts::bytes), estimate.unweighed())));
@@ -212,4 +212,53 @@ fn object(estimate: &Estimate, timing: &TimingArgs, skip_invalid: bool) -> Value
         skipped: estimate.skipped.first,
         format!("{skipped}_lines"): estimate.skipped.count,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sanafarm_proto::v1::{JobSpec, Measured};
+
+    use super::*;
+    use crate::submission::Skipped;
+
+    fn told(measured: [Measured; 2]) -> Vec<(&'static str, String)> {
+        let group =
+            |measured| GroupEstimate { settings: Default::default(), images: 10, shards: 1, measured };
+        let estimate = Estimate {
+            list: "a.csv".to_owned(),
+            spec: JobSpec::default(),
+            rows: 20,
+            duplicates: 0,
+            groups: measured.map(group).into(),
+            skipped: Skipped::default(),
+            workers: Some(2),
+        };
+        let lines = lines(&estimate, &TimingArgs::default());
+        lines.into_iter().filter(|(name, _)| ["device time", "bytes", "workers"].contains(name)).collect()
+    }
+
+    #[test]
+    fn a_sum_that_lacks_something_is_the_least() {
+        let known = Measured {
+            seconds_per_image: Some(2.0),
+            bytes_per_image: Some(1e6),
+            images: 7,
+            ..Measured::default()
+        };
+        let rest = "for 10 images; nothing like the others was rendered yet";
+        let wanted = [
+            ("device time", format!("at least 20.0 s, {rest}")),
+            ("bytes", format!("at least 10.00 MB, {rest}")),
+            ("workers", "2, which take at least 10.0 s".to_owned()),
+        ];
+        assert_eq!(told([known, Measured::default()]), wanted);
+        let scaled =
+            Measured { scaled_from_pixels: 64 * 64, scaled_from_steps: 4, bytes_per_image: None, ..known };
+        let wanted = [
+            ("device time", "40.0 s; 10 images by those of another size or number of steps".to_owned()),
+            ("bytes", format!("at least 10.00 MB, {rest}")),
+            ("workers", "2, which take about 20.0 s".to_owned()),
+        ];
+        assert_eq!(told([known, scaled]), wanted);
+    }
 }

@@ -82,7 +82,7 @@ pub async fn of_every_size_of_a_long_job_something_is_known(bench: Bench) {
     let width = |line: u64| match line {
         1001 => 32,
         1..=700 | 1000 => 64,
-        701..=1400 if line % 2 == 0 => 96,
+        701..=1400 if line.is_multiple_of(2) => 96,
         701..=1400 => 128,
         _ => 160,
     };
