@@ -165,13 +165,35 @@ fn what_was_rendered_before_tells_time_and_bytes() {
     let told = estimate(&sandbox, &["b.csv", "--size", "32x32", "--steps", "1"]);
     let group = &told["groups"][0];
     assert_eq!((group["images"].as_u64(), group["measured_images"].as_u64()), (Some(2), Some(2)));
-    assert!(same(&group["seconds_per_image"], seconds) && same(&told["seconds"], 2.0 * seconds), "{told}");
-    assert!(same(&told["bytes"], bytes), "{told}");
-    // Nothing is known of the other size, which is not the same as nothing.
-    assert_eq!(told["unmeasured_images"], 1);
+    assert!(same(&group["seconds_per_image"], seconds) && same(&told["seconds"], 4.0 * seconds), "{told}");
+    assert!(same(&told["bytes"], 2.0 * bytes), "{told}");
+    // The other size goes by its pixels, and that is told.
+    assert_eq!((&told["unmeasured_images"], &told["scaled_images"]), (&Value::from(0), &Value::from(1)));
     let other = &told["groups"][1];
-    assert_eq!((&other["seconds_per_image"], &other["measured_images"]), (&Value::Null, &Value::from(0)));
+    assert!(same(&other["seconds_per_image"], 2.0 * seconds), "{told}");
+    assert_eq!((&group["scaled_from"], &other["measured_images"]), (&Value::Null, &Value::from(0)));
+    let from = serde_json::json!({ "pixels": 32 * 32, "steps": 1, "images": 2 });
+    assert_eq!(other["scaled_from"], from);
     assert_eq!((&told["workers"], &told["farm_seconds"]), (&Value::Null, &Value::Null));
+    let words = sandbox.run(&["estimate", "b.csv", "--size", "32x32", "--steps", "1"]).ok().stdout;
+    let time = words.lines().find(|line| line.starts_with("device time")).unwrap_or_default();
+    assert!(time.ends_with("; 1 image by those of another size or number of steps"), "{words}");
+    assert!(words.trim_end().ends_with("2 of 0.001 MP, 1 steps"), "{words}");
+}
+
+#[test]
+fn small_jobs_that_come_later_leave_what_was_measured() {
+    let sandbox = Sandbox::new();
+    sandbox.write("a.csv", "prompt,width\nred dots,32\nblue dots,64\n");
+    sandbox.run(&["render", "a.csv", "--size", "32x32", "--steps", "1"]).ok();
+    let before = estimate(&sandbox, &["a.csv", "--size", "32x32", "--steps", "1"]);
+    for number in 0..6 {
+        sandbox.write("b.txt", format!("green dots {number}\n"));
+        sandbox.run(&["render", "b.txt", "--size", "96x32", "--steps", "1"]).ok();
+    }
+    let after = estimate(&sandbox, &["a.csv", "--size", "32x32", "--steps", "1"]);
+    assert_eq!((&after["scaled_images"], &after["unmeasured_images"]), (&Value::from(0), &Value::from(0)));
+    assert_eq!(after["seconds"], before["seconds"]);
 }
 
 #[test]

@@ -108,8 +108,6 @@ pub enum DeviceKindName {
     Cpu,
     /// An NVIDIA GPU
     Cuda,
-    /// An Apple GPU
-    Metal,
 }
 
 impl From<DeviceKindName> for DeviceKind {
@@ -117,7 +115,6 @@ impl From<DeviceKindName> for DeviceKind {
         match name {
             DeviceKindName::Cpu => Self::Cpu,
             DeviceKindName::Cuda => Self::Cuda,
-            DeviceKindName::Metal => Self::Metal,
         }
     }
 }

@@ -84,21 +84,26 @@ fn lines(estimate: &Estimate, timing: &TimingArgs) -> Vec<(&'static str, String)
         ("groups", amounts::count(estimate.groups.len() as u64)),
         ("shards", amounts::count(estimate.shards())),
     ];
-    let unmeasured = estimate.unmeasured();
-    let known = match unmeasured {
-        0 => String::new(),
-        some => {
-            format!(" for {} images; nothing like the others was rendered yet", amounts::count(images - some))
+    let told = |amount: Option<String>, unknown: u64| match (amount, unknown) {
+        (None, _) => "not known: nothing like it was rendered yet".to_owned(),
+        (Some(amount), 0) => amount,
+        (Some(amount), unknown) => {
+            let known = amounts::counted(images - unknown, "image");
+            format!("at least {amount}, for {known}; nothing like the others was rendered yet")
         }
     };
-    let unknown = "not known: nothing like it was rendered yet";
-    let time = estimate.seconds();
-    let told =
-        |amount: Option<String>| amount.map_or(unknown.to_owned(), |amount| format!("{amount}{known}"));
-    lines.push(("device time", told(time.map(amounts::duration))));
-    lines.push(("bytes", told(estimate.bytes().map(amounts::bytes))));
+    let time = told(estimate.seconds().map(amounts::duration), estimate.unmeasured());
+    let scaled = match estimate.scaled() {
+        0 => String::new(),
+        some => format!("; {} by those of another size or number of steps", amounts::counted(some, "image")),
+    };
+    lines.push(("device time", format!("{time}{scaled}")));
+    lines.push(("bytes", told(estimate.bytes().map(amounts::bytes), estimate.unweighed())));
     if let Some(workers) = estimate.workers {
         let there = match farm_seconds(estimate) {
+            Some(seconds) if estimate.unmeasured() > 0 => {
+                format!("{workers}, which take at least {}", amounts::duration(seconds))
+            }
             Some(seconds) => format!("{workers}, which take about {}", amounts::duration(seconds)),
             None => workers.to_string(),
         };
@@ -141,7 +146,7 @@ fn groups(estimate: &Estimate) -> Result<(), Error> {
             amounts::count(group.shards),
             measured.seconds_per_image.map(|seconds| format!("{seconds:.2}")).unwrap_or_default(),
             measured.bytes_per_image.map(amounts::bytes).unwrap_or_default(),
-            if measured.images > 0 { amounts::count(measured.images) } else { String::new() },
+            measured_on(group),
         ]
     };
     estimate.groups.iter().take(MAX_GROUPS_SHOWN).try_for_each(|group| table.row(row(group)))?;
@@ -151,6 +156,20 @@ fn groups(estimate: &Estimate) -> Result<(), Error> {
     table.finish()
 }
 
+/// The images that the figures of a group come from.
+fn measured_on(group: &GroupEstimate) -> String {
+    let measured = &group.measured;
+    match (measured.images, group.is_scaled()) {
+        (0, _) => String::new(),
+        (images, false) => amounts::count(images),
+        (images, true) => {
+            let megapixels = measured.scaled_from_pixels as f64 / 1e6;
+            let (images, steps) = (amounts::count(images), measured.scaled_from_steps);
+            format!("{images} of {megapixels:.3} MP, {steps} steps")
+        }
+    }
+}
+
 fn object(estimate: &Estimate, timing: &TimingArgs, skip_invalid: bool) -> Value {
     let group = |group: &GroupEstimate| {
         let mut object = settings_json(&group.settings);
@@ -158,7 +177,16 @@ fn object(estimate: &Estimate, timing: &TimingArgs, skip_invalid: bool) -> Value
         object["shards"] = json!(group.shards);
         object["seconds_per_image"] = json!(group.measured.seconds_per_image);
         object["bytes_per_image"] = json!(group.measured.bytes_per_image);
-        object["measured_images"] = json!(group.measured.images);
+        let measured = &group.measured;
+        object["measured_images"] = json!(if group.is_scaled() { 0 } else { measured.images });
+        object["scaled_from"] = match group.is_scaled() {
+            true => json!({
+                "pixels": measured.scaled_from_pixels,
+                "steps": measured.scaled_from_steps,
+                "images": measured.images,
+            }),
+            false => Value::Null,
+        };
         object
     };
     let skipped = if skip_invalid { "skipped" } else { "invalid" };
@@ -173,6 +201,7 @@ fn object(estimate: &Estimate, timing: &TimingArgs, skip_invalid: bool) -> Value
         "seconds": estimate.seconds(),
         "bytes": estimate.bytes(),
         "unmeasured_images": estimate.unmeasured(),
+        "scaled_images": estimate.scaled(),
         "workers": estimate.workers,
         "farm_seconds": farm_seconds(estimate),
         "after": timing.after,
@@ -183,4 +212,53 @@ fn object(estimate: &Estimate, timing: &TimingArgs, skip_invalid: bool) -> Value
         skipped: estimate.skipped.first,
         format!("{skipped}_lines"): estimate.skipped.count,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sanafarm_proto::v1::{JobSpec, Measured};
+
+    use super::*;
+    use crate::submission::Skipped;
+
+    fn told(measured: [Measured; 2]) -> Vec<(&'static str, String)> {
+        let group =
+            |measured| GroupEstimate { settings: Default::default(), images: 10, shards: 1, measured };
+        let estimate = Estimate {
+            list: "a.csv".to_owned(),
+            spec: JobSpec::default(),
+            rows: 20,
+            duplicates: 0,
+            groups: measured.map(group).into(),
+            skipped: Skipped::default(),
+            workers: Some(2),
+        };
+        let lines = lines(&estimate, &TimingArgs::default());
+        lines.into_iter().filter(|(name, _)| ["device time", "bytes", "workers"].contains(name)).collect()
+    }
+
+    #[test]
+    fn a_sum_that_lacks_something_is_the_least() {
+        let known = Measured {
+            seconds_per_image: Some(2.0),
+            bytes_per_image: Some(1e6),
+            images: 7,
+            ..Measured::default()
+        };
+        let rest = "for 10 images; nothing like the others was rendered yet";
+        let wanted = [
+            ("device time", format!("at least 20.0 s, {rest}")),
+            ("bytes", format!("at least 10.00 MB, {rest}")),
+            ("workers", "2, which take at least 10.0 s".to_owned()),
+        ];
+        assert_eq!(told([known, Measured::default()]), wanted);
+        let scaled =
+            Measured { scaled_from_pixels: 64 * 64, scaled_from_steps: 4, bytes_per_image: None, ..known };
+        let wanted = [
+            ("device time", "40.0 s; 10 images by those of another size or number of steps".to_owned()),
+            ("bytes", format!("at least 10.00 MB, {rest}")),
+            ("workers", "2, which take about 20.0 s".to_owned()),
+        ];
+        assert_eq!(told([known, scaled]), wanted);
+    }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sanafarm_coordinator::domain::form::ImageFormat;
-use sanafarm_coordinator::domain::submission::Speed;
+use sanafarm_coordinator::domain::speed::Speed;
 use sanafarm_coordinator::{Options, Rehearsal, RehearsedGroup};
 use sanafarm_net::Channel;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
@@ -45,8 +45,15 @@ pub struct GroupEstimate {
     pub images: u64,
     /// Shards that they are cut into.
     pub shards: u64,
-    /// What such images took so far.
+    /// What such images took so far, or would take by others.
     pub measured: Measured,
+}
+
+impl GroupEstimate {
+    /// None like them was rendered: what is told follows from others of the model.
+    pub fn is_scaled(&self) -> bool {
+        self.measured.scaled_from_pixels > 0
+    }
 }
 
 impl Estimate {
@@ -60,18 +67,31 @@ impl Estimate {
         self.groups.iter().map(|group| group.shards).sum()
     }
 
-    /// Images of groups that nothing was measured of: they are in no sum of time or bytes.
+    /// Images of groups whose time nobody knows: they are not in the sum of it.
     pub fn unmeasured(&self) -> u64 {
-        let groups = self.groups.iter().filter(|group| group.measured.images == 0);
-        groups.map(|group| group.images).sum()
+        self.count(|group| group.measured.seconds_per_image.is_none())
     }
 
-    /// Seconds on the devices for the measured groups; `None` when there is none.
+    /// Images of groups whose bytes nobody knows: they are not in the sum of them.
+    pub fn unweighed(&self) -> u64 {
+        self.count(|group| group.measured.bytes_per_image.is_none())
+    }
+
+    /// Images of groups whose time follows from other sizes or steps.
+    pub fn scaled(&self) -> u64 {
+        self.count(GroupEstimate::is_scaled)
+    }
+
+    fn count(&self, which: impl Fn(&GroupEstimate) -> bool) -> u64 {
+        self.groups.iter().filter(|group| which(group)).map(|group| group.images).sum()
+    }
+
+    /// Seconds on the devices for the groups of which they are known; `None` when there is none.
     pub fn seconds(&self) -> Option<f64> {
         self.sum(|measured| measured.seconds_per_image)
     }
 
-    /// Bytes of the pictures of the measured groups; `None` when there is none.
+    /// Bytes of the pictures of the groups of which they are known; `None` when there is none.
     pub fn bytes(&self) -> Option<f64> {
         self.sum(|measured| measured.bytes_per_image)
     }
@@ -174,7 +194,11 @@ fn format(spec: &JobSpec) -> ImageFormat {
     }
 }
 
+/// What a coordinator would cut such images into shards by. What was measured on others does not count.
 fn speed(group: &RehearsedGroup, known: &Measured, format: ImageFormat) -> Option<Speed> {
+    if known.scaled_from_pixels > 0 {
+        return None;
+    }
     let Settings { width, height, steps, .. } = group.settings;
     let pixels = u64::from(width) * u64::from(height);
     let bytes = known.bytes_per_image.unwrap_or_default();

@@ -17,6 +17,7 @@
 //! - [`listing`]: the objects that an output may hold
 //! - [`signing`]: which objects a worker without keys may reach
 //! - [`event`]: what the history tells of
+//! - [`speed`]: what images took, and what others would take by that
 //! - [`submission`]: all of the above, over the rows of one job as they stream in
 //! - [`blame`]: what an error or a loss costs an image
 //! - [`access`]: who may call what
@@ -40,6 +41,7 @@ pub mod settings;
 pub mod shard;
 pub mod signing;
 pub mod spec;
+pub mod speed;
 pub mod state;
 pub mod statement;
 pub mod submission;

@@ -51,8 +51,7 @@ impl WorkerSort {
                 "memory" => sort.memory_bytes = Some(bytes(value).map_err(wrong)?),
                 "deviceKind" => {
                     let kind = value.parse();
-                    sort.device_kind =
-                        Some(kind.map_err(|_| wrong("there are cpu, cuda and metal".to_owned()))?);
+                    sort.device_kind = Some(kind.map_err(|_| wrong("there are cpu and cuda".to_owned()))?);
                 }
                 "targetSeconds" => {
                     let seconds =
@@ -143,7 +142,7 @@ mod tests {
             ),
             ("memory", "much", r#"memory "much": expected a number and a unit, such as 24GB or 512MiB"#),
             ("labels", "zone", r#"labels "zone": expected names and values, such as zone=eu,gpu=h100"#),
-            ("deviceKind", "tpu", r#"deviceKind "tpu": there are cpu, cuda and metal"#),
+            ("deviceKind", "tpu", r#"deviceKind "tpu": there are cpu and cuda"#),
             ("targetSeconds", "0", r#"targetSeconds "0": expected a number of seconds above 0, such as 600"#),
         ] {
             assert_eq!(parsed(&[(key, value)]).unwrap_err(), told);

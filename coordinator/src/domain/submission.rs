@@ -7,11 +7,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::Invalid;
-use super::form::{ImageFormat, Layout};
+use super::form::Layout;
 use super::seed::image_seed;
 use super::settings::{Settings, SettingsKey};
 use super::shard::{ShardRange, Sharder, archive_images, shard_images};
 use super::spec::{JobSpec, Row};
+use super::speed::Speed;
 use super::template::{Named, Template};
 
 /// Most different settings in one job; each holds a shard open while rows stream in.
@@ -23,23 +24,6 @@ pub const MAX_COLUMNS: usize = 500;
 /// transaction.
 const BATCH_IMAGES: usize = 4000;
 const BATCH_BYTES: usize = 4 << 20;
-
-/// What one image took, by size, steps and format.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Speed {
-    /// Pixels of the picture.
-    pub pixels: u64,
-    /// Denoising steps.
-    pub steps: u32,
-    /// The file of the picture.
-    pub format: ImageFormat,
-    /// Mean seconds on the device.
-    pub seconds: f64,
-    /// Mean bytes of the stored picture.
-    pub bytes: f64,
-    /// Images that were measured.
-    pub images: u64,
-}
 
 /// A prompt as it is stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -252,7 +236,7 @@ impl Submission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::form::Form;
+    use crate::domain::form::{Form, ImageFormat};
     use crate::domain::schedule::Needs;
     use crate::domain::settings::{BinMode, DecodeMode};
     use proptest::prelude::*;

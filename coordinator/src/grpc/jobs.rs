@@ -12,8 +12,9 @@ use super::{MessageStream, convert, explain, objects, own, submit, watch};
 use crate::auth::{Principal, Revocation};
 use crate::domain::form::ImageFormat;
 use crate::domain::id::JobId;
+use crate::domain::speed::{self, Speed};
 use crate::domain::state::{ImageState, JobState};
-use crate::domain::submission::{MAX_GROUPS, Speed};
+use crate::domain::submission::MAX_GROUPS;
 use crate::farm::Farm;
 use crate::store::Error;
 
@@ -265,17 +266,19 @@ fn cut<T: Send + 'static>(
     whole.boxed()
 }
 
-/// What is known of images like the wanted ones. Files of another format tell of their time only.
+/// What is known of images like the wanted ones, or of the nearest ones.
 fn measured(speeds: &[Speed], wanted: &v1::Settings, format: ImageFormat) -> v1::Measured {
     let pixels = u64::from(wanted.width) * u64::from(wanted.height);
-    let mut alike = speeds.iter().filter(|speed| speed.pixels == pixels && speed.steps == wanted.steps);
-    match alike.clone().find(|speed| speed.format == format).or(alike.next()) {
-        Some(speed) => v1::Measured {
-            seconds_per_image: Some(speed.seconds),
-            bytes_per_image: (speed.format == format).then_some(speed.bytes),
-            images: speed.images,
-        },
-        None => v1::Measured::default(),
+    let Some(guess) = speed::guess(speeds, pixels, wanted.steps, format) else {
+        return v1::Measured::default();
+    };
+    let (scaled_from_pixels, scaled_from_steps) = guess.scaled_from.unwrap_or_default();
+    v1::Measured {
+        seconds_per_image: Some(guess.seconds),
+        bytes_per_image: guess.bytes,
+        images: guess.images,
+        scaled_from_pixels,
+        scaled_from_steps,
     }
 }
 

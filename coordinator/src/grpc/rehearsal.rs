@@ -6,7 +6,8 @@ use sanafarm_proto::v1;
 
 use super::convert;
 use crate::domain::Invalid;
-use crate::domain::submission::{Batch, Speed, Submission};
+use crate::domain::speed::Speed;
+use crate::domain::submission::{Batch, Submission};
 
 /// Takes the messages of a submission in and counts what a coordinator would store.
 #[derive(Debug)]

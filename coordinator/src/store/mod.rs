@@ -21,8 +21,9 @@ use crate::domain::id::{JobId, SessionId};
 use crate::domain::leaving::Drain;
 use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
+use crate::domain::speed::Speed;
 use crate::domain::state::{ImageState, JobState};
-use crate::domain::submission::{Batch, Speed};
+use crate::domain::submission::Batch;
 use crate::domain::tail::Share;
 
 #[cfg(test)]
@@ -60,7 +61,7 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     async fn abandon_job(&self, job: &JobId) -> Result<()>;
     /// Deletes some hundred rows of abandoned jobs; whether there may be more.
     async fn purge(&self) -> Result<bool>;
-    /// What was measured with this model lately.
+    /// What was measured with this model: by open jobs just now, else by the newest job that ended with such images.
     async fn speeds(&self, model: &str) -> Result<Vec<Speed>>;
     /// The sealed job with this id, or the only one whose id begins so.
     async fn job(&self, id: &str) -> Result<Job> {

@@ -77,7 +77,7 @@ async fn a_lease_given_again_to_its_holder_renders_nothing_again() {
     let (out, model) = (folder.path().join("out"), folder.path().join("model"));
     let mut second = first(&out, &model);
     second.r#ref.as_mut().unwrap().attempt = 2;
-    let script = |state: &mut super::coordinator::State| {
+    let script = |state: &mut State| {
         state.away.insert("report", Code::Unavailable);
     };
     let mut farm = Farm::start_in(folder, |out, model| vec![first(out, model)], script).await;
@@ -94,7 +94,7 @@ async fn a_lease_given_again_to_its_holder_renders_nothing_again() {
         state.slow_leases = true;
         state.ready.push_back(second);
     });
-    let attempt = |state: &super::coordinator::State| state.leased["a"].0.r#ref.clone().unwrap().attempt;
+    let attempt = |state: &State| state.leased["a"].0.r#ref.clone().unwrap().attempt;
     coordinator.until("the shard is given again", |state| attempt(state) == 2).await;
     coordinator.change(|state| _ = state.away.remove("report"));
     let outbox = farm.folder.path().join("cache/outbox/worker-1");

@@ -247,7 +247,7 @@ fn needs(needs: v1::Needs) -> Converted<Needs> {
     let device_kind = match needs.device_kind.as_str() {
         "" => None,
         word => Some(word.parse().map_err(|error: UnknownWord| {
-            Status::invalid_argument(format!("{error}; there are cpu, cuda and metal"))
+            Status::invalid_argument(format!("{error}; there are cpu and cuda"))
         })?),
     };
     Ok(Needs { labels: needs.labels.into_iter().collect(), device_kind, memory_bytes: needs.memory_bytes })

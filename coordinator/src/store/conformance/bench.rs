@@ -130,7 +130,7 @@ impl Bench {
         rows: impl Iterator<Item = Row>,
         shard_images: u64,
     ) -> Result<JobId> {
-        let speed = crate::domain::submission::Speed {
+        let speed = crate::domain::speed::Speed {
             pixels: spec.settings.pixels(),
             steps: spec.settings.steps,
             format: ImageFormat::Png,

@@ -20,6 +20,7 @@ pub(in crate::store) mod refusals;
 pub(in crate::store) mod requeue;
 pub(in crate::store) mod results;
 pub(in crate::store) mod signing;
+pub(in crate::store) mod speeds;
 pub(in crate::store) mod submission;
 pub(in crate::store) mod tail;
 pub(in crate::store) mod tokens;
@@ -70,7 +71,10 @@ macro_rules! conformance_suite {
             results: a_permanent_error_fails_the_image_at_once,
             results: a_shard_with_errors_waits_before_it_is_tried_again,
             results: an_image_that_loses_its_worker_too_often_fails,
-            results: measured_speed_is_known,
+            speeds: measured_speed_is_known,
+            speeds: what_was_measured_is_known_however_many_jobs_come_later,
+            speeds: of_every_size_of_a_long_job_something_is_known,
+            speeds: what_a_cancelled_job_rendered_is_known,
             archives: a_form_is_kept_and_told_with_each_lease,
             archives: what_a_look_at_a_picture_gave_is_kept,
             archives: pictures_of_a_tar_are_committed_together_and_once,
@@ -125,6 +129,7 @@ macro_rules! conformance_suite {
             requeue: nothing_of_a_cancelled_job_is_requeued,
             requeue: a_picture_of_a_shard_that_is_held_or_cut_is_requeued,
             requeue: the_history_tells_of_the_picture_that_was_lost,
+            requeue: device_time_that_was_used_is_counted_for_ever,
             requeue: a_deadline_that_was_met_ends_no_job_that_is_rendered_again,
             tail: the_end_of_a_job_is_told,
             tail: what_is_cut_off_is_a_shard_of_its_own,

@@ -10,7 +10,7 @@ use crate::domain::id::JobId;
 use crate::domain::state::{ImageState, JobState};
 use crate::domain::tail::{Part, Share};
 use crate::store::Error;
-use crate::store::records::{Change, Changed, ImageReport, LeasedImage, Outcome, Reported};
+use crate::store::records::{Cell, Change, Changed, ImageReport, LeasedImage, Outcome, Reported};
 
 impl Bench {
     async fn requeue(&self, job: &JobId, indices: &[u64]) -> Changed {
@@ -196,4 +196,42 @@ pub async fn a_deadline_that_was_met_ends_no_job_that_is_rendered_again(mut benc
     assert_eq!(bench.requeue(&id, &[0]).await.job.deadline, None);
     assert_eq!(bench.store.call_off(bench.now).await.unwrap(), []);
     assert!(bench.lease(&bench.session("w").await).await.is_some());
+}
+
+pub async fn device_time_that_was_used_is_counted_for_ever(mut bench: Bench) {
+    let id = bench.submit("a", 3, 3).await;
+    let session = bench.session("w").await;
+    let lease = bench.lease(&session).await.unwrap();
+    let mut results: Vec<_> = lease.images.iter().map(done).collect();
+    results[2] = error(&lease.images[2], ErrorClass::Prompt);
+    bench.report(&session, &lease.lease, &results).await;
+    // Two pictures of two seconds, half a second each for the decoding, and a second for the failure.
+    let usage = async |bench: &Bench, column: &str| {
+        let sql =
+            format!("select cast(sum({column}) as double precision) from audit_usage where owner = 'ann'");
+        bench.value(&sql).await.parse::<f64>().unwrap()
+    };
+    assert_eq!(usage(&bench, "device_seconds").await, 5.0);
+    bench.requeue(&id, &[0]).await;
+    bench.change(&id, Change::Retry(None)).await;
+    assert_eq!(usage(&bench, "device_seconds").await, 5.0, "what was taken back was used all the same");
+    assert_eq!(usage(&bench, "images").await, 1.0);
+    // The next day by another worker.
+    bench.pass(Duration::from_secs(24 * 3600));
+    bench.render_all(&bench.session("other").await).await;
+    assert_eq!(usage(&bench, "device_seconds").await, 9.0);
+    assert_eq!(usage(&bench, "decode_seconds").await, 2.0);
+    assert_eq!(usage(&bench, "taken_back_seconds").await, 3.0);
+    let columns = ["images", "failed", "bytes", "taken_back"];
+    let mut sums = Vec::new();
+    for column in columns {
+        sums.push(usage(&bench, column).await);
+    }
+    assert_eq!(sums, [3.0, 0.0, 3003.0, 2.0], "pictures and bytes are those that are there");
+    let by_worker =
+        "select worker, cast(device_seconds as double precision), images from audit_usage order by day";
+    let cell = |worker: &str, seconds, images| {
+        vec![Cell::Text(worker.to_owned()), Cell::Real(seconds), Cell::Integer(images)]
+    };
+    assert_eq!(bench.sql(by_worker).await, [cell("w", 5.0, 1), cell("other", 4.0, 2)]);
 }

@@ -5,10 +5,8 @@ use std::time::Duration;
 use super::Bench;
 use super::bench::*;
 use crate::domain::blame::ErrorClass;
-use crate::domain::form::ImageFormat;
 use crate::domain::id::SessionId;
 use crate::domain::state::ImageState;
-use crate::domain::submission::Speed;
 use crate::store::Error;
 use crate::store::records::{Cell, Change, LeaseRef, LeasedImage, Outcome, Report, Reported};
 
@@ -306,14 +304,4 @@ pub async fn an_image_that_loses_its_worker_too_often_fails(mut bench: Bench) {
     let indices: Vec<u64> = lease.images.iter().map(|image| image.index).collect();
     assert_eq!(indices, [0, 2]);
     bench.check_invariants().await;
-}
-
-pub async fn measured_speed_is_known(bench: Bench) {
-    assert_eq!(bench.store.speeds("sana-tiny").await.unwrap(), []);
-    bench.submit("a", 3, 32).await;
-    bench.render_all(&bench.session("w").await).await;
-    let format = ImageFormat::Png;
-    let speed = Speed { pixels: 64 * 64, steps: 4, format, seconds: 2.0, bytes: 1001.0, images: 3 };
-    assert_eq!(bench.store.speeds("sana-tiny").await.unwrap(), [speed]);
-    assert_eq!(bench.store.speeds("another").await.unwrap(), []);
 }

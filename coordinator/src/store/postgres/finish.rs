@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row};
 
 use super::codec::{JOB_COLUMNS, Time, clean, job as read_job, uuid};
 use super::event::{Event, record};
-use super::{PostgresStore, webhooks};
+use super::{PostgresStore, speeds, webhooks};
 use crate::domain::event::EventKind;
 use crate::domain::id::JobId;
 use crate::domain::state::{JobState, outcome};
@@ -49,6 +49,7 @@ pub(super) async fn end(
     .fetch_one(&mut *db)
     .await?;
     let mut job = read_job(&row)?;
+    speeds::keep(&mut *db, key, &job).await?;
     webhooks::insert(&mut *db, key, &mut job, now).await?;
     let detail = json!({ "state": state.word(), "done": job.done, "failed": job.failed });
     record(db, Event { job: Some(key), detail: Some(detail), by, ..Event::new(kind) }, now).await?;

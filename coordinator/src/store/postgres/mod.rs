@@ -9,7 +9,7 @@
 //! - `life`: that this coordinator lives, as the others see it; `turn`: duties that one of them does;
 //!   `clock`: their common time
 //! - `submit`, `purge`, `change`, `session`, `lease`, `signing`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`, `stories`,
-//!   `webhooks`, `demand`: one file per duty
+//!   `webhooks`, `demand`, `speeds`: one file per duty
 //! - `archives`: tars; `append`: outputs that several jobs share
 //! - `pictures`: what reports hold; `faults`: reports with errors, by the rules of the domain
 //! - `tokens`: who may call
@@ -55,6 +55,7 @@ mod report;
 mod session;
 mod shard_state;
 mod signing;
+mod speeds;
 mod standing;
 mod store;
 mod stories;

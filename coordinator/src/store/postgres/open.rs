@@ -18,7 +18,7 @@ use crate::store::parts::ANALYSTS;
 use crate::store::{Error, Result};
 
 /// The tables, in the order in which they came to be.
-pub(super) const MIGRATIONS: [(i64, &str, &str); 13] = [
+pub(super) const MIGRATIONS: [(i64, &str, &str); 15] = [
     (1, "tables", include_str!("../../../../migrations/postgres/0001_tables.sql")),
     (2, "audit views", include_str!("../../../../migrations/postgres/0002_audit_views.sql")),
     (3, "claims and commits", include_str!("../../../../migrations/postgres/0003_claims_and_commits.sql")),
@@ -35,7 +35,9 @@ pub(super) const MIGRATIONS: [(i64, &str, &str); 13] = [
         "webhooks and backlog",
         include_str!("../../../../migrations/postgres/0012_webhooks_and_backlog.sql"),
     ),
-    (13, "refusals", include_str!("../../../../migrations/postgres/0013_refusals.sql")),
+    (13, "speeds", include_str!("../../../../migrations/postgres/0013_speeds.sql")),
+    (14, "usage", include_str!("../../../../migrations/postgres/0014_usage.sql")),
+    (15, "refusals", include_str!("../../../../migrations/postgres/0015_refusals.sql")),
 ];
 const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 

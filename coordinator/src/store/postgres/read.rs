@@ -11,57 +11,11 @@ use super::codec::{
 use super::session::attempt;
 use crate::domain::archive;
 use crate::domain::blame::ErrorClass;
-use crate::domain::form::{Form, ImageFormat};
+use crate::domain::form::Form;
 use crate::domain::id::JobId;
 use crate::domain::state::{ImageState, JobState};
-use crate::domain::submission::Speed;
 use crate::store::records::{Archive, Image, Job, LeaseRef, ManifestRow, Quality, ResultRecord};
 use crate::store::{Error, Result};
-
-/// Jobs and results of each that a speed is taken from.
-const SPEED_JOBS: i64 = 5;
-const SPEED_RESULTS: i64 = 500;
-
-pub(super) async fn speeds(store: &PostgresStore, model: &str) -> Result<Vec<Speed>> {
-    let jobs: Vec<(i64, String)> = sqlx::query_as(
-        "SELECT key, format FROM jobs WHERE hashtextextended(model, 0) = hashtextextended($1, 0) AND model = $1 \
-         AND done > 0 ORDER BY key DESC LIMIT $2",
-    )
-    .bind(model)
-    .bind(SPEED_JOBS)
-    .fetch_all(&store.pool)
-    .await?;
-    let mut speeds: Vec<Speed> = Vec::new();
-    for (job, format) in jobs {
-        let format: ImageFormat = format.parse()?;
-        let rows = sqlx::query(
-            "SELECT g.width::bigint * g.height AS pixels, g.steps, avg(r.render_seconds) AS seconds, \
-             avg(r.bytes)::double precision AS bytes, count(*) AS images \
-             FROM (SELECT idx, render_seconds, bytes FROM results WHERE job = $1 AND state = 'done' \
-             ORDER BY idx DESC LIMIT $2) AS r \
-             JOIN LATERAL (SELECT i.group_no FROM images AS i WHERE i.job = $1 AND i.idx = r.idx LIMIT 1) AS i ON true \
-             JOIN LATERAL (SELECT * FROM settings_groups AS g WHERE g.job = $1 AND g.group_no = i.group_no LIMIT 1) \
-             AS g ON true GROUP BY 1, 2",
-        )
-        .bind(job)
-        .bind(SPEED_RESULTS)
-        .fetch_all(&store.pool)
-        .await?;
-        for row in &rows {
-            let (pixels, steps) = (unsigned(row, "pixels")?, small(row, "steps")?);
-            // Newer jobs come first and are believed.
-            if !speeds
-                .iter()
-                .any(|known| (known.pixels, known.steps, known.format) == (pixels, steps, format))
-            {
-                let (seconds, bytes) = (row.try_get("seconds")?, row.try_get("bytes")?);
-                let images = unsigned(row, "images")?;
-                speeds.push(Speed { pixels, steps, format, seconds, bytes, images });
-            }
-        }
-    }
-    Ok(speeds)
-}
 
 /// The lowest and the highest uuid whose text begins like this; none when no uuid does.
 fn range(beginning: &str) -> Option<(Uuid, Uuid)> {

@@ -13,8 +13,9 @@ use crate::domain::id::{JobId, SessionId};
 use crate::domain::leaving::Drain;
 use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
+use crate::domain::speed::Speed;
 use crate::domain::state::{ImageState, JobState};
-use crate::domain::submission::{Batch, Speed};
+use crate::domain::submission::Batch;
 use crate::domain::tail::Share;
 use crate::store::records::*;
 use crate::store::{Result, Store};
@@ -22,7 +23,8 @@ use crate::store::{Result, Store};
 use super::trouble::retried;
 use super::{
     PostgresStore, archives, change, demand, finish, lease, listing, overview, presence, purge, query, read,
-    refusals, report, session, signing, stories, submit, sweep, tail, tokens, turn, waiting, webhooks,
+    refusals, report, session, signing, speeds, stories, submit, sweep, tail, tokens, turn, waiting,
+    webhooks,
 };
 
 #[async_trait]
@@ -56,7 +58,7 @@ impl Store for PostgresStore {
     }
 
     async fn speeds(&self, model: &str) -> Result<Vec<Speed>> {
-        self.heard(read::speeds(self, model).await)
+        self.heard(speeds::speeds(self, model).await)
     }
 
     async fn job_of(&self, owner: Option<&str>, id: &str) -> Result<Job> {

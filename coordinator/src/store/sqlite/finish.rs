@@ -7,7 +7,7 @@ use sqlx::{Row, SqliteConnection};
 use super::codec::{JOB_COLUMNS, job as read_job, time_text};
 use super::event::{Event, record};
 use super::report::job_complete;
-use super::{SqliteStore, webhooks};
+use super::{SqliteStore, speeds, webhooks};
 use crate::domain::event::EventKind;
 use crate::domain::id::JobId;
 use crate::domain::state::{JobState, outcome};
@@ -50,6 +50,7 @@ pub(super) async fn end(
     .fetch_one(&mut *db)
     .await?;
     let mut job = read_job(&row)?;
+    speeds::keep(&mut *db, key, &job).await?;
     webhooks::insert(&mut *db, key, &mut job, now).await?;
     let detail = json!({ "state": state.word(), "done": job.done, "failed": job.failed });
     record(db, Event { job: Some(key), detail: Some(detail), by, ..Event::new(kind) }, now).await?;

@@ -5,7 +5,7 @@
 //!
 //! - `open`: options, migrations, read-only opening
 //! - `submit`, `change`, `session`, `lease`, `signing`, `waiting`, `report`, `tail`, `sweep`, `finish`, `read`, `presence`, `stories`, `webhooks`,
-//!   `demand`: one file per duty
+//!   `demand`, `speeds`: one file per duty
 //! - `archives`: tars; `append`: outputs that several jobs share
 //! - `tokens`: who may call
 //! - `query`: the analyst's SQL; `listing`: what an output may hold
@@ -37,6 +37,7 @@ mod report;
 mod session;
 mod shard_state;
 mod signing;
+mod speeds;
 mod standing;
 mod store;
 mod stories;

@@ -15,7 +15,7 @@ use crate::store::parts::ANALYSTS;
 use crate::store::{Error, Result};
 
 /// The tables, in the order in which they came to be.
-const MIGRATIONS: [(i64, &str, &str); 12] = [
+const MIGRATIONS: [(i64, &str, &str); 14] = [
     (1, "tables", include_str!("../../../../migrations/sqlite/0001_tables.sql")),
     (2, "audit views", include_str!("../../../../migrations/sqlite/0002_audit_views.sql")),
     (3, "scheduling", include_str!("../../../../migrations/sqlite/0003_scheduling.sql")),
@@ -31,7 +31,9 @@ const MIGRATIONS: [(i64, &str, &str); 12] = [
     (9, "steering", include_str!("../../../../migrations/sqlite/0009_steering.sql")),
     (10, "tokens", include_str!("../../../../migrations/sqlite/0010_tokens.sql")),
     (11, "webhooks and backlog", include_str!("../../../../migrations/sqlite/0011_webhooks_and_backlog.sql")),
-    (12, "refusals", include_str!("../../../../migrations/sqlite/0012_refusals.sql")),
+    (12, "speeds", include_str!("../../../../migrations/sqlite/0012_speeds.sql")),
+    (13, "usage", include_str!("../../../../migrations/sqlite/0013_usage.sql")),
+    (14, "refusals", include_str!("../../../../migrations/sqlite/0014_refusals.sql")),
 ];
 const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 

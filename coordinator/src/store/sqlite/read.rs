@@ -7,54 +7,11 @@ use super::SqliteStore;
 use super::codec::{JOB_COLUMNS, form, job as read_job, settings, signed, small, time, unsigned, word};
 use crate::domain::archive;
 use crate::domain::blame::ErrorClass;
-use crate::domain::form::{Form, ImageFormat};
+use crate::domain::form::Form;
 use crate::domain::id::{JobId, ShardId};
 use crate::domain::state::{ImageState, JobState};
-use crate::domain::submission::Speed;
 use crate::store::records::{Archive, Image, Job, LeaseRef, ManifestRow, Quality, ResultRecord};
 use crate::store::{Error, Result};
-
-/// Jobs and results of each that a speed is taken from.
-const SPEED_JOBS: i64 = 5;
-const SPEED_RESULTS: i64 = 500;
-
-pub(super) async fn speeds(store: &SqliteStore, model: &str) -> Result<Vec<Speed>> {
-    let jobs =
-        sqlx::query("SELECT key, format FROM jobs WHERE model = ? AND done > 0 ORDER BY key DESC LIMIT ?")
-            .bind(model)
-            .bind(SPEED_JOBS)
-            .fetch_all(&store.reader)
-            .await?;
-    let mut speeds: Vec<Speed> = Vec::new();
-    for job in jobs {
-        let format: ImageFormat = word(&job, "format")?;
-        let rows = sqlx::query(
-            "SELECT g.width * g.height AS pixels, g.steps, avg(r.render_seconds) AS seconds, \
-             avg(r.bytes) AS bytes, count(*) AS images \
-             FROM (SELECT job, idx, render_seconds, bytes FROM results WHERE job = ?1 AND state = 'done' \
-             ORDER BY idx DESC LIMIT ?2) AS r \
-             JOIN images AS i ON i.job = r.job AND i.idx = r.idx \
-             JOIN settings_groups AS g ON g.job = i.job AND g.group_no = i.group_no GROUP BY 1, 2",
-        )
-        .bind(job.try_get::<i64, _>("key")?)
-        .bind(SPEED_RESULTS)
-        .fetch_all(&store.reader)
-        .await?;
-        for row in &rows {
-            let (pixels, steps) = (unsigned(row, "pixels")?, small(row, "steps")?);
-            // Newer jobs come first and are believed.
-            if !speeds
-                .iter()
-                .any(|known| (known.pixels, known.steps, known.format) == (pixels, steps, format))
-            {
-                let (seconds, bytes) = (row.try_get("seconds")?, row.try_get("bytes")?);
-                let images = unsigned(row, "images")?;
-                speeds.push(Speed { pixels, steps, format, seconds, bytes, images });
-            }
-        }
-    }
-    Ok(speeds)
-}
 
 pub(super) async fn job(store: &SqliteStore, owner: Option<&str>, id: &str) -> Result<Job> {
     Ok(find_of(&store.reader, owner, id).await?.1)

@@ -14,14 +14,15 @@ use crate::domain::id::{JobId, SessionId};
 use crate::domain::leaving::Drain;
 use crate::domain::schedule::OpenJob;
 use crate::domain::spec::JobSpec;
+use crate::domain::speed::Speed;
 use crate::domain::state::{ImageState, JobState};
-use crate::domain::submission::{Batch, Speed};
+use crate::domain::submission::Batch;
 use crate::domain::tail::Share;
 use crate::store::records::*;
 
 use super::{
     SqliteStore, archives, change, demand, finish, lease, listing, overview, presence, query, read, refusals,
-    report, session, signing, stories, submit, sweep, tail, tokens, waiting, webhooks,
+    report, session, signing, speeds, stories, submit, sweep, tail, tokens, waiting, webhooks,
 };
 
 #[async_trait]
@@ -56,7 +57,7 @@ impl Store for SqliteStore {
     }
 
     async fn speeds(&self, model: &str) -> Result<Vec<Speed>> {
-        read::speeds(self, model).await
+        speeds::speeds(self, model).await
     }
 
     async fn job_of(&self, owner: Option<&str>, id: &str) -> Result<Job> {

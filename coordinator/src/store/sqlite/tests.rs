@@ -322,8 +322,8 @@ const BEFORE_FORMS: &str = "
     INSERT INTO images (job, idx, row_no, group_no, seed, object) VALUES (1, 0, 0, 0, 0, 'a.png'), (1, 1, 1, 0, 1, 'b.png');
     INSERT INTO shards (key, id, job, group_no, first_index, last_index, images, state, attempt, not_before)
     VALUES (1, 's', 1, 0, 0, 1, 2, 'done', 2, '');
-    INSERT INTO results (job, idx, state, shard, attempt, device, object, bytes, sha256, recipe, finished_at)
-    VALUES (1, 0, 'done', 1, 1, 'cpu', 'a.png', 7, 'x', '{}', '2026-11-23T02:47:01.000Z');
+    INSERT INTO results (job, idx, state, shard, attempt, device, object, bytes, sha256, recipe, finished_at, render_seconds)
+    VALUES (1, 0, 'done', 1, 1, 'cpu', 'a.png', 7, 'x', '{}', '2026-11-23T02:47:01.000Z', 2.5);
     INSERT INTO results (job, idx, state, shard, attempt, device, error_class, error, finished_at)
     VALUES (1, 1, 'failed', 1, 2, 'cpu', 'numeric', 'flat', '2026-11-23T02:47:01.000Z');
     INSERT INTO retried_results (job, idx, shard, attempt, device, error_class, error, finished_at, retried_at)
@@ -348,6 +348,8 @@ async fn what_an_older_program_wrote_is_kept_in_the_words_of_this_one() {
     assert_eq!(job.form, crate::domain::form::Form::default());
     let images = bench.images(&job.id).await;
     assert_eq!(images[0].result.as_ref().unwrap().bytes, Some(7));
+    let speeds = bench.store.speeds("m").await.unwrap();
+    assert_eq!((speeds.len(), speeds[0].pixels, speeds[0].seconds, speeds[0].bytes), (1, 64 * 64, 2.5, 7.0));
     // Guarded as before, also where the table was made anew.
     let mut client = plain(&folder).await;
     let stored =

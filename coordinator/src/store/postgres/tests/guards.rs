@@ -194,8 +194,8 @@ const BEFORE_FORMS: &str = "
     INSERT INTO shards (id, job, group_no, first_index, last_index, images, remaining, state, attempt, not_before)
     VALUES (gen_random_uuid(), 1, 0, 0, 1, 2, 0, 'done', 2, now());
     SELECT make_results_part(1), make_events_part(now());
-    INSERT INTO results (job, idx, state, shard, attempt, device, bytes, sha256, recipe, finished_at)
-    VALUES (1, 0, 'done', 1, 1, 'cpu', 7, decode(repeat('ab', 32), 'hex'), '{}', now());
+    INSERT INTO results (job, idx, state, shard, attempt, device, bytes, sha256, recipe, finished_at, render_seconds)
+    VALUES (1, 0, 'done', 1, 1, 'cpu', 7, decode(repeat('ab', 32), 'hex'), '{}', now(), 2.5);
     INSERT INTO results (job, idx, state, shard, attempt, device, error_class, error, finished_at)
     VALUES (1, 1, 'failed', 1, 2, 'cpu', 'numeric', 'flat', now());
     INSERT INTO retried_results (job, idx, shard, attempt, device, error_class, error, finished_at, retried_at)
@@ -217,6 +217,8 @@ async fn what_an_older_program_wrote_is_kept_in_the_words_of_this_one() {
     let job = bench.store.jobs(None, &[], 1).await.unwrap().remove(0);
     assert_eq!(job.form, crate::domain::form::Form::default());
     assert_eq!(bench.images(&job.id).await[0].result.as_ref().unwrap().bytes, Some(7));
+    let speeds = bench.store.speeds("m").await.unwrap();
+    assert_eq!((speeds.len(), speeds[0].pixels, speeds[0].seconds, speeds[0].bytes), (1, 64 * 64, 2.5, 7.0));
     let stored =
         "SELECT (SELECT error_class FROM retried_results) || ' ' || (SELECT error_class FROM image_errors)";
     assert_eq!(server.sql("farm", stored), "bad_image bad_image");

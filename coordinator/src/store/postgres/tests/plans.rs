@@ -87,6 +87,10 @@ async fn nothing_reads_a_large_table_whole() {
     assert_eq!(bench.store.demand().await.unwrap().len(), 2);
     bench.store.overview(bench.now).await.unwrap();
     bench.store.jobs(None, &[], 10).await.unwrap();
+    // What their images took is kept when they end.
+    for job in [&plain, &mixed] {
+        bench.change(job, Change::Cancel).await;
+    }
     bench.store.close().await;
     for ((table, scans, rows), (_, scans_before, rows_before)) in readings(&server).into_iter().zip(before) {
         assert_eq!(scans, scans_before, "{table} was read whole");
