@@ -33,3 +33,4 @@ pub use patience::{Patience, jitter};
 pub use reading::{Digest, Reading};
 pub use remote::{Settings, choose_tls};
 pub use signed::Signed;
+pub use upload::aborted;

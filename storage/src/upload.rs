@@ -1,6 +1,8 @@
 //! Local files sent to an object store in parts.
 
 use std::path::Path;
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -9,6 +11,7 @@ use object_store::path::Path as ObjectPath;
 use object_store::{MultipartUpload, ObjectStore, PutMultipartOptions, PutPayload};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
 
 use crate::objects::{Objects, attributes};
 use crate::reading::open_source;
@@ -114,6 +117,33 @@ impl Objects {
     }
 }
 
+/// Uploads that nobody waits for any more and that are not aborted yet.
+static ABORTING: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
+
+/// Waits until the uploads that were dropped in the middle are aborted, so long at most: for who ends the process in good
+/// order. Whatever is left is the bucket's to expire.
+pub async fn aborted(limit: Duration) {
+    let mut left = ABORTING.subscribe();
+    // Its sender is never dropped.
+    let _ = tokio::time::timeout(limit, left.wait_for(|left| *left == 0)).await;
+}
+
+/// Counts one of them while it lives, however it ends.
+struct Aborting;
+
+impl Aborting {
+    fn begin() -> Self {
+        ABORTING.send_modify(|left| *left += 1);
+        Self
+    }
+}
+
+impl Drop for Aborting {
+    fn drop(&mut self) {
+        ABORTING.send_modify(|left| *left -= 1);
+    }
+}
+
 /// An upload that is aborted when nobody waits for its end any more.
 struct Upload(Option<Box<dyn MultipartUpload>>);
 
@@ -121,8 +151,12 @@ impl Drop for Upload {
     fn drop(&mut self) {
         let runtime = tokio::runtime::Handle::try_current();
         if let (Some(mut upload), Ok(runtime)) = (self.0.take(), runtime) {
-            // Whatever this leaves is the bucket's to expire.
-            runtime.spawn(async move { upload.abort().await });
+            let counted = Aborting::begin();
+            runtime.spawn(async move {
+                // Whatever this leaves is the bucket's to expire.
+                let _ = upload.abort().await;
+                drop(counted);
+            });
         }
     }
 }

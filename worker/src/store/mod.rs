@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sanafarm_proto::v1::ErrorClass;
 use sanafarm_telemetry::worker::{UPLOAD_BYTES, UPLOADS};
@@ -36,6 +36,9 @@ use lanes::{LaneKey, Lanes, Next};
 use place::{Place, Source};
 pub(crate) use publish::open_output;
 use publish::{Published, publish};
+
+/// How long the object stores may take to forget uploads that are given up when the worker leaves.
+const ABORTS: Duration = Duration::from_secs(2);
 
 /// Why something was not stored.
 #[derive(Debug)]
@@ -159,6 +162,8 @@ impl Store {
                 },
             }
         }
+        self.uploads.shutdown().await;
+        sanafarm_storage::aborted(ABORTS).await;
         self.failure.map_or(Ok(()), Err)
     }
 
