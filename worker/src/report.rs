@@ -64,7 +64,7 @@ impl Report {
     }
 }
 
-/// The coordinator has committed results, or had them already.
+/// The coordinator has committed results, or had them already, or takes them from nobody.
 #[derive(Debug)]
 pub(crate) struct Acknowledged {
     pub(crate) lease: LeaseKey,
@@ -74,6 +74,13 @@ pub(crate) struct Acknowledged {
     pub(crate) failed: u64,
     /// Images of the lease are left to do.
     pub(crate) held: bool,
+}
+
+impl Acknowledged {
+    /// Nothing of an earlier run will come of an image: a shard that was leased since waits for it no longer.
+    pub(crate) fn given_up(lease: LeaseKey, job: String, index: u64) -> Self {
+        Self { lease, job, indices: vec![index], done: 0, failed: 0, held: true }
+    }
 }
 
 /// Tells results as they come, one report in flight; what comes meanwhile makes the next one. Ends when there
@@ -131,6 +138,7 @@ async fn tell(
                 if let Some(entry) = report.entry {
                     outbox.set_aside(entry, Aside::Refused, &error.to_string()).await;
                 }
+                notes.push(Acknowledged::given_up(report.lease, report.job, report.result.index));
             }
             Err(error) => return Err(error),
         }

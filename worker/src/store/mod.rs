@@ -319,14 +319,8 @@ async fn set_aside(context: &Context, entry: &Entry, why: Aside, text: &str) {
         return context.outbox.failed(entry, Failure::new(ErrorClass::Internal, text));
     }
     // A shard that was leased since may wait for it.
-    let note = Acknowledged {
-        lease: entry.record.lease.clone(),
-        job: entry.record.job.clone(),
-        indices: vec![entry.record.index],
-        done: 0,
-        failed: 0,
-        held: true,
-    };
+    let record = &entry.record;
+    let note = Acknowledged::given_up(record.lease.clone(), record.job.clone(), record.index);
     if context.acknowledged.send(note).await.is_err() {
         tracing::debug!("nobody waits for acknowledgements");
     }

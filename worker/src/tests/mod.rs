@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::{Error, Options, Shutdown, Summary, shift};
 
 mod archive;
+mod aside;
 mod bench;
 mod coordinator;
 mod devices;
