@@ -1,11 +1,11 @@
-//! Reaching a coordinator: over the network, or in this process over a database that is only read.
+//! Reaching a coordinator: over the network, or in this process over the database of a data folder.
 
 use std::path::PathBuf;
 
-use sanafarm_coordinator::Coordinator;
+use sanafarm_coordinator::{Coordinator, Options};
 use sanafarm_net::{Channel, ClientSettings};
 
-use crate::data_folder::DataFolder;
+use crate::data_folder::{DataFolder, Lock};
 use crate::environment;
 use crate::error::Error;
 
@@ -26,7 +26,16 @@ pub struct Connection {
     /// For the generated clients.
     pub channel: Channel,
     /// Lives as long as the channel when it is in this process.
-    local: Option<Coordinator>,
+    local: Option<Local>,
+}
+
+/// A coordinator in this process.
+#[derive(Debug)]
+struct Local {
+    coordinator: Coordinator,
+    data: DataFolder,
+    /// Held while something is changed.
+    lock: Option<Lock>,
 }
 
 impl Connection {
@@ -53,11 +62,44 @@ impl Connection {
         self.local.is_none()
     }
 
-    /// For a call that changes something: that needs a coordinator at work.
-    pub async fn changing(place: Place) -> Result<Self, Error> {
+    /// The data folder whose database this is, when no coordinator was asked.
+    pub fn data(&self) -> Option<&DataFolder> {
+        self.local.as_ref().map(|local| &local.data)
+    }
+
+    /// The same, while nobody works on what is in it.
+    pub fn idle_data(&self) -> Option<&DataFolder> {
+        let local = self.local.as_ref()?;
+        (local.lock.is_none() && local.data.holder().is_none()).then_some(&local.data)
+    }
+
+    /// For a call that changes a job: a coordinator's address, else the database of the data folder, which nobody else
+    /// may work on meanwhile. `verb` is told to whoever tries.
+    pub async fn changing(place: Place, verb: &str) -> Result<Self, Error> {
+        if let Some(address) = place.address() {
+            return Self::remote(&address, &place.access).await;
+        }
+        let data = DataFolder::choose(place.data);
+        let database = data.database();
+        if !database.is_file() {
+            return Err(no_coordinator(&format!(
+                "there is no database in the data folder {} either; name another one with --data, or a coordinator with \
+                 --coordinator ADDR or {}",
+                data.path().display(),
+                environment::COORDINATOR
+            )));
+        }
+        let lock = data.lock(verb, None)?;
+        let coordinator = Coordinator::open(Options::file(database)).await;
+        let coordinator = coordinator.map_err(|error| open_error(&data, &error))?;
+        Self::inside(coordinator, data, Some(lock)).await
+    }
+
+    /// For a call that is about a farm: that needs a coordinator at work.
+    pub async fn farm(place: Place) -> Result<Self, Error> {
         match place.address() {
             Some(address) => Self::remote(&address, &place.access).await,
-            None => Err(Error::mistake("no coordinator was named").hint(format!(
+            None => Err(no_coordinator(&format!(
                 "start one with `sanafarm coordinator` and name it with --coordinator ADDR or {}; to render \
                  on this machine alone use `sanafarm render`",
                 environment::COORDINATOR
@@ -68,8 +110,9 @@ impl Connection {
     /// Ends the coordinator in this process, if there is one.
     pub async fn close(self) {
         drop(self.channel);
-        if let Some(coordinator) = self.local {
-            coordinator.close().await;
+        if let Some(local) = self.local {
+            local.coordinator.close().await;
+            drop(local.lock);
         }
     }
 
@@ -95,13 +138,23 @@ impl Connection {
                  makes a data folder",
             ));
         }
-        let failed = |error: sanafarm_coordinator::Error| {
-            Error::failure(format!("open database {}", database.display())).caused_by(&error)
-        };
-        let coordinator = Coordinator::open_read_only(&database).await.map_err(failed)?;
-        let channel = coordinator.local_channel().await.map_err(failed)?;
-        Ok(Self { channel: channel.into(), local: Some(coordinator) })
+        let coordinator = Coordinator::open_read_only(&database).await;
+        let coordinator = coordinator.map_err(|error| open_error(data, &error))?;
+        Self::inside(coordinator, data.clone(), None).await
     }
+
+    async fn inside(coordinator: Coordinator, data: DataFolder, lock: Option<Lock>) -> Result<Self, Error> {
+        let channel = coordinator.local_channel().await.map_err(|error| open_error(&data, &error))?;
+        Ok(Self { channel: channel.into(), local: Some(Local { coordinator, data, lock }) })
+    }
+}
+
+fn open_error(data: &DataFolder, error: &sanafarm_coordinator::Error) -> Error {
+    Error::failure(format!("open database {}", data.database().display())).caused_by(error)
+}
+
+fn no_coordinator(hint: &str) -> Error {
+    Error::mistake("no coordinator was named").hint(hint)
 }
 
 impl Place {

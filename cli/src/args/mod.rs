@@ -70,7 +70,7 @@ pub enum Command {
     Jobs(JobsArgs),
     /// Show one job
     Show(JobArgs),
-    /// Follow a job until it has ended
+    /// Follow a job until it has ended, or until nobody works on it in a data folder; exit code 0 only when it has succeeded
     Watch(JobArgs),
     /// List the images of a job
     Images(ImagesArgs),

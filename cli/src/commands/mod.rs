@@ -1,5 +1,6 @@
 //! One file for each verb.
 
+mod alone;
 mod change;
 mod completions;
 mod coordinator;

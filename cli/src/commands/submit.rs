@@ -29,7 +29,7 @@ pub async fn run(mut args: SubmitArgs, printer: &Printer) -> Result<Exit, Error>
     let is_somebody = place.access.is_somebody();
     let (start, traces) = (SystemTime::now(), watching::trace(&args.tracing, Role::Submit, "submit")?);
     // Looking for a coordinator costs less than reading a million lines.
-    let connection = Connection::changing(place).await?;
+    let connection = Connection::farm(place).await?;
     timing::find_jobs(&mut args.scheduling.timing, &connection.channel).await?;
     data.create()?;
     let list = GoodList::read(&args.submission, &data, printer).await?;

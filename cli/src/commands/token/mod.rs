@@ -176,7 +176,7 @@ impl Tokens {
     async fn open(place: TokenPlaceArgs) -> Result<Self, Error> {
         if let Some(address) = place.coordinator {
             let place = Place { coordinator: Some(address), data: None, access: place.access.into() };
-            let connection = Connection::changing(place).await?;
+            let connection = Connection::farm(place).await?;
             let client = TokenServiceClient::new(connection.channel.clone());
             return Ok(Self { client, connection: Some(connection), local: None });
         }

@@ -23,11 +23,13 @@ use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{GetJobRequest, ImageState, Job, JobState, Layout, ListImagesRequest};
 use sanafarm_storage::Output;
 
+use super::alone;
 use crate::args::VerifyArgs;
 use crate::connect::{Connection, Place};
 use crate::error::{Error, Exit};
 use crate::output;
 use crate::printer::Printer;
+use crate::printer::amounts::count;
 use crate::progress::Counting;
 
 pub use recipe::differences;
@@ -42,7 +44,7 @@ use tars::Tar;
 pub async fn run(args: VerifyArgs, printer: &Printer) -> Result<Exit, Error> {
     let place = Place::from(args.place.clone());
     let connection = match args.requeue {
-        true => Connection::changing(place).await?,
+        true => Connection::changing(place, "verify").await?,
         false => Connection::reading(place).await?,
     };
     let mut client = JobServiceClient::new(connection.channel.clone());
@@ -63,7 +65,7 @@ pub async fn run(args: VerifyArgs, printer: &Printer) -> Result<Exit, Error> {
         .then(|| Requeuer::new(client.clone(), output.clone(), &job, args.reason.clone(), printer));
     let mut verify = Verify {
         channel: connection.channel.clone(),
-        client,
+        client: client.clone(),
         output,
         depth,
         requeuer,
@@ -73,7 +75,12 @@ pub async fn run(args: VerifyArgs, printer: &Printer) -> Result<Exit, Error> {
         printer,
     };
     verify.objects().await?;
-    let exit = verify.end().await?;
+    let (exit, requeued) = verify.end().await?;
+    if let Some(data) = connection.data().filter(|_| requeued) {
+        let again = client.get_job(GetJobRequest { job_id: job.job_id.clone() }).await.map_err(failed)?;
+        alone::tell_next(again.get_ref(), data, printer);
+    }
+    drop(client);
     connection.close().await;
     Ok(exit)
 }
@@ -206,7 +213,8 @@ impl Verify<'_> {
         }
     }
 
-    async fn end(mut self) -> Result<Exit, Error> {
+    /// Sums up: how it ends, and whether images are to be rendered again.
+    async fn end(mut self) -> Result<(Exit, bool), Error> {
         if let Some(requeuer) = self.requeuer.take() {
             self.tally.requeued = requeuer.finish().await?;
         }
@@ -216,8 +224,8 @@ impl Verify<'_> {
         }
         match self.tally.requeued {
             0 => {}
-            1 => self.printer.note("1 image is rendered again"),
-            many => self.printer.note(format!("{many} images are rendered again")),
+            1 => self.printer.note("1 image is to be rendered again"),
+            many => self.printer.note(format!("{} images are to be rendered again", count(many))),
         }
         let wrong = self.tally.problems() > 0;
         if wrong && !self.args.requeue && !self.args.json && requeue::check(self.job).is_ok() {
@@ -225,6 +233,6 @@ impl Verify<'_> {
                 format!("`sanafarm verify {} --requeue` has lost pictures rendered again", self.job.job_id);
             self.printer.note(hint);
         }
-        Ok(if wrong { Exit::Failure } else { Exit::Success })
+        Ok((if wrong { Exit::Failure } else { Exit::Success }, self.tally.requeued > 0))
     }
 }
