@@ -118,13 +118,16 @@ impl Connection {
 
     async fn remote(address: &str, access: &ClientSettings) -> Result<Self, Error> {
         let channel = access.connect(address).await.map_err(|error| match &error {
-            sanafarm_net::Error::Transport(_) => Error::failure(format!("connect to coordinator {address}"))
-                .caused_by(&error)
-                .hint(if address.starts_with("https://") {
-                    "check the address, that `sanafarm coordinator` runs there with TLS, and that --ca names its CA"
-                } else {
-                    "check the address, and that `sanafarm coordinator` runs there"
-                }),
+            sanafarm_net::Error::Transport(_) => {
+                let failed =
+                    Error::failure(format!("connect to coordinator {address}")).caused_by(&error);
+                let other = failed.causes.iter().any(|cause| cause.contains("http2 error"));
+                failed.hint(match address.starts_with("https://") {
+                    true => "check the address, that `sanafarm coordinator` runs there with TLS, and that --ca names its CA",
+                    false if other => "it may speak TLS: try https://",
+                    false => "check the address, and that `sanafarm coordinator` runs there",
+                })
+            }
             _ => mistaken(address, &error),
         })?;
         Ok(Self { channel, local: None })
@@ -169,9 +172,19 @@ impl Place {
 
 /// A way to a coordinator that cannot be as the user said it.
 pub fn mistaken(address: &str, error: &sanafarm_net::Error) -> Error {
-    Error::mistake(format!("reach coordinator {address}"))
-        .caused_by(error)
-        .hint("write host:port, such as 127.0.0.1:7070, or https://host:port")
+    use sanafarm_net::Error as Wrong;
+    let mistake = Error::mistake(format!("reach coordinator {address}")).caused_by(error);
+    match error {
+        Wrong::Address(_) => mistake.hint("write host:port, such as 127.0.0.1:7070, or https://host:port"),
+        Wrong::Read { .. } => mistake.hint(
+            "name a file that can be read with --token-file, --ca, --cert and --key, or in their variables",
+        ),
+        Wrong::File { .. } => {
+            mistake.hint("a file of --token-file holds one token, as `sanafarm token create` prints it")
+        }
+        // They say it themselves.
+        Wrong::Clear(_) | Wrong::HalfCertificate | Wrong::Tls(_) | Wrong::Transport(_) => mistake,
+    }
 }
 
 #[cfg(test)]
