@@ -3,7 +3,8 @@
 use sanafarm_proto::v1::change_job_request::Change;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{
-    By, Cancel, ChangeJobRequest, ChangeJobResponse, ChangeOwnerRequest, ErrorClass, Pause, Resume, Retry,
+    By, Cancel, ChangeJobRequest, ChangeJobResponse, ChangeOwnerRequest, ErrorClass, Job, JobState, Pause,
+    Resume, Retry,
 };
 
 use super::{alone, show};
@@ -12,6 +13,7 @@ use crate::connect::{Connection, Place};
 use crate::data_folder::DataFolder;
 use crate::environment;
 use crate::error::{Error, Exit};
+use crate::job_view::job_state;
 use crate::printer::Printer;
 use crate::printer::amounts::count;
 
@@ -22,7 +24,12 @@ pub async fn pause(args: ChangeArgs, printer: &Printer) -> Result<Exit, Error> {
 
 /// `resume`.
 pub async fn resume(args: ChangeArgs, printer: &Printer) -> Result<Exit, Error> {
-    change(args, "resume", Change::Resume(Resume {}), printer).await
+    let what = format!("resume job {}", args.job);
+    let resumed = ask(&args, "resume", &what, Change::Resume(Resume {})).await?;
+    match resumed.answer.job.as_ref().and_then(|job| cannot_resume(job, &what)) {
+        Some(error) => Err(error),
+        None => resumed.show(&what, args.json, printer),
+    }
 }
 
 /// `cancel`.
@@ -66,6 +73,24 @@ pub async fn owner(args: OwnerArgs, printer: &Printer) -> Result<Exit, Error> {
     drop(client);
     connection.close().await;
     Ok(Exit::Success)
+}
+
+/// Why nothing has come of it: an ended job was not paused.
+fn cannot_resume(job: &Job, what: &str) -> Option<Error> {
+    let hint = match job.state() {
+        JobState::Cancelled => {
+            return Some(
+                Error::mistake(what)
+                    .because("the job is cancelled and does not come back")
+                    .hint("submit it again to another output"),
+            );
+        }
+        JobState::Failed => format!("`sanafarm retry {} --failed` tries what failed again", job.job_id),
+        JobState::Succeeded => format!("`sanafarm show {}` tells where its pictures are", job.job_id),
+        JobState::Unspecified | JobState::Pending | JobState::Running | JobState::Paused => return None,
+    };
+    let state = job_state(job.state());
+    Some(Error::mistake(what).because(format!("the job has ended: it is {state}")).hint(hint))
 }
 
 /// Changes a job and shows how it stands then.
