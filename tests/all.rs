@@ -17,6 +17,7 @@ mod faults;
 mod history;
 mod lists;
 mod local;
+mod mistakes;
 mod models;
 mod observe;
 mod presign;
