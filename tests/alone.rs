@@ -106,6 +106,12 @@ fn a_list_of_which_nothing_could_be_rendered_says_so() {
     assert_eq!(failed.code, Some(2));
     told(&failed, "rendered 0 images, 3 failed, in ");
     told(&failed, "3 of 3 images failed\n");
+    assert!(failed.stderr.contains("conflict: 3 of them, such as image 0: "), "{}", failed.stderr);
+    assert!(!failed.stderr.contains("WARN"), "{}", failed.stderr);
+    let table = sandbox.run(&["images", &job(&sandbox), "--failed"]).ok().stdout;
+    let mut lines = table.lines();
+    assert!(lines.next().unwrap().ends_with("prompt      error"), "{table}");
+    assert!(lines.all(|line| line.contains("  conflict: ") && line.chars().count() < 150), "{table}");
     let again = sandbox.run(&RENDER);
     told(&again, "nothing to render: this job was finished before (failed)");
 }
