@@ -13,6 +13,8 @@ use crate::printer::amounts::count;
 /// Shortest time between two plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Takes the cursor some columns back.
+const BACK: &str = "\x1b[3D";
 /// A speed is told when it was measured for so long.
 const MEASURED: Duration = Duration::from_secs(2);
 
@@ -192,7 +194,9 @@ fn words(activity: &Activity) -> String {
 /// A bar that stood at `there` when it was started: what was there before says nothing about speed.
 fn style(colour: bool, what: &'static str, there: u64) -> ProgressStyle {
     let bar = if colour { "{bar:30.cyan/dim}" } else { "{bar:30}" };
-    let template = format!("{bar} {{pos}}/{{len}} {what}  {{speed}}{{wide_msg}}");
+    // A terminal echoes Ctrl-C where the cursor is: beyond the end of a line it would begin another one, and the bar above
+    // would never be cleared.
+    let template = format!("{bar} {{pos}}/{{len}} {what}  {{speed}}{{wide_msg}}{BACK}");
     let style = ProgressStyle::with_template(&template).expect("the template is a constant");
     let started = Instant::now();
     style.with_key("speed", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
