@@ -309,6 +309,17 @@ fn a_ca_is_never_replaced() {
 }
 
 #[test]
+fn a_coordinator_with_tls_is_guessed_when_it_is_called_without() {
+    let sandbox = Sandbox::new();
+    make_ca(&sandbox, "ca");
+    let farm = Farm::start(sandbox, &[], &[]);
+    let plain = farm.address.replace("https://", "http://");
+    let ended = farm.sandbox.run(&["jobs", "--coordinator", &plain]);
+    assert_ne!(ended.code, Some(0));
+    assert!(ended.stderr.ends_with("hint: it may speak TLS: try https://\n"), "{}", ended.stderr);
+}
+
+#[test]
 fn tokens_and_certificates_go_into_files_that_are_not_lost() {
     use std::os::unix::fs::PermissionsExt;
     let sandbox = Sandbox::new();

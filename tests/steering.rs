@@ -129,7 +129,7 @@ fn jobs_wait_for_others_and_end_with_them() {
     let at = At { sandbox: &sandbox, address: &address };
     sandbox.write("list.txt", "red dots\nblue dots\n");
     let none = at.run(&["submit", "none.txt", "--after", "nonsense"]);
-    let text = "error: wait for job nonsense (--after)\n  caused by: no job nonsense\n";
+    let text = "error: wait for job nonsense (--after)\n  caused by: no job nonsense\n\nhint: `sanafarm jobs` lists jobs\n";
     assert_eq!((none.code, none.stderr.as_str()), (Some(1), text), "told before the list is read");
 
     let first = at.submit(&[]);
