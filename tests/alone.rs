@@ -54,6 +54,19 @@ fn deleted_pictures_are_rendered_again() {
     assert!(std::fs::read(&first).unwrap() == before, "it is another picture");
     sandbox.run(&["verify", &job, "--deep"]).ok();
 
+    // What is about the pictures alone.
+    std::fs::remove_file(sandbox.path("out/manifest.parquet")).unwrap();
+    let gone = sandbox.run(&RENDER);
+    told(&gone, &format!("`sanafarm verify {job} --requeue` and then the same command again"));
+    told(
+        &sandbox.run(&["verify", &job]),
+        &format!("`sanafarm verify {job} --requeue` has the tables written anew"),
+    );
+    told(&sandbox.run(&["verify", &job, "--requeue"]), "the tables are written anew at the end of the job");
+    sandbox.run(&RENDER).ok();
+    assert!(std::fs::read(&first).unwrap() == before, "it is another picture");
+    sandbox.run(&["verify", &job]).ok();
+
     // The whole output, as somebody may move it away.
     std::fs::remove_dir_all(sandbox.path("out")).unwrap();
     let gone = sandbox.run(&RENDER);
@@ -62,6 +75,18 @@ fn deleted_pictures_are_rendered_again() {
     told(&sandbox.run(&["verify", &job, "--requeue"]), "3 images are to be rendered again\n");
     sandbox.run(&RENDER).ok();
     sandbox.run(&["verify", &job]).ok();
+}
+
+#[test]
+fn the_index_of_tars_is_written_anew() {
+    let sandbox = sandbox();
+    let render = [&RENDER[..], &["--layout", "webdataset"]].concat();
+    sandbox.run(&render).ok();
+    let job = job(&sandbox);
+    std::fs::remove_file(sandbox.path("out/index.json")).unwrap();
+    told(&sandbox.run(&["verify", &job, "--requeue"]), "the tables are written anew at the end of the job");
+    sandbox.run(&render).ok();
+    sandbox.run(&["verify", &job, "--deep"]).ok();
 }
 
 #[test]

@@ -70,6 +70,7 @@ pub async fn run(args: VerifyArgs, printer: &Printer) -> Result<Exit, Error> {
         depth,
         requeuer,
         tally: Tally::default(),
+        mendable: Mendable::default(),
         args: &args,
         job: &job,
         printer,
@@ -85,6 +86,13 @@ pub async fn run(args: VerifyArgs, printer: &Printer) -> Result<Exit, Error> {
     Ok(exit)
 }
 
+/// What was found that rendering again mends.
+#[derive(Debug, Default)]
+struct Mendable {
+    pictures: bool,
+    tables: bool,
+}
+
 struct Verify<'a> {
     channel: Channel,
     client: JobServiceClient<Channel>,
@@ -92,6 +100,8 @@ struct Verify<'a> {
     depth: Depth,
     requeuer: Option<Requeuer>,
     tally: Tally,
+    /// What `--requeue` mends: lost pictures, and tables that are not as they should be.
+    mendable: Mendable,
     args: &'a VerifyArgs,
     job: &'a Job,
     printer: &'a Printer,
@@ -112,6 +122,7 @@ impl Verify<'_> {
             // They are written last.
             JobState::Succeeded | JobState::Failed => {
                 for problem in tables::check(&self.output, self.job, tars.as_deref()).await? {
+                    self.mendable.tables = true;
                     self.wrong(&problem).await?;
                 }
             }
@@ -203,6 +214,7 @@ impl Verify<'_> {
 
     async fn wrong(&mut self, problem: &Problem) -> Result<(), Error> {
         self.tally.wrong(problem.what);
+        self.mendable.pictures |= problem.lost.is_some();
         match self.args.json {
             true => self.printer.data(problem.json())?,
             false => self.printer.data(problem.line())?,
@@ -213,10 +225,34 @@ impl Verify<'_> {
         }
     }
 
+    /// The index of a done image.
+    async fn some_picture(&mut self) -> Result<Option<u64>, Error> {
+        let failed = |status| Error::call(format!("list images of job {}", self.job.job_id), &status);
+        let request = ListImagesRequest {
+            job_id: self.job.job_id.clone(),
+            states: vec![ImageState::Done.into()],
+            limit: 1,
+            ..Default::default()
+        };
+        let mut images = self.client.list_images(request).await.map_err(failed)?.into_inner();
+        Ok(images.message().await.map_err(failed)?.map(|image| image.index))
+    }
+
     /// Sums up: how it ends, and whether images are to be rendered again.
     async fn end(mut self) -> Result<(Exit, bool), Error> {
-        if let Some(requeuer) = self.requeuer.take() {
+        if let Some(mut requeuer) = self.requeuer.take() {
             self.tally.requeued = requeuer.finish().await?;
+            // Tables are written at the end of a job, so one without lost pictures needs something to do.
+            let some = if self.mendable.tables && self.tally.requeued == 0 {
+                self.some_picture().await?
+            } else {
+                None
+            };
+            if let Some(index) = some {
+                requeuer.run_again(index).await?;
+                self.tally.requeued = requeuer.finish().await?;
+                self.printer.note("the tables are written anew at the end of the job, which runs again");
+            }
         }
         match self.args.json {
             true => self.printer.data(self.tally.json(self.job))?,
@@ -228,10 +264,10 @@ impl Verify<'_> {
             many => self.printer.note(format!("{} images are to be rendered again", count(many))),
         }
         let wrong = self.tally.problems() > 0;
-        if wrong && !self.args.requeue && !self.args.json && requeue::check(self.job).is_ok() {
-            let hint =
-                format!("`sanafarm verify {} --requeue` has lost pictures rendered again", self.job.job_id);
-            self.printer.note(hint);
+        let Mendable { pictures, tables } = self.mendable;
+        if (pictures || tables) && !self.args.requeue && !self.args.json && requeue::check(self.job).is_ok() {
+            let what = if pictures { "lost pictures rendered again" } else { "the tables written anew" };
+            self.printer.note(format!("`sanafarm verify {} --requeue` has {what}", self.job.job_id));
         }
         Ok((if wrong { Exit::Failure } else { Exit::Success }, self.tally.requeued > 0))
     }
