@@ -125,14 +125,21 @@ impl Error {
     }
 }
 
+/// Words of the transport.
+const BROKEN: [&str; 3] = ["http2 error", "transport error", "operation was canceled"];
+
 /// What to try after an answer that any call may get.
 fn hint_for(status: &Status) -> Option<&'static str> {
     let text = status.message();
     match status.code() {
         Code::NotFound if text.starts_with("no job ") => Some("`sanafarm jobs` lists jobs"),
-        // What a server of TLS sends is no HTTP/2.
-        _ if text.contains("h2 protocol error") || text.contains("http2 error") => {
-            Some("it may speak TLS: try https://")
+        // How the end of a connection is told. What a server of TLS sends to whoever speaks without is no HTTP/2 and ends it.
+        Code::Cancelled | Code::Unknown | Code::Internal | Code::Unavailable
+            if BROKEN.iter().any(|broken| text.contains(broken)) =>
+        {
+            Some(
+                "the connection broke off: it may speak TLS, try https://; or see whether the coordinator still runs",
+            )
         }
         _ => None,
     }
@@ -167,5 +174,7 @@ mod tests {
         let hint = |status: Status| Error::call("show job", &status).hint;
         assert_eq!(hint(Status::not_found("no job x")).as_deref(), Some("`sanafarm jobs` lists jobs"));
         assert_eq!(hint(Status::not_found("no worker x")), None);
+        let broken = ["h2 protocol error: http2 error", "transport error", "operation was canceled"];
+        assert!(broken.iter().all(|text| hint(Status::unknown(*text)).unwrap().contains("https://")));
     }
 }
