@@ -25,7 +25,7 @@ fn make_ca(sandbox: &Sandbox, folder: &str) {
 /// A certificate for the coordinator, over the one before.
 fn certify(sandbox: &Sandbox, ca: &str) {
     let hosts = ["--host", "127.0.0.1", "--host", "localhost"];
-    let issue = ["token", "ca", "issue", "server", "--dir", ca, "--output", "tls"];
+    let issue = ["token", "ca", "issue", "server", "--dir", ca, "--output", "tls", "--replace"];
     sandbox.run(&[&issue[..], &hosts].concat()).ok();
 }
 
@@ -122,7 +122,11 @@ fn a_farm_with_tls_and_tokens_renders_and_tells_no_secret() {
         assert!(ended.stderr.contains(why), "{why} in {}", ended.stderr);
         answers.push(ended);
     };
-    refused(farm.run(Some(auditor), &["cancel", &job]), 1, "ChangeJob is for admin and submit");
+    refused(
+        farm.run(Some(auditor), &["cancel", &job]),
+        1,
+        "ChangeJob is for admin or submit; this token is for read",
+    );
     refused(farm.run(None, &["jobs"]), 1, "wants a token");
     refused(farm.run(Some(fleet), &["jobs"]), 1, "this token is for worker");
     let wrong = Token { id: String::new(), text: format!("sf_{}_{}", "0".repeat(12), "1".repeat(64)) };
@@ -302,4 +306,69 @@ fn a_ca_is_never_replaced() {
     assert_eq!(nobody.code, Some(1), "{}", nobody.stderr);
     let admin = sandbox.run(&["token", "ca", "issue", "w1", "--role", "admin"]);
     assert_eq!(admin.code, Some(1), "{}", admin.stderr);
+}
+
+#[test]
+fn a_coordinator_with_tls_is_guessed_when_it_is_called_without() {
+    let sandbox = Sandbox::new();
+    make_ca(&sandbox, "ca");
+    let farm = Farm::start(sandbox, &[], &[]);
+    let plain = farm.address.replace("https://", "http://");
+    let ended = farm.sandbox.run(&["jobs", "--coordinator", &plain]);
+    assert_ne!(ended.code, Some(0));
+    assert!(
+        ended.stderr.contains("it may speak TLS") && ended.stderr.contains("try https://"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn tokens_and_certificates_go_into_files_that_are_not_lost() {
+    use std::os::unix::fs::PermissionsExt;
+    let sandbox = Sandbox::new();
+    let mode = |name: &str| sandbox.path(name).metadata().unwrap().permissions().mode() & 0o777;
+    let read = |name: &str| std::fs::read_to_string(sandbox.path(name)).unwrap();
+    let create = ["token", "create", "root", "--role", "admin", "-o", "root.token"];
+    let made = sandbox.run(&create).ok();
+    assert_eq!(made.stdout, "");
+    assert!(made.stderr.ends_with(" for root is in root.token\n"), "{}", made.stderr);
+    let first = read("root.token");
+    assert!(first.starts_with("sf_") && first.ends_with('\n'), "it is no token");
+    assert_eq!((mode("root.token"), mode(".sanafarm")), (0o600, 0o700));
+    let again = sandbox.run(&create);
+    assert_eq!(again.code, Some(1));
+    assert!(again.stderr.starts_with("error: root.token is there already\n"), "{}", again.stderr);
+    let listed = sandbox.run(&["token", "list", "--json"]).ok();
+    assert_eq!(listed.stdout.lines().count(), 1, "a token was made that nobody has");
+
+    let id = listed.last_json()["token_id"].as_str().unwrap().to_owned();
+    let rotated = sandbox.run(&["token", "rotate", &id, "-o", "root.token", "--json"]).ok().last_json();
+    assert_eq!((rotated["file"].as_str(), rotated.get("token")), (Some("root.token"), None));
+    assert_ne!(read("root.token"), first);
+    assert_eq!(mode("root.token"), 0o600);
+
+    sandbox.run(&["token", "ca", "init"]).ok();
+    let again = sandbox.run(&["token", "ca", "init"]);
+    assert_eq!(again.code, Some(1));
+    assert!(
+        again.stderr.contains("there is a ca already: ca/ca.pem\n\nhint: sign with it"),
+        "{}",
+        again.stderr
+    );
+    let issue = ["token", "ca", "issue", "server", "--host", "a.example"];
+    sandbox.run(&issue).ok();
+    let before = read("ca/server.pem");
+    let again = sandbox.run(&issue);
+    assert_eq!(again.code, Some(1));
+    assert!(
+        again.stderr.contains("ca/server.pem is there already\n\nhint: add --replace"),
+        "{}",
+        again.stderr
+    );
+    assert_eq!(read("ca/server.pem"), before);
+    sandbox.run(&[&issue[..], &["--replace"]].concat()).ok();
+    assert_ne!(read("ca/server.pem"), before);
+    let ca = sandbox.run(&["token", "ca", "issue", "ca", "--host", "a.example", "--replace"]);
+    assert_eq!(ca.code, Some(1), "the key of the ca was replaced");
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what is unexpected fails the test")]
 
 mod access;
+mod alone;
 mod buckets;
 mod chaos;
 mod checks;
@@ -16,6 +17,7 @@ mod faults;
 mod history;
 mod lists;
 mod local;
+mod mistakes;
 mod models;
 mod observe;
 mod presign;

@@ -274,16 +274,25 @@ fn reading_verbs_without_a_database_say_where_they_looked() {
 }
 
 #[test]
-fn changing_verbs_need_a_coordinator() {
+fn changing_verbs_need_a_coordinator_or_a_database() {
     let sandbox = Sandbox::new();
     sandbox.write("a.txt", "red dots\n");
-    for args in [&["submit", "a.txt"][..], &["cancel", "x"]] {
+    for args in [&["submit", "a.txt"][..], &["drain", "x"]] {
         refused(
             &sandbox,
             args,
             "error: no coordinator was named\n\nhint: start one with `sanafarm coordinator` and name it with \
              --coordinator ADDR or SANAFARM_COORDINATOR; to render on this machine alone use `sanafarm render`\n",
         );
+    }
+    for args in [&["cancel", "x"][..], &["retry", "x", "--failed"], &["verify", "x", "--requeue"]] {
+        refused(
+            &sandbox,
+            args,
+            "error: no coordinator was named\n\nhint: there is no database in the data folder .sanafarm either; name \
+             another one with --data, or a coordinator with --coordinator ADDR or SANAFARM_COORDINATOR\n",
+        );
+        assert!(!sandbox.path(".sanafarm").exists());
     }
     refused(
         &sandbox,

@@ -101,13 +101,16 @@ fn a_cancelled_job_ends_and_the_verbs_agree_on_it() {
 #[test]
 fn a_data_folder_that_a_coordinator_serves_is_refused_to_render() {
     let sandbox = Sandbox::new();
-    let (_coordinator, _) = coordinator(&sandbox);
+    let (_coordinator, address) = coordinator(&sandbox);
     sandbox.write("list.txt", "red dots\n");
-    let ended = sandbox.run(&["render", "list.txt"]);
-    assert_eq!(ended.code, Some(1));
-    assert!(
-        ended.stderr.starts_with("error: data folder .sanafarm is in use by process "),
-        "{}",
-        ended.stderr
-    );
+    let start =
+        format!("error: data folder .sanafarm is in use by `sanafarm coordinator` at {address} (process ");
+    for (args, hint) in [
+        (&["render", "list.txt"][..], format!("`sanafarm submit --coordinator {address}`")),
+        (&["cancel", "x"], format!("hint: ask it: name it with --coordinator {address}\n")),
+    ] {
+        let ended = sandbox.run(args);
+        assert_eq!(ended.code, Some(1));
+        assert!(ended.stderr.starts_with(&start) && ended.stderr.contains(&hint), "{}", ended.stderr);
+    }
 }

@@ -98,7 +98,7 @@ fn failed_images_are_tried_again_when_the_cause_is_gone() {
     assert!(nothing.stderr.contains("nothing is tried again"), "{}", nothing.stderr);
     std::fs::remove_file(&taken).unwrap();
     let retried = at.run(&["retry", &job, "--failed", "--error-class", "conflict"]).ok();
-    assert!(retried.stderr.contains("1 image is tried again"), "{}", retried.stderr);
+    assert!(retried.stderr.contains("1 image is to be tried again"), "{}", retried.stderr);
     let ended = at.run(&["watch", &job, "--json"]).ok().last_json();
     assert_eq!((ended["state"].as_str(), ended["done"].as_u64()), (Some("succeeded"), Some(3)));
     crate::support::pictures::assert_whole(&sandbox.database(), &sandbox.path("out"), 3);
@@ -129,7 +129,7 @@ fn jobs_wait_for_others_and_end_with_them() {
     let at = At { sandbox: &sandbox, address: &address };
     sandbox.write("list.txt", "red dots\nblue dots\n");
     let none = at.run(&["submit", "none.txt", "--after", "nonsense"]);
-    let text = "error: wait for job nonsense (--after)\n  caused by: no job nonsense\n";
+    let text = "error: wait for job nonsense (--after)\n  caused by: no job nonsense\n\nhint: `sanafarm jobs` lists jobs\n";
     assert_eq!((none.code, none.stderr.as_str()), (Some(1), text), "told before the list is read");
 
     let first = at.submit(&[]);

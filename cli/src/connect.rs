@@ -1,11 +1,11 @@
-//! Reaching a coordinator: over the network, or in this process over a database that is only read.
+//! Reaching a coordinator: over the network, or in this process over the database of a data folder.
 
 use std::path::PathBuf;
 
-use sanafarm_coordinator::Coordinator;
+use sanafarm_coordinator::{Coordinator, Options};
 use sanafarm_net::{Channel, ClientSettings};
 
-use crate::data_folder::DataFolder;
+use crate::data_folder::{DataFolder, Lock};
 use crate::environment;
 use crate::error::Error;
 
@@ -26,7 +26,16 @@ pub struct Connection {
     /// For the generated clients.
     pub channel: Channel,
     /// Lives as long as the channel when it is in this process.
-    local: Option<Coordinator>,
+    local: Option<Local>,
+}
+
+/// A coordinator in this process.
+#[derive(Debug)]
+struct Local {
+    coordinator: Coordinator,
+    data: DataFolder,
+    /// Held while something is changed.
+    lock: Option<Lock>,
 }
 
 impl Connection {
@@ -53,11 +62,44 @@ impl Connection {
         self.local.is_none()
     }
 
-    /// For a call that changes something: that needs a coordinator at work.
-    pub async fn changing(place: Place) -> Result<Self, Error> {
+    /// The data folder whose database this is, when no coordinator was asked.
+    pub fn data(&self) -> Option<&DataFolder> {
+        self.local.as_ref().map(|local| &local.data)
+    }
+
+    /// The same, while nobody works on what is in it.
+    pub fn idle_data(&self) -> Option<&DataFolder> {
+        let local = self.local.as_ref()?;
+        (local.lock.is_none() && local.data.holder().is_none()).then_some(&local.data)
+    }
+
+    /// For a call that changes a job: a coordinator's address, else the database of the data folder, which nobody else
+    /// may work on meanwhile. `verb` is told to whoever tries.
+    pub async fn changing(place: Place, verb: &str) -> Result<Self, Error> {
+        if let Some(address) = place.address() {
+            return Self::remote(&address, &place.access).await;
+        }
+        let data = DataFolder::choose(place.data);
+        let database = data.database();
+        if !database.is_file() {
+            return Err(no_coordinator(&format!(
+                "there is no database in the data folder {} either; name another one with --data, or a coordinator with \
+                 --coordinator ADDR or {}",
+                data.path().display(),
+                environment::COORDINATOR
+            )));
+        }
+        let lock = data.lock(verb, None)?;
+        let coordinator = Coordinator::open(Options::file(database)).await;
+        let coordinator = coordinator.map_err(|error| open_error(&data, &error))?;
+        Self::inside(coordinator, data, Some(lock)).await
+    }
+
+    /// For a call that is about a farm: that needs a coordinator at work.
+    pub async fn farm(place: Place) -> Result<Self, Error> {
         match place.address() {
             Some(address) => Self::remote(&address, &place.access).await,
-            None => Err(Error::mistake("no coordinator was named").hint(format!(
+            None => Err(no_coordinator(&format!(
                 "start one with `sanafarm coordinator` and name it with --coordinator ADDR or {}; to render \
                  on this machine alone use `sanafarm render`",
                 environment::COORDINATOR
@@ -68,20 +110,24 @@ impl Connection {
     /// Ends the coordinator in this process, if there is one.
     pub async fn close(self) {
         drop(self.channel);
-        if let Some(coordinator) = self.local {
-            coordinator.close().await;
+        if let Some(local) = self.local {
+            local.coordinator.close().await;
+            drop(local.lock);
         }
     }
 
     async fn remote(address: &str, access: &ClientSettings) -> Result<Self, Error> {
         let channel = access.connect(address).await.map_err(|error| match &error {
-            sanafarm_net::Error::Transport(_) => Error::failure(format!("connect to coordinator {address}"))
-                .caused_by(&error)
-                .hint(if address.starts_with("https://") {
-                    "check the address, that `sanafarm coordinator` runs there with TLS, and that --ca names its CA"
-                } else {
-                    "check the address, and that `sanafarm coordinator` runs there"
-                }),
+            sanafarm_net::Error::Transport(_) => {
+                let failed =
+                    Error::failure(format!("connect to coordinator {address}")).caused_by(&error);
+                let other = failed.causes.iter().any(|cause| cause.contains("http2 error"));
+                failed.hint(match address.starts_with("https://") {
+                    true => "check the address, that `sanafarm coordinator` runs there with TLS, and that --ca names its CA",
+                    false if other => "it may speak TLS: try https://",
+                    false => "check the address, and that `sanafarm coordinator` runs there",
+                })
+            }
             _ => mistaken(address, &error),
         })?;
         Ok(Self { channel, local: None })
@@ -95,13 +141,23 @@ impl Connection {
                  makes a data folder",
             ));
         }
-        let failed = |error: sanafarm_coordinator::Error| {
-            Error::failure(format!("open database {}", database.display())).caused_by(&error)
-        };
-        let coordinator = Coordinator::open_read_only(&database).await.map_err(failed)?;
-        let channel = coordinator.local_channel().await.map_err(failed)?;
-        Ok(Self { channel: channel.into(), local: Some(coordinator) })
+        let coordinator = Coordinator::open_read_only(&database).await;
+        let coordinator = coordinator.map_err(|error| open_error(data, &error))?;
+        Self::inside(coordinator, data.clone(), None).await
     }
+
+    async fn inside(coordinator: Coordinator, data: DataFolder, lock: Option<Lock>) -> Result<Self, Error> {
+        let channel = coordinator.local_channel().await.map_err(|error| open_error(&data, &error))?;
+        Ok(Self { channel: channel.into(), local: Some(Local { coordinator, data, lock }) })
+    }
+}
+
+fn open_error(data: &DataFolder, error: &sanafarm_coordinator::Error) -> Error {
+    Error::failure(format!("open database {}", data.database().display())).caused_by(error)
+}
+
+fn no_coordinator(hint: &str) -> Error {
+    Error::mistake("no coordinator was named").hint(hint)
 }
 
 impl Place {
@@ -116,9 +172,19 @@ impl Place {
 
 /// A way to a coordinator that cannot be as the user said it.
 pub fn mistaken(address: &str, error: &sanafarm_net::Error) -> Error {
-    Error::mistake(format!("reach coordinator {address}"))
-        .caused_by(error)
-        .hint("write host:port, such as 127.0.0.1:7070, or https://host:port")
+    use sanafarm_net::Error as Wrong;
+    let mistake = Error::mistake(format!("reach coordinator {address}")).caused_by(error);
+    match error {
+        Wrong::Address(_) => mistake.hint("write host:port, such as 127.0.0.1:7070, or https://host:port"),
+        Wrong::Read { .. } => mistake.hint(
+            "name a file that can be read with --token-file, --ca, --cert and --key, or in their variables",
+        ),
+        Wrong::File { .. } => {
+            mistake.hint("a file of --token-file holds one token, as `sanafarm token create` prints it")
+        }
+        // They say it themselves.
+        Wrong::Clear(_) | Wrong::HalfCertificate | Wrong::Tls(_) | Wrong::Transport(_) => mistake,
+    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ impl Exit {
     pub fn of_worker(error: &sanafarm_worker::Error) -> Self {
         match error {
             sanafarm_worker::Error::NoDevice(_) => Self::NoDevice,
-            sanafarm_worker::Error::Devices(_) => Self::Mistake,
+            sanafarm_worker::Error::Devices(_) | sanafarm_worker::Error::OutboxInUse(_) => Self::Mistake,
             sanafarm_worker::Error::Storage(_)
             | sanafarm_worker::Error::Coordinator(_)
             | sanafarm_worker::Error::Outbox(_)
@@ -93,7 +93,8 @@ impl Error {
             "" => format!("{:?}", status.code()),
             message => message.to_owned(),
         };
-        Self { exit, ..Self::mistake(what) }.because(reason)
+        let hint = hint_for(status);
+        Self { exit, hint: hint.map(str::to_owned), ..Self::mistake(what) }.because(reason)
     }
 
     /// Adds an error and its sources as causes.
@@ -124,6 +125,26 @@ impl Error {
     }
 }
 
+/// Words of the transport.
+const BROKEN: [&str; 3] = ["http2 error", "transport error", "operation was canceled"];
+
+/// What to try after an answer that any call may get.
+fn hint_for(status: &Status) -> Option<&'static str> {
+    let text = status.message();
+    match status.code() {
+        Code::NotFound if text.starts_with("no job ") => Some("`sanafarm jobs` lists jobs"),
+        // How the end of a connection is told. What a server of TLS sends to whoever speaks without is no HTTP/2 and ends it.
+        Code::Cancelled | Code::Unknown | Code::Internal | Code::Unavailable
+            if BROKEN.iter().any(|broken| text.contains(broken)) =>
+        {
+            Some(
+                "the connection broke off: it may speak TLS, try https://; or see whether the coordinator still runs",
+            )
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,5 +171,10 @@ mod tests {
         assert_eq!(Error::call("show job", &Status::not_found("no job x")).exit, Exit::Mistake);
         assert_eq!(Error::call("show job", &Status::unavailable("")).exit, Exit::Failure);
         assert_eq!(Error::call("show job", &Status::unavailable("")).causes, ["Unavailable"]);
+        let hint = |status: Status| Error::call("show job", &status).hint;
+        assert_eq!(hint(Status::not_found("no job x")).as_deref(), Some("`sanafarm jobs` lists jobs"));
+        assert_eq!(hint(Status::not_found("no worker x")), None);
+        let broken = ["h2 protocol error: http2 error", "transport error", "operation was canceled"];
+        assert!(broken.iter().all(|text| hint(Status::unknown(*text)).unwrap().contains("https://")));
     }
 }

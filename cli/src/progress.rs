@@ -2,15 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 use sanafarm_proto::v1::{Job, Rendering};
 use sanafarm_worker::Activity;
 
 use crate::job_view::waits_for;
 use crate::printer::Printer;
+use crate::printer::amounts::count;
 
 /// Shortest time between two plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Takes the cursor some columns back.
+const BACK: &str = "\x1b[3D";
+/// A speed is told when it was measured for so long.
+const MEASURED: Duration = Duration::from_secs(2);
 
 /// Shows how far a job is.
 #[derive(Debug)]
@@ -18,18 +24,23 @@ pub struct Progress {
     printer: Printer,
     bar: ProgressBar,
     told: Option<(Instant, u64)>,
+    failed: u64,
 }
 
 impl Progress {
     /// Starts at what the job has already.
     pub fn start(job: &Job, printer: &Printer) -> Self {
-        let bar =
-            printer.bars().add(ProgressBar::new(job.images).with_style(style(printer.colour(), "images")));
-        bar.set_position(job.done + job.failed);
+        let there = job.done + job.failed;
+        let bar = printer.bars().add(ProgressBar::new(job.images).with_style(style(
+            printer.colour(),
+            "images",
+            there,
+        )));
+        bar.set_position(there);
         // Images of an earlier run say nothing about the speed of this one.
         bar.reset_eta();
         bar.enable_steady_tick(Duration::from_millis(500));
-        Self { printer: printer.clone(), bar, told: None }
+        Self { printer: printer.clone(), bar, told: None, failed: job.failed }
     }
 
     /// Shows the counters of a job.
@@ -37,10 +48,11 @@ impl Progress {
         let position = job.done + job.failed;
         self.bar.set_length(job.images);
         self.bar.set_position(position);
+        self.failed = job.failed;
         if let Some(first) = job.rendering.first() {
-            self.bar.set_message(rendering(first, job.rendering.len() - 1));
+            self.say(&rendering(first, job.rendering.len() - 1));
         } else if let Some(waits) = waits_for(job) {
-            self.bar.set_message(waits);
+            self.say(&waits);
         }
         if self.bar.is_hidden() {
             self.tell(job, position);
@@ -52,12 +64,20 @@ impl Progress {
         let mut busy = activities.iter().filter(|device| !device.stage.is_empty());
         let first = busy.next().map(words).unwrap_or_default();
         let others = others(busy.count());
-        self.bar.set_message(format!("{first}{others}"));
+        self.say(&format!("{first}{others}"));
     }
 
     /// Takes the bar away.
     pub fn finish(self) {
         self.bar.finish_and_clear();
+    }
+
+    /// Beside the bar, after what must not be overlooked.
+    fn say(&self, text: &str) {
+        self.bar.set_message(match self.failed {
+            0 => text.to_owned(),
+            failed => format!("{} failed  {text}", count(failed)),
+        });
     }
 
     fn tell(&mut self, job: &Job, position: u64) {
@@ -134,7 +154,7 @@ pub struct Counting {
 impl Counting {
     /// Starts at none of `of`.
     pub fn start(of: u64, what: &'static str, printer: &Printer) -> Self {
-        let bar = printer.bars().add(ProgressBar::new(of).with_style(style(printer.colour(), what)));
+        let bar = printer.bars().add(ProgressBar::new(of).with_style(style(printer.colour(), what, 0)));
         bar.enable_steady_tick(Duration::from_millis(500));
         Self { bar }
     }
@@ -171,13 +191,19 @@ fn words(activity: &Activity) -> String {
     }
 }
 
-fn style(colour: bool, what: &'static str) -> ProgressStyle {
+/// A bar that stood at `there` when it was started: what was there before says nothing about speed.
+fn style(colour: bool, what: &'static str, there: u64) -> ProgressStyle {
     let bar = if colour { "{bar:30.cyan/dim}" } else { "{bar:30}" };
-    let template = format!("{bar} {{pos}}/{{len}} {what}  {{per_sec}}  eta {{eta}}  {{wide_msg}}");
+    // A terminal echoes Ctrl-C where the cursor is: beyond the end of a line it would begin another one, and the bar above
+    // would never be cleared.
+    let template = format!("{bar} {{pos}}/{{len}} {what}  {{speed}}{{wide_msg}}{BACK}");
     let style = ProgressStyle::with_template(&template).expect("the template is a constant");
-    style.with_key("per_sec", move |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
-        // A bar has no way to report that it could not be drawn.
-        let _ = write!(out, "{:.2} {what}/s", state.per_sec());
+    let started = Instant::now();
+    style.with_key("speed", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        if state.pos() > there && started.elapsed() >= MEASURED {
+            // A bar has no way to report that it could not be drawn.
+            let _ = write!(out, "{:.2} {what}/s  eta {:#}  ", state.per_sec(), HumanDuration(state.eta()));
+        }
     })
 }
 
@@ -207,8 +233,8 @@ mod tests {
 
     #[test]
     fn both_styles_are_valid() {
-        style(true, "images");
-        style(false, "tars");
+        style(true, "images", 0);
+        style(false, "tars", 3);
         Counting::start(3, "pictures", &Printer::new()).one_more();
         Reading::start("a.csv", &Printer::new()).finish();
     }

@@ -70,7 +70,7 @@ fn of_a_cancelled_job_its_own_pictures_go_and_what_strangers_put_there_stays() {
     let place = "[DIR]/out";
     assert_eq!(
         ended.stderr,
-        format!("nothing in {place} belongs to nobody; 3 objects ({}) of strangers stay\n", size(&out))
+        format!("nothing to clean up in {place}; 3 objects ({}) of strangers stay\n", size(&out))
     );
     let refused = run(&["gc", "first"]);
     assert_eq!(refused.code, Some(1));

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::support::pictures::{self, Picture};
-use crate::support::{Sandbox, bundled_model};
+use crate::support::{Sandbox, bundled_model, copy_folder};
 
 /// Writes pixels as a PNG with the texts of a picture, in another way than the program does.
 fn write_png(path: &Path, picture: &Picture) {
@@ -39,6 +39,9 @@ fn a_picture_is_rendered_again_from_its_own_recipe_and_compared() {
     let stored = sandbox.run(&["reproduce", &format!("{job}/0")]).ok();
     assert_eq!(stored.stdout, "identical: the new file is the same to the bit\n");
     assert!(stored.stderr.starts_with("rendered on cpu in "), "{}", stored.stderr);
+    copy_folder(&bundled_model(), &sandbox.path("mine"));
+    let by_other = sandbox.run(&["reproduce", &file, "--model", "mine"]).ok();
+    assert!(by_other.stderr.ends_with("/mine\n"), "the model that was used: {}", by_other.stderr);
 
     write_png(&sandbox.path("other.png"), &picture);
     let pixels = sandbox.run(&["reproduce", "other.png", "--json"]).ok().last_json();

@@ -19,7 +19,7 @@ fn put_back(cluster: &Cluster, at: &str, job: &str) {
     let verified = cluster.sandbox.run(&["verify", job, "--coordinator", at]);
     assert_eq!(verified.code, Some(0), "{}{}", verified.stdout, verified.stderr);
     let left = cluster.sandbox.run(&["gc", job, "--coordinator", at, "--older-than", "0s"]).ok();
-    assert!(left.stderr.starts_with("nothing in "), "{}", left.stderr);
+    assert!(left.stderr.starts_with("nothing to clean up in "), "{}", left.stderr);
 }
 
 #[test]

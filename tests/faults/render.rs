@@ -86,7 +86,7 @@ fn a_second_render_in_the_same_data_folder_is_refused() {
     let second = sandbox.run(&ARGS);
     assert_eq!(second.code, Some(1));
     assert!(
-        second.stderr.starts_with("error: data folder .sanafarm is in use by process "),
+        second.stderr.starts_with("error: data folder .sanafarm is in use by `sanafarm render` (process "),
         "{}",
         second.stderr
     );

@@ -160,6 +160,9 @@ pub enum Error {
     /// The outbox cannot be opened, or does not take what is finished.
     #[error("{0}")]
     Outbox(String),
+    /// Another process of this machine works under the same name, or on the same outbox.
+    #[error("{0}")]
+    OutboxInUse(String),
     /// The devices that were asked for cannot be used.
     #[error("{0}")]
     Devices(String),

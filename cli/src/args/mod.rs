@@ -70,7 +70,7 @@ pub enum Command {
     Jobs(JobsArgs),
     /// Show one job
     Show(JobArgs),
-    /// Follow a job until it has ended
+    /// Follow a job until it has ended, or until nobody works on it in a data folder; exit code 0 only when it has succeeded
     Watch(JobArgs),
     /// List the images of a job
     Images(ImagesArgs),
@@ -354,12 +354,15 @@ pub struct LogsArgs {
 pub struct ExportArgs {
     /// Job id, or a beginning that fits one job only
     pub job: String,
-    /// Kind of file [default: as the name of the file ends, else parquet]
+    /// Kind of file [default: as the name of the file ends, on standard output parquet]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub format: Option<ExportFormatName>,
     /// Where to write it; it is there when it is complete [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Write over a file that is there
+    #[arg(long, requires = "output")]
+    pub replace: bool,
     /// Where the jobs are.
     #[command(flatten)]
     pub place: PlaceArgs,

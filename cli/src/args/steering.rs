@@ -3,7 +3,7 @@
 use clap::Args;
 use sanafarm_proto::v1::ErrorClass;
 
-use super::{AccessArgs, values};
+use super::{AccessArgs, PlaceArgs, values};
 
 /// A job that is to be changed.
 #[derive(Debug, Args)]
@@ -13,12 +13,9 @@ pub struct ChangeArgs {
     /// Why, for the history
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
-    /// Address of the coordinator [env: SANAFARM_COORDINATOR=]
-    #[arg(long, value_name = "ADDR")]
-    pub coordinator: Option<String>,
-    /// Who asks.
+    /// Where the job is.
     #[command(flatten)]
-    pub access: AccessArgs,
+    pub place: PlaceArgs,
     /// JSON on standard output
     #[arg(long)]
     pub json: bool,

@@ -67,6 +67,9 @@ pub struct TokenCreateArgs {
     /// When it ends: 2027-01-31T00:00:00Z, or from now on 12h, 90d [default: never]
     #[arg(long, value_name = "TIME", value_parser = values::deadline)]
     pub expires: Option<Timestamp>,
+    /// Write it to this new file, which its owner alone may read [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Where tokens are kept.
     #[command(flatten)]
     pub place: TokenPlaceArgs,
@@ -104,6 +107,9 @@ pub struct TokenRotateArgs {
     /// How long the secret before may still be used
     #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "10m")]
     pub grace: Duration,
+    /// Put it into this file in the place of the one before, so that only its owner may read it [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
     /// Where tokens are kept.
     #[command(flatten)]
     pub place: TokenPlaceArgs,
@@ -181,6 +187,9 @@ pub struct CaIssueArgs {
     /// Folder for NAME.pem and NAME.key [default: that of the CA]
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    /// Put them into the place of those that are there: so they are renewed
+    #[arg(long)]
+    pub replace: bool,
     /// Until it expires: a certificate cannot be revoked
     #[arg(long, value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub days: u32,

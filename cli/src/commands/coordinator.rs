@@ -28,7 +28,9 @@ pub async fn run(args: CoordinatorArgs, printer: &Printer) -> Result<Exit, Error
     let mut addresses = vec![(args.listen.as_str(), address)];
     addresses.extend(args.watching.http.as_deref().zip(watching.address()));
     let serving = serving(&args.serving, &addresses, printer).await?;
-    let place = Place::take(args.database.map(|url| url.expose().to_owned()), args.data)?;
+    let database = args.database.map(|url| url.expose().to_owned());
+    let scheme = if serving.tls.is_some() { "https://" } else { "" };
+    let place = Place::take(database, args.data, &format!("{scheme}{address}"))?;
     let failed = |error: sanafarm_coordinator::Error| {
         Error::failure(format!("serve the database {}", place.name)).caused_by(&error)
     };
@@ -71,11 +73,12 @@ struct Place {
 }
 
 impl Place {
-    fn take(database: Option<String>, data: Option<PathBuf>) -> Result<Self, Error> {
+    /// For a coordinator that serves at `address`.
+    fn take(database: Option<String>, data: Option<PathBuf>, address: &str) -> Result<Self, Error> {
         let Some(url) = database.filter(|url| !url.is_empty()) else {
             let data = DataFolder::choose(data);
             data.create()?;
-            let lock = data.lock()?;
+            let lock = data.lock("coordinator", Some(address))?;
             let options = Options::file(data.database());
             return Ok(Self {
                 name: data.database().display().to_string(),

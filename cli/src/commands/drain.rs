@@ -15,7 +15,7 @@ use crate::printer::amounts::counted;
 /// Asks it and tells which sessions were asked.
 pub async fn run(args: DrainArgs, printer: &Printer) -> Result<Exit, Error> {
     let connection =
-        Connection::changing(Place { coordinator: args.coordinator, data: None, access: args.access.into() })
+        Connection::farm(Place { coordinator: args.coordinator, data: None, access: args.access.into() })
             .await?;
     let mut client = JobServiceClient::new(connection.channel.clone());
     let drain = if args.now { Drain::Now } else { Drain::Soon };

@@ -4,11 +4,13 @@ use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{ExplainJobRequest, ExplainJobResponse};
 use serde_json::{Value, json};
 
+use super::alone;
 use crate::args::JobArgs;
 use crate::connect::Connection;
 use crate::error::{Error, Exit};
 use crate::job_view::{job_state, time_json};
 use crate::printer::Printer;
+use crate::printer::amounts::counted;
 
 /// Tells a part a line.
 pub async fn run(args: JobArgs, printer: &Printer) -> Result<Exit, Error> {
@@ -22,12 +24,16 @@ pub async fn run(args: JobArgs, printer: &Printer) -> Result<Exit, Error> {
     if args.json {
         printer.data(explained_json(&explained))?;
     } else {
+        let (id, state) = (&job.job_id, job_state(job.state()));
+        let failed = if job.failed == 0 {
+            String::new()
+        } else {
+            format!(", {} failed", counted(job.failed, "image"))
+        };
         printer.data(format!(
-            "job {} is {}: {} of {} images are there",
-            job.job_id,
-            job_state(job.state()),
-            job.done + job.failed,
-            job.images
+            "job {id} is {state}: {} of {} are there{failed}",
+            job.done,
+            counted(job.images, "image")
         ))?;
         for part in &explained.parts {
             printer.data(format!("- {}", part.text))?;
@@ -36,6 +42,7 @@ pub async fn run(args: JobArgs, printer: &Printer) -> Result<Exit, Error> {
             format!("{} of {} connected workers have what it needs", explained.fitting, explained.workers);
         printer.data(workers)?;
     }
+    alone::tell_abandoned(&connection, job, printer);
     drop(client);
     connection.close().await;
     Ok(Exit::Success)

@@ -21,7 +21,14 @@ const PIECES: usize = 4;
 
 /// Writes the file as its bytes come.
 pub async fn run(args: ExportArgs, printer: &Printer) -> Result<Exit, Error> {
-    let format = args.format.unwrap_or_else(|| by_ending(args.output.as_deref()));
+    let format = match args.format {
+        Some(format) => format,
+        None => by_ending(args.output.as_deref())?,
+    };
+    if let Some(file) = args.output.as_deref().filter(|file| file.exists() && !args.replace) {
+        return Err(Error::mistake(format!("{} is there already", file.display()))
+            .hint("name another file with --output, or add --replace"));
+    }
     if format == ExportFormatName::Parquet && args.output.is_none() && io::stdout().is_terminal() {
         return Err(Error::mistake("export to a terminal")
             .because("parquet is no text")
@@ -58,7 +65,7 @@ pub async fn run(args: ExportArgs, printer: &Printer) -> Result<Exit, Error> {
     drop(sender);
     drop(progress);
     let finished = thread.await.map_err(|error| Error::failure("write the file").caused_by(&error))??;
-    finished.put_in_place()?;
+    finished.put_in_place(args.replace)?;
     if let Some(file) = &args.output {
         let (images, written) = (counted(images, "image"), bytes(written as f64));
         printer.note(format!("{images} in {} ({written})", file.display()));
@@ -69,11 +76,16 @@ pub async fn run(args: ExportArgs, printer: &Printer) -> Result<Exit, Error> {
 }
 
 /// What the name of the file says.
-fn by_ending(file: Option<&Path>) -> ExportFormatName {
-    match file.and_then(Path::extension).and_then(|ending| ending.to_str()) {
-        Some("csv") => ExportFormatName::Csv,
-        Some("jsonl" | "ndjson") => ExportFormatName::Jsonl,
-        Some(_) | None => ExportFormatName::Parquet,
+fn by_ending(file: Option<&Path>) -> Result<ExportFormatName, Error> {
+    let Some(file) = file else { return Ok(ExportFormatName::Parquet) };
+    match file.extension().and_then(|ending| ending.to_str()) {
+        Some("csv") => Ok(ExportFormatName::Csv),
+        Some("jsonl" | "ndjson") => Ok(ExportFormatName::Jsonl),
+        Some("parquet") => Ok(ExportFormatName::Parquet),
+        Some(_) | None => {
+            Err(Error::mistake(format!("{} does not tell what kind of file it is", file.display()))
+                .hint("let it end with .parquet, .csv or .jsonl, or say --format"))
+        }
     }
 }
 
@@ -113,15 +125,11 @@ impl Writer {
         Ok(self)
     }
 
-    /// Over a file that was there.
-    fn put_in_place(self) -> Result<(), Error> {
-        match self {
-            Self::Stdout => Ok(()),
-            Self::File(temporary, file) => match temporary.persist(&file) {
-                Ok(_) => Ok(()),
-                Err(error) => Err(file_error(&file, &error.error)),
-            },
-        }
+    /// Over a file that was there only when that is wanted.
+    fn put_in_place(self, replace: bool) -> Result<(), Error> {
+        let Self::File(temporary, file) = self else { return Ok(()) };
+        let put = if replace { temporary.persist(&file) } else { temporary.persist_noclobber(&file) };
+        put.map(drop).map_err(|error| file_error(&file, &error.error))
     }
 }
 
@@ -135,8 +143,12 @@ mod tests {
 
     #[test]
     fn the_name_of_a_file_tells_its_kind() {
-        let kind = |name: &str| by_ending(Some(Path::new(name)));
-        assert_eq!([kind("a.csv"), kind("b/a.jsonl")], [ExportFormatName::Csv, ExportFormatName::Jsonl]);
-        assert_eq!([kind("a"), kind("a.parquet"), by_ending(None)], [ExportFormatName::Parquet; 3]);
+        let kind = |name: &str| by_ending(Some(Path::new(name))).ok();
+        assert_eq!(
+            ["a.csv", "b/a.jsonl", "a.parquet"].map(kind),
+            [ExportFormatName::Csv, ExportFormatName::Jsonl, ExportFormatName::Parquet].map(Some)
+        );
+        assert_eq!(["a", "a.foo"].map(kind), [None; 2]);
+        assert_eq!(by_ending(None).unwrap(), ExportFormatName::Parquet);
     }
 }

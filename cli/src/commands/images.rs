@@ -6,8 +6,12 @@ use sanafarm_proto::v1::{Image, ImageState, ListImagesRequest};
 use crate::args::ImagesArgs;
 use crate::connect::Connection;
 use crate::error::{Error, Exit};
-use crate::job_view::{image_json, image_state};
-use crate::printer::{Printer, Table};
+use crate::job_view::{error_class, image_json, image_state};
+use crate::printer::{Printer, Table, shortened};
+
+/// Letters of a prompt and of an error in the table: `--json` has them whole.
+const LONGEST_PROMPT: usize = 60;
+const LONGEST_ERROR: usize = 80;
 
 /// Lists images in index order.
 pub async fn run(args: ImagesArgs, printer: &Printer) -> Result<Exit, Error> {
@@ -29,7 +33,8 @@ pub async fn run(args: ImagesArgs, printer: &Printer) -> Result<Exit, Error> {
             printer.data(image_json(&image))?;
         }
     } else {
-        let mut table = Table::on_stdout(&["index", "state", "seed", "size", "seconds", "object", "prompt"]);
+        let mut table =
+            Table::on_stdout(&["index", "state", "seed", "size", "seconds", "object", "prompt", "error"]);
         while let Some(image) = images.message().await.map_err(failed)? {
             table.row(cells(&image))?;
         }
@@ -42,10 +47,13 @@ pub async fn run(args: ImagesArgs, printer: &Printer) -> Result<Exit, Error> {
 
 fn cells(image: &Image) -> Vec<String> {
     let size = image.settings.as_ref().map(|settings| format!("{}x{}", settings.width, settings.height));
-    let (seconds, object) = match image.state() {
-        ImageState::Done => (format!("{:.1}", image.seconds), image.object.clone()),
-        ImageState::Failed => (String::new(), format!("error: {}", image.error)),
-        ImageState::Pending | ImageState::Unspecified => (String::new(), String::new()),
+    let (seconds, object, error) = match image.state() {
+        ImageState::Done => (format!("{:.1}", image.seconds), image.object.clone(), String::new()),
+        ImageState::Failed => {
+            let error = format!("{}: {}", error_class(image.error_class()), image.error);
+            (String::new(), String::new(), shortened(&error, LONGEST_ERROR))
+        }
+        ImageState::Pending | ImageState::Unspecified => (String::new(), String::new(), String::new()),
     };
     vec![
         image.index.to_string(),
@@ -54,6 +62,7 @@ fn cells(image: &Image) -> Vec<String> {
         size.unwrap_or_default(),
         seconds,
         object,
-        image.prompt.clone(),
+        shortened(&image.prompt, LONGEST_PROMPT),
+        error,
     ]
 }

@@ -3,7 +3,7 @@
 use crate::args::ManArgs;
 use crate::config;
 use crate::error::{Error, Exit};
-use crate::printer::Printer;
+use crate::printer::{Printer, quoted};
 
 /// Writes a page for the program and one for each verb.
 pub fn run(args: &ManArgs, printer: &Printer) -> Result<Exit, Error> {
@@ -15,8 +15,8 @@ pub fn run(args: &ManArgs, printer: &Printer) -> Result<Exit, Error> {
             .hint("name a folder that can be written")
     })?;
     printer.note(format!(
-        "manual pages are in {}: man -M takes its parent when it is named man1",
-        args.folder.display()
+        "manual pages are in {0}: read one with `man -l {0}/sanafarm.1`",
+        quoted(&args.folder.to_string_lossy())
     ));
     Ok(Exit::Success)
 }

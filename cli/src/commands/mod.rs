@@ -1,5 +1,6 @@
 //! One file for each verb.
 
+mod alone;
 mod change;
 mod completions;
 mod coordinator;
@@ -44,8 +45,9 @@ pub fn log_format(command: &Command) -> LogFormat {
 pub fn log_level(command: &Command) -> &'static str {
     match command {
         Command::Coordinator(_) | Command::Worker(_) => "info",
-        Command::Render(_)
-        | Command::Submit(_)
+        // Images that fail are told at the end, by what is wrong with them; `sanafarm logs` has the lines.
+        Command::Render(_) => "warn,sanafarm_worker::report=error",
+        Command::Submit(_)
         | Command::Estimate(_)
         | Command::Jobs(_)
         | Command::Show(_)

@@ -92,6 +92,13 @@ async fn verify(args: ModelsVerifyArgs, printer: &Printer) -> Result<Exit, Error
         args.model.as_ref().map_or_else(|| "verify models".to_owned(), |model| format!("verify {model}"));
     let checked = blocking(move || models.verify(args.model.as_deref(), &Cancel::default())).await?;
     let checked = checked.map_err(|error| model_error(&what, &error))?;
+    if checked.is_empty() {
+        printer.note("no model is downloaded");
+        return match args.place.json {
+            true => printer.data(json!({ "files": 0 })).map(|()| Exit::Success),
+            false => Ok(Exit::Success),
+        };
+    }
     if args.place.json {
         checked.iter().try_for_each(|file| printer.data(checked_json(file)))?;
     } else {

@@ -3,6 +3,7 @@
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{GetJobRequest, Job};
 
+use super::alone;
 use crate::args::JobArgs;
 use crate::connect::Connection;
 use crate::error::{Error, Exit};
@@ -16,6 +17,7 @@ pub async fn run(args: JobArgs, printer: &Printer) -> Result<Exit, Error> {
     let answer = client.get_job(GetJobRequest { job_id: args.job.clone() }).await;
     let job = answer.map_err(|status| Error::call(format!("show job {}", args.job), &status))?.into_inner();
     print(&job, args.json, printer)?;
+    alone::tell_abandoned(&connection, &job, printer);
     drop(client);
     connection.close().await;
     Ok(Exit::Success)

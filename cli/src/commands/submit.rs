@@ -11,9 +11,10 @@ use super::{estimate, timing};
 use crate::args::{SchedulingArgs, SubmitArgs};
 use crate::connect::{Connection, Place};
 use crate::data_folder::DataFolder;
+use crate::environment;
 use crate::error::{Error, Exit};
-use crate::job_view::{job_json, job_state};
-use crate::printer::Printer;
+use crate::job_view::{has_ended, job_json, job_state};
+use crate::printer::{Printer, quoted};
 use crate::submission::{GoodList, Submission, report_skipped, submitted_model};
 use crate::watching::{self, Role};
 
@@ -26,10 +27,11 @@ pub async fn run(mut args: SubmitArgs, printer: &Printer) -> Result<Exit, Error>
         let timing = args.scheduling.timing;
         return estimate::rehearse(&args.submission, timing, &data, history, args.json, printer).await;
     }
+    let address = place.coordinator.clone().unwrap_or_default();
     let is_somebody = place.access.is_somebody();
     let (start, traces) = (SystemTime::now(), watching::trace(&args.tracing, Role::Submit, "submit")?);
     // Looking for a coordinator costs less than reading a million lines.
-    let connection = Connection::changing(place).await?;
+    let connection = Connection::farm(place).await?;
     timing::find_jobs(&mut args.scheduling.timing, &connection.channel).await?;
     data.create()?;
     let list = GoodList::read(&args.submission, &data, printer).await?;
@@ -60,9 +62,26 @@ pub async fn run(mut args: SubmitArgs, printer: &Printer) -> Result<Exit, Error>
     if args.json {
         printer.data(job_json(&job))?
     } else {
-        printer.data(&job.job_id)?
+        printer.data(&job.job_id)?;
+        if !has_ended(&job) {
+            printer.note(format!(
+                "its pictures go to {}; follow it with `sanafarm watch {}{}`",
+                job.output,
+                job.job_id,
+                at(&address)
+            ));
+        }
     }
     Ok(Exit::Success)
+}
+
+/// The option that names a coordinator in another command, unless that finds it by itself.
+fn at(address: &str) -> String {
+    let known = environment::filled(environment::COORDINATOR).is_some_and(|known| known == address);
+    match known || environment::filled(environment::CONFIG).is_some() {
+        true => String::new(),
+        false => format!(" --coordinator {}", quoted(address)),
+    }
 }
 
 /// The span of a submission, which those of its images point to.

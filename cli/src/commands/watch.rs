@@ -8,7 +8,7 @@ use sanafarm_proto::v1::{Job, JobState, WatchJobRequest};
 use tokio::time::sleep;
 use tonic::{Code, Status};
 
-use super::show;
+use super::{alone, show};
 use crate::args::JobArgs;
 use crate::connect::{Connection, Place};
 use crate::error::{Error, Exit};
@@ -20,8 +20,11 @@ use crate::progress::Progress;
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Pause before another attempt.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often a data folder is looked at for somebody who renders: whoever starts has it in hand within one of these.
+const LOOK: Duration = Duration::from_secs(2);
 
-/// Follows a job, over another connection when one breaks. Ends well when the job has succeeded.
+/// Follows a job, over another connection when one breaks. Ends well when the job has succeeded. In a data folder on which
+/// nobody works it ends as well, as with a job that failed: nothing would come.
 pub async fn run(args: JobArgs, printer: &Printer) -> Result<Exit, Error> {
     let place = Place::from(args.place.clone());
     let mut connection = Connection::reading(place.clone()).await?;
@@ -30,7 +33,10 @@ pub async fn run(args: JobArgs, printer: &Printer) -> Result<Exit, Error> {
     let job = loop {
         let before = view.last.clone();
         let error = match follow(&connection, &args.job, &mut view).await {
-            Ok(job) => break job,
+            Ok(Some(job)) => break job,
+            Ok(None) => {
+                break view.last.clone().ok_or_else(|| Error::failure("watch a job that was never told"))?;
+            }
             Err(Broken::Refused(status)) => {
                 return Err(Error::call(format!("watch job {}", args.job), &status));
             }
@@ -59,6 +65,7 @@ pub async fn run(args: JobArgs, printer: &Printer) -> Result<Exit, Error> {
     if !args.json {
         show::print(&job, false, printer)?;
     }
+    alone::tell_abandoned(&connection, &job, printer);
     connection.close().await;
     Ok(if job.state() == JobState::Succeeded { Exit::Success } else { Exit::Failure })
 }
@@ -97,8 +104,8 @@ impl View<'_> {
     }
 }
 
-/// Follows over one connection; the job when it has ended.
-async fn follow(connection: &Connection, job: &str, view: &mut View<'_>) -> Result<Job, Broken> {
+/// Follows over one connection; the job when it has ended, `None` when nobody works on it.
+async fn follow(connection: &Connection, job: &str, view: &mut View<'_>) -> Result<Option<Job>, Broken> {
     let broken = |status: Status| match status.code() {
         Code::InvalidArgument | Code::NotFound | Code::PermissionDenied | Code::Unauthenticated => {
             Broken::Refused(status)
@@ -113,10 +120,28 @@ async fn follow(connection: &Connection, job: &str, view: &mut View<'_>) -> Resu
         Code::Unauthenticated => Broken::Connection(status.message().to_owned()),
         _ => broken(status),
     };
-    while let Some(job) = updates.message().await.map_err(ended)? {
+    let mut looks = tokio::time::interval(LOOK);
+    let mut idle_before = false;
+    loop {
+        let job = tokio::select! {
+            biased;
+            update = updates.message() => match update.map_err(ended)? {
+                Some(job) => job,
+                None => break,
+            },
+            _ = looks.tick() => {
+                let idle = connection.idle_data().is_some();
+                // A command that starts may not have it in hand yet.
+                if idle && idle_before && view.last.is_some() {
+                    return Ok(None);
+                }
+                idle_before = idle;
+                continue;
+            }
+        };
         view.show(&job).map_err(Broken::Printer)?;
         if has_ended(&job) {
-            return Ok(job);
+            return Ok(Some(job));
         }
     }
     Err(Broken::Connection("the coordinator ended the stream before the job".to_owned()))

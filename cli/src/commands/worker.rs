@@ -43,6 +43,10 @@ pub async fn run(args: WorkerArgs, printer: &Printer) -> Result<Exit, Error> {
         ..Options::new(name, data.models())
     };
     let kept_in = options.outbox.folder.clone();
+    // Before something in it is made with the rights of any folder.
+    if kept_in.starts_with(data.path()) {
+        data.create()?;
+    }
     let shutdown = Shutdown::default();
     let signals =
         Signals::listen(shutdown.clone(), "finishing the image in hand; again to stop now", printer)?;
@@ -64,21 +68,22 @@ pub async fn run(args: WorkerArgs, printer: &Printer) -> Result<Exit, Error> {
 
 /// Why the worker ended before it was told to.
 fn ended(address: &str, error: &sanafarm_worker::Error) -> Error {
-    let hint = match error {
+    let failed = Error::failure(format!("work for coordinator {address}")).caused_by(error);
+    let failed = match error {
         sanafarm_worker::Error::Devices(_) => {
-            "name devices of this machine with --devices, or leave the choice to auto"
+            failed.hint("name devices of this machine with --devices, or leave the choice to auto")
         }
-        sanafarm_worker::Error::NoDevice(_) => {
-            "finished images are safe; look after the devices of this machine before it renders again"
-        }
+        sanafarm_worker::Error::NoDevice(_) => failed
+            .hint("finished images are safe; look after the devices of this machine before it renders again"),
+        // It says what to do.
+        sanafarm_worker::Error::OutboxInUse(_) => failed,
         sanafarm_worker::Error::Storage(_)
         | sanafarm_worker::Error::Coordinator(_)
         | sanafarm_worker::Error::Outbox(_)
         | sanafarm_worker::Error::Engine(_) => {
-            "finished images are safe; start the worker again when the cause is gone"
+            failed.hint("finished images are safe; start the worker again when the cause is gone")
         }
     };
-    let failed = Error::failure(format!("work for coordinator {address}")).caused_by(error).hint(hint);
     Error { exit: Exit::of_worker(error), ..failed }
 }
 

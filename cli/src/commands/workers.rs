@@ -1,5 +1,7 @@
 //! `sanafarm workers`: who is connected, and what they do.
 
+use std::time::Duration;
+
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{Device, DeviceStats, Drain, ListWorkersRequest, PresentWorker, WorkerStats};
 use serde_json::{Value, json};
@@ -8,7 +10,7 @@ use crate::args::ListArgs;
 use crate::connect::Connection;
 use crate::error::{Error, Exit};
 use crate::job_view::time_json;
-use crate::printer::amounts::{bytes, count};
+use crate::printer::amounts::{bytes, count, duration};
 use crate::printer::{Printer, Table};
 
 /// Lists connected workers, oldest first.
@@ -29,6 +31,9 @@ pub async fn run(args: ListArgs, printer: &Printer) -> Result<Exit, Error> {
             table.row(cells(worker))?;
         }
         table.finish()?;
+    }
+    if workers.is_empty() {
+        printer.note("no worker is connected");
     }
     drop(client);
     connection.close().await;
@@ -73,10 +78,22 @@ fn state(worker: &PresentWorker) -> &'static str {
 
 /// The same for people.
 fn state_text(worker: &PresentWorker) -> String {
+    if let Some(silent) = silent_seconds(worker) {
+        return match silent < 60.0 {
+            true => format!("not heard of for {silent} s"),
+            false => format!("not heard of for {}", duration(silent)),
+        };
+    }
     let trouble = worker.stats.as_ref().map(|stats| stats.trouble.as_str()).unwrap_or_default();
     let parts = [state(worker), worker.leaving.as_str(), trouble];
     let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     parts.join(": ")
+}
+
+/// For how long nothing was heard of it, when that is longer than it should be.
+fn silent_seconds(worker: &PresentWorker) -> Option<f64> {
+    let silent = Duration::try_from(worker.silent_for?).ok()?;
+    Some(silent.as_secs_f64().round())
 }
 
 fn percent(share: f64) -> String {
@@ -167,6 +184,7 @@ pub(super) fn worker_json(worker: &PresentWorker) -> Value {
         "seen_at": time_json(worker.seen_at.as_ref()),
         "leases": leases,
         "drain": drain_json(worker.drain()),
+        "silent_seconds": silent_seconds(worker),
         "leaving": if worker.leaving.is_empty() { Value::Null } else { json!(worker.leaving) },
         "stats": worker.stats.as_ref().map_or(Value::Null, stats_json),
     })
@@ -259,6 +277,9 @@ mod tests {
         assert_eq!((state(&worker), worker_json(&worker)["drain"].as_str()), ("draining", Some("soon")));
         (worker.leaving, worker.stats) = ("spot notice".to_owned(), None);
         assert_eq!(state_text(&worker), "leaving: spot notice");
+        worker.silent_for = Some(prost_types::Duration { seconds: 36, nanos: 400_000_000 });
+        assert_eq!(state_text(&worker), "not heard of for 36 s");
+        assert_eq!(worker_json(&worker)["silent_seconds"], 36.0);
         let bare = cells(&PresentWorker {
             devices: vec![Device { id: "cpu".to_owned(), ..Device::default() }],
             ..PresentWorker::default()

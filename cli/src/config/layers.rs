@@ -109,6 +109,9 @@ fn check(setting: &Setting, given: Given) -> Result<Given, Error> {
 
 fn reason(error: &clap::Error) -> String {
     if let Some(source) = std::error::Error::source(error) {
+        if source.is::<std::num::ParseIntError>() {
+            return "expected a whole number".to_owned();
+        }
         return source.to_string();
     }
     match error.get(ContextKind::ValidValue) {

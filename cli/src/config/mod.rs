@@ -15,6 +15,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{OsStr, Resettable};
+use clap::error::ErrorKind;
 use clap::{
     Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Id, ValueHint, value_parser,
 };
@@ -71,7 +72,13 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Stop> 
     let bare = bare(program.clone(), None, asked);
 
     // First alone: help and complaints are about what was typed.
-    let typed = bare.clone().try_get_matches_from(&arguments).map_err(Stop::Usage)?;
+    let typed = bare.clone().try_get_matches_from(&arguments).map_err(|error| match error.kind() {
+        ErrorKind::MissingSubcommand if asked => Stop::Mistake(
+            Error::mistake("--print-config tells the settings of a verb, and none was named")
+                .hint("for example `sanafarm worker --print-config`"),
+        ),
+        _ => Stop::Usage(error),
+    })?;
     let line = levels(&typed);
     let path = verb(&typed);
     let named = typed.get_one::<PathBuf>("config").cloned();

@@ -2,6 +2,7 @@
 
 pub mod amounts;
 mod table;
+mod words;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -12,6 +13,7 @@ use crate::environment;
 use crate::error::{Error, Exit};
 
 pub use table::{Table, one_line};
+pub use words::{quoted, shortened};
 
 /// Writes data and talk, and keeps talk apart from a progress bar. Cheap to clone.
 #[derive(Clone, Debug)]

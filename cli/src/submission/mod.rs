@@ -8,6 +8,7 @@ mod send;
 mod spec;
 mod spool;
 mod survey;
+mod taken;
 
 use std::path::PathBuf;
 

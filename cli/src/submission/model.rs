@@ -28,7 +28,15 @@ pub struct Model {
 pub async fn local_model(reference: &str, options: &Options, printer: &Printer) -> Result<Model, Error> {
     let reference = reference.to_owned();
     found(reference, options, printer, |models, reference| {
-        let wrong = |error: &models::Error| model_error(format!("use model {reference}"), error);
+        let wrong = |error: &models::Error| {
+            let wrong = model_error(format!("use model {reference}"), error);
+            let is_folder =
+                matches!(Reference::parse(reference), Ok(Reference::Folder(folder)) if !folder.exists());
+            match is_folder && Reference::parse(&format!("hf:{reference}")).is_ok() {
+                true => wrong.hint(model_hint(reference)),
+                false => wrong,
+            }
+        };
         let held = models.resolve(reference, &Cancel::default()).map_err(|error| wrong(&error))?;
         let info = sana::inspect(held.folder()).map_err(|error| broken(reference, &error))?;
         let reference = name(reference, &held)?;
@@ -49,7 +57,11 @@ pub async fn submitted_model(
     match parsed.map_err(|error| model_error(format!("use model {}", args.model), &error))? {
         Reference::Bundled => local_model(&args.model, &options, printer).await,
         Reference::Folder(folder) if folder.exists() => local_model(&args.model, &options, printer).await,
-        Reference::Folder(_) => Ok(unknown(&args.model)),
+        // Workers may have it under this path; one that is relative names nothing for them.
+        Reference::Folder(folder) if folder.is_absolute() => Ok(unknown(&args.model)),
+        Reference::Folder(_) => Err(Error::mistake(format!("use model {}", args.model))
+            .because("there is no such folder here, and workers would not find it by a relative path")
+            .hint(model_hint(&args.model))),
         Reference::Remote(_) => remote_model(&args.model, &options, printer).await,
     }
 }
@@ -81,6 +93,16 @@ async fn found(
 ) -> Result<Model, Error> {
     let watched = WatchedModels::new(options, printer);
     blocking(move || look(&watched.models, &reference)).await?
+}
+
+/// What may be meant by a name that is none of a model.
+fn model_hint(name: &str) -> String {
+    match Reference::parse(&format!("hf:{name}")) {
+        Ok(_) => format!("did you mean hf:{name}?"),
+        Err(_) => format!(
+            "name {BUNDLED}, the absolute path of a folder, hf:owner/name, or a prefix of an object store (docs/models.md)"
+        ),
+    }
 }
 
 fn unknown(reference: &str) -> Model {

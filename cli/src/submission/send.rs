@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::blocking;
 use super::spool::Spool;
+use super::{blocking, taken};
 use crate::error::{Error, Exit};
 
 /// Batches under way.
@@ -25,7 +25,8 @@ pub async fn send(
     let (sender, receiver) = mpsc::channel(BATCHES);
     let pipe = Pipe { sender, answered: CancellationToken::new(), runtime: Handle::current() };
     let answered = pipe.answered.clone();
-    let feed = blocking(move || feed(spool, spec, &pipe));
+    let sent = spec.clone();
+    let feed = blocking(move || feed(spool, sent, &pipe));
     let call = async {
         let answer = client.submit_job(ReceiverStream::new(receiver)).await;
         answered.cancel();
@@ -34,15 +35,19 @@ pub async fn send(
     let (fed, answer) = tokio::join!(feed, call);
     // What went wrong here explains the error of the call, which missed its seal.
     fed??;
-    let answer = answer.map_err(|status| {
-        let error = Error::call("submit the job", &status);
-        if error.exit != Exit::Failure {
-            return error;
-        }
-        // It may be in although no answer came.
-        error.hint("run the same command again: a job that is in already is found, not made twice")
-    })?;
-    Ok(answer.into_inner())
+    let status = match answer {
+        Ok(answer) => return Ok(answer.into_inner()),
+        Err(status) => status,
+    };
+    if let Some(error) = taken::explain(client, &status, &spec).await {
+        return Err(error);
+    }
+    let error = Error::call("submit the job", &status);
+    if error.exit != Exit::Failure {
+        return Err(error);
+    }
+    // It may be in although no answer came.
+    Err(error.hint("run the same command again: a job that is in already is found, not made twice"))
 }
 
 /// Where the reading thread puts what is to be sent.

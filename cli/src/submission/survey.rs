@@ -18,6 +18,8 @@ use crate::prompts::{self, PromptList};
 
 /// Skipped lines that are remembered; the others are only counted.
 const MAX_SKIPPED: usize = 10_000;
+/// Bad rows that are told of a list that is refused; nothing more is read then.
+const MAX_TOLD: usize = 20;
 /// Rows that go from thread to thread at a time, and the bytes of text in them.
 const CHUNK_ROWS: usize = 512;
 const CHUNK_BYTES: usize = 1 << 20;
@@ -47,8 +49,8 @@ pub struct Skipped {
 }
 
 impl Survey {
-    /// Reads the list; good rows are written to a nameless file in `folder`. The first bad row is an error unless
-    /// `skip` says to leave such rows out. `progress` is told how many more rows were read.
+    /// Reads the list; good rows are written to a nameless file in `folder`. Bad rows are an error, which tells the first
+    /// of them, unless `skip` says to leave such rows out. `progress` is told how many more rows were read.
     pub fn take(
         list: PromptList,
         mut selection: Selection,
@@ -64,14 +66,18 @@ impl Survey {
             let (sender, receiver) = sync_channel(CHUNKS);
             let encoder = scope.spawn(|| encode(receiver, writer));
             let mut chunk = Chunk::default();
-            let mut refused = None;
+            let mut refused = Vec::new();
             let read = list.read(folder, &mut |row| {
                 match selection.judge(row) {
+                    // Nothing is made of a list that is refused.
+                    Ok(_) if !refused.is_empty() => {}
                     Ok(row) => chunk.add(row),
                     Err(error) if skip => skipped.add(&error),
                     Err(error) => {
-                        refused = Some(error);
-                        return ControlFlow::Break(());
+                        refused.push(error);
+                        if refused.len() == MAX_TOLD || !refused[0].is_of_one_row() {
+                            return ControlFlow::Break(());
+                        }
                     }
                 }
                 // The encoder leaves early only when it cannot write.
@@ -85,15 +91,17 @@ impl Survey {
                     ControlFlow::Continue(())
                 }
             });
-            let read = read.and(refused.map_or(Ok(()), Err));
-            if read.is_ok() {
+            if read.is_ok() && refused.is_empty() {
                 // As above: what the encoder says explains it.
                 let _ = sender.send(chunk.take());
             }
             drop(sender);
             let encoded = encoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            read.map_err(|error| list_error(&error))?;
-            encoded
+            match (read, refused.as_slice()) {
+                (Ok(()), []) => encoded,
+                (Err(error), []) => Err(list_error(&error)),
+                (read, refused) => Err(bad_rows(&name, refused, read.is_err())),
+            }
         })?;
         tracing::debug!(
             list = name,
@@ -150,10 +158,40 @@ impl Skipped {
     }
 }
 
+/// What the user reads of bad rows; the list may hold more of them when it was not read to its end.
+fn bad_rows(list: &str, bad: &[prompts::Error], broken_off: bool) -> Error {
+    let [first, _, ..] = bad else { return bad.first().map_or_else(|| Error::mistake(list), list_error) };
+    let more = broken_off || bad.len() == MAX_TOLD;
+    let error = Error::mistake(match more {
+        true => format!("{list}: the first {} bad rows", bad.len()),
+        false => format!("{list}: {} bad rows", bad.len()),
+    });
+    let error = bad.iter().fold(error, |error, bad| error.because(bad.to_string()));
+    let hint = match (is_about_columns(first), more) {
+        (true, _) => return error.hint(COLUMN_HINT),
+        (false, true) => "nothing was started; --dry-run lists all bad lines, --skip-invalid skips them",
+        (false, false) => "nothing was started; mend the lines, or skip bad lines with --skip-invalid",
+    };
+    error.hint(hint)
+}
+
+const COLUMN_HINT: &str =
+    "nothing was started; mend the lines, or name the prompt's column with --prompt-column";
+
+/// Whether a row has not the column of the prompt: often none has it, and all would be skipped.
+fn is_about_columns(error: &prompts::Error) -> bool {
+    use prompts::Error as Wrong;
+    match error {
+        Wrong::Line { what, .. } | Wrong::Row { what, .. } => what.starts_with("no column "),
+        Wrong::Header { .. } | Wrong::List { .. } | Wrong::Read { .. } | Wrong::Copy { .. } => false,
+    }
+}
+
 /// What the user reads when a list cannot be used.
 pub fn list_error(error: &prompts::Error) -> Error {
     use prompts::Error as Wrong;
     match error {
+        _ if is_about_columns(error) => Error::mistake(error.to_string()).hint(COLUMN_HINT),
         Wrong::Line { .. } | Wrong::Row { .. } => Error::mistake(error.to_string())
             .hint("nothing was started; mend the line, or skip bad lines with --skip-invalid"),
         Wrong::Header { .. } => Error::mistake(error.to_string())

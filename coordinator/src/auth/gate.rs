@@ -113,7 +113,7 @@ impl Gate {
                 let method = path.rsplit('/').next().unwrap_or(path);
                 let text = format!(
                     "{method} is for {}; this token is for {}",
-                    allowed.join(" and "),
+                    any_of(&allowed),
                     role.map_or("nothing", Role::word)
                 );
                 Err(self.refused(AuthFailure::Role, Status::permission_denied(text)))
@@ -185,6 +185,14 @@ fn by_certificate(certificate: &CertificateName) -> Option<Principal> {
         owner: certificate.owner.clone().filter(|_| role == Role::Read),
         worker: (role == Role::Worker).then(|| certificate.name.clone()),
     })
+}
+
+/// `admin, submit or read`.
+fn any_of(words: &[&str]) -> String {
+    match words.split_last() {
+        Some((last, first)) if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        _ => words.concat(),
+    }
 }
 
 #[cfg(test)]

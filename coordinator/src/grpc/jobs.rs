@@ -1,6 +1,7 @@
 //! `JobService`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use sanafarm_proto::v1;
@@ -17,6 +18,7 @@ use crate::domain::state::{ImageState, JobState};
 use crate::domain::submission::MAX_GROUPS;
 use crate::farm::Farm;
 use crate::store::Error;
+use crate::store::records::Presence;
 
 /// Jobs of a list when the caller does not say.
 const LIST_DEFAULT: u32 = 50;
@@ -146,8 +148,14 @@ impl v1::job_service_server::JobService for Jobs {
         let who = Principal::of(&request)?;
         let mut sessions = self.farm.store.sessions().await.map_err(status)?;
         own::leases(&self.farm, &who, &mut sessions).await?;
-        let workers = sessions.into_iter().map(convert::presence_message).collect();
-        Ok(Response::new(v1::ListWorkersResponse { workers }))
+        let (now, late) = (self.farm.store.clock(), self.farm.options.lease_duration / 2);
+        let worker = |presence: Presence| {
+            let silent = Duration::try_from(now.duration_since(presence.seen_at)).unwrap_or_default();
+            // It renews three times in the time of a lease.
+            let silent_for = (silent > late).then(|| prost_types::Duration::try_from(silent).ok()).flatten();
+            v1::PresentWorker { silent_for, ..convert::presence_message(presence) }
+        };
+        Ok(Response::new(v1::ListWorkersResponse { workers: sessions.into_iter().map(worker).collect() }))
     }
 
     async fn change_job(

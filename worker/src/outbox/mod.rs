@@ -17,6 +17,7 @@ use sanafarm_telemetry::image_log::{self, ImageLog};
 use tokio::sync::{Notify, mpsc};
 use tracing::Span;
 
+use crate::Error;
 use crate::leases::LeaseKey;
 use crate::recipe::Failure;
 use crate::report::Report;
@@ -67,7 +68,7 @@ impl Outbox {
         settings: &Settings,
         worker: &str,
         stats: Arc<Stats>,
-    ) -> Result<(Arc<Self>, Queues), String> {
+    ) -> Result<(Arc<Self>, Queues), Error> {
         let path = settings.folder.join(folder::name_for(worker));
         let shown = path.display().to_string();
         let opened = tokio::task::spawn_blocking(move || {
@@ -75,15 +76,17 @@ impl Outbox {
             recover::recover(&folder).map(|recovered| Some((folder, recovered)))
         });
         let failed = |error: io::Error| {
-            format!("open the outbox {shown}: {error}; name a folder on a local disk with --outbox")
+            Error::Outbox(format!(
+                "open the outbox {shown}: {error}; name a folder on a local disk with --outbox"
+            ))
         };
         let (folder, recovered) = match opened.await.map_err(io::Error::other).flatten().map_err(failed)? {
             Some(opened) => opened,
             None => {
-                return Err(format!(
+                return Err(Error::OutboxInUse(format!(
                     "another worker uses the outbox {shown}: name this one otherwise, or give it a folder of its own \
                      with --outbox"
-                ));
+                )));
             }
         };
         let (work, works) = mpsc::unbounded_channel();

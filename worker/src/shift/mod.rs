@@ -114,7 +114,7 @@ pub(crate) async fn run(
     let stats = options.monitor.stats();
     let leases = Arc::new(Leases::default());
     let opened = Outbox::open(&options.outbox, &options.name, stats.clone()).await;
-    let (outbox, queues) = opened.map_err(Error::Outbox)?;
+    let (outbox, queues) = opened?;
     let (devices, engines): (Vec<Device>, Vec<_>) =
         engines.into_iter().map(|(device, engine)| (device.clone(), (device.id, engine))).unzip();
     let registration = OpenSessionRequest {

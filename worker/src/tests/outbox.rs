@@ -258,7 +258,7 @@ async fn two_workers_never_share_an_outbox() {
     let share = |options: &mut crate::Options| options.outbox.folder = cache.join("outbox");
     let mut second = Farm::start_with(folder, |_, _| vec![], |_| {}, share).await;
     let error = second.end().await.unwrap_err();
-    assert!(matches!(&error, Error::Outbox(text) if text.contains("another worker uses")), "{error}");
+    assert!(matches!(&error, Error::OutboxInUse(text) if text.contains("another worker uses")), "{error}");
     let share = |options: &mut crate::Options| {
         options.outbox.folder = cache.join("outbox");
         options.name = "worker/2".into();

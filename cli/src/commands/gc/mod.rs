@@ -263,7 +263,7 @@ impl Tally {
     fn text(&self, place: &str, delete: bool) -> String {
         let (objects, size) = self.orphans();
         let mut text = match objects {
-            0 => format!("nothing in {place} belongs to nobody"),
+            0 => format!("nothing to clean up in {place}"),
             objects => {
                 format!("{} ({}) in {place} belong to nobody", counted(objects, "object"), bytes(size as f64))
             }
@@ -301,6 +301,6 @@ mod tests {
              judged; --delete deletes them"
         );
         assert!(tally.text("out", true).ends_with("; deleted 2 objects (3.00 MB)"));
-        assert_eq!(Tally::default().text("out", false), "nothing in out belongs to nobody");
+        assert_eq!(Tally::default().text("out", false), "nothing to clean up in out");
     }
 }

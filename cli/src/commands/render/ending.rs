@@ -10,12 +10,12 @@ use sanafarm_proto::v1::{self, Form, ImageState, Job, JobState, ListImagesReques
 use sanafarm_storage::Output;
 use serde_json::{Value, json};
 
-use super::{Run, Stop};
+use super::{Counts, Run, Stop};
 use crate::data_folder::DataFolder;
-use crate::environment;
 use crate::error::{Error, Exit};
 use crate::job_view::{error_class, has_ended, job_state};
-use crate::printer::Printer;
+use crate::printer::amounts::{count, counted, duration};
+use crate::printer::{Printer, quoted};
 use crate::submission::report_skipped;
 
 /// The end of a run.
@@ -59,17 +59,31 @@ impl Ending<'_> {
 
     fn summary(&self) -> String {
         let job = &self.run.job;
-        let new = (job.done + job.failed).saturating_sub(self.run.there);
-        if new == 0 {
+        let new = Counts::of(job).since(self.run.there);
+        if new.all() == 0 {
             return format!("nothing to render: this job was finished before ({})", job_state(job.state()));
         }
-        let failed = if job.failed == 0 { String::new() } else { format!(" ({} failed)", job.failed) };
-        let before = if self.run.there == 0 { String::new() } else { format!(", {} before", self.run.there) };
-        let speed = new as f64 / self.seconds.max(0.001);
-        let seconds = self.seconds;
+        let failed = if new.failed == 0 { String::new() } else { format!(", {} failed,", count(new.failed)) };
+        let speed = match new.done {
+            0 => String::new(),
+            done => format!(", {:.2} images/s", done as f64 / self.seconds.max(0.001)),
+        };
+        let before = match self.run.there.all() {
+            0 => String::new(),
+            before => format!(", {} before", count(before)),
+        };
         // The folder itself is data and follows on standard output.
-        let place = if self.json { "" } else { "; they are in:" };
-        format!("rendered {new} images{failed} in {seconds:.1} s, {speed:.2} images/s{before}{place}")
+        let place = match job.done {
+            _ if self.json => "",
+            0 => "",
+            1 => "; it is in:",
+            _ => "; they are in:",
+        };
+        format!(
+            "rendered {}{failed} in {}{speed}{before}{place}",
+            counted(new.done, "image"),
+            duration(self.seconds)
+        )
     }
 
     fn object(&self) -> Value {
@@ -96,14 +110,7 @@ impl Ending<'_> {
     /// A command that works as it is printed, from the same folder.
     fn question(&self) -> String {
         let program = std::env::args().next().unwrap_or_else(|| "sanafarm".to_owned());
-        let mut command = format!("{} sql", quoted(&program));
-        // Also where a file may name another place than this one.
-        let elsewhere = [environment::COORDINATOR, environment::CONFIG]
-            .into_iter()
-            .any(|name| environment::filled(name).is_some());
-        if elsewhere || !self.data.is_default() {
-            command.push_str(&format!(" --data {}", quoted(&self.data.path().to_string_lossy())));
-        }
+        let command = format!("{} sql{}", quoted(&program), self.data.option());
         let job_id = &self.run.job.job_id;
         format!(
             "{command} \"select object, seed, render_seconds, prompt from audit_images where job_id = '{job_id}' \
@@ -113,7 +120,11 @@ impl Ending<'_> {
 }
 
 /// Why a job that has ended did not succeed: its errors by class, each with one example.
-pub async fn shortfall(client: &mut JobServiceClient<Channel>, job: &Job) -> Result<Option<Error>, Error> {
+pub async fn shortfall(
+    client: &mut JobServiceClient<Channel>,
+    job: &Job,
+    data: &DataFolder,
+) -> Result<Option<Error>, Error> {
     match job.state() {
         JobState::Failed => {}
         JobState::Cancelled => {
@@ -143,16 +154,23 @@ pub async fn shortfall(client: &mut JobServiceClient<Channel>, job: &Job) -> Res
     let error = classes.into_iter().fold(error, |error, (class, (count, example))| {
         error.because(format!("{class}: {count} of them, such as {example}"))
     });
+    let (id, option) = (&job.job_id, data.option());
     let hint = format!(
-        "list them with `sanafarm images {} --state failed`; what failed has failed for good: to try the list \
-         again as another job, give it another --name",
-        job.job_id
+        "list them with `sanafarm images {id} --failed{option}`; when the cause is gone, \
+         `sanafarm retry {id} --failed{option}` and then the same command again"
     );
     Ok(Some(error.hint(hint)))
 }
 
-/// A job is done for ever, but somebody may have moved its pictures away.
-pub async fn missing_output(output: &Output, job: &Job) -> Result<Option<Error>, Error> {
+/// A job that somebody holds back.
+pub fn paused(job: &Job, data: &DataFolder) -> Error {
+    let resume = format!("`sanafarm resume {}{}`", job.job_id, data.option());
+    Error::mistake(format!("job {} is paused", job.job_id))
+        .hint(format!("{resume} lets it go on, with the same command again"))
+}
+
+/// A job has ended, but somebody may have moved its pictures away.
+pub async fn missing_output(output: &Output, job: &Job, data: &DataFolder) -> Result<Option<Error>, Error> {
     let layout = match job.form.as_ref().map(Form::layout) {
         Some(v1::Layout::Webdataset) => Layout::Webdataset,
         Some(v1::Layout::Files | v1::Layout::Unspecified) | None => Layout::Files,
@@ -165,7 +183,12 @@ pub async fn missing_output(output: &Output, job: &Job) -> Result<Option<Error>,
         })?;
         if size.is_none() {
             let what = format!("job {} is finished, but {name} is no longer in {}", job.job_id, job.output);
-            let hint = "bring its output back, or render the list again under another --name";
+            let hint = format!(
+                "bring its output back; or have lost pictures rendered again with `sanafarm verify {} --requeue{}` and then \
+                 the same command again",
+                job.job_id,
+                data.option()
+            );
             return Ok(Some(Error::failure(what).hint(hint)));
         }
     }
@@ -178,25 +201,4 @@ fn short_path(output: &str) -> String {
         Path::new(output).strip_prefix(folder).map(|path| path.to_string_lossy().into_owned()).ok()
     });
     below.filter(|path| !path.is_empty()).unwrap_or_else(|| output.to_owned())
-}
-
-/// A word for a shell.
-fn quoted(word: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+:=@%".contains(letter);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_quoted_for_a_shell_when_they_need_it() {
-        assert_eq!(quoted("target/release/sanafarm"), "target/release/sanafarm");
-        assert_eq!(quoted("my data"), "'my data'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-    }
 }

@@ -1,6 +1,5 @@
 //! One worker renders while the job is watched.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use sanafarm_net::Channel;
@@ -13,6 +12,7 @@ use tokio::task::{JoinError, JoinSet};
 use tonic::Status;
 
 use super::{Stop, ending, output_error, try_output};
+use crate::data_folder::DataFolder;
 use crate::error::{Error, Exit};
 use crate::job_view::has_ended;
 use crate::printer::Printer;
@@ -29,7 +29,7 @@ pub struct Follow<'a> {
     pub channel: Channel,
     pub output: &'a Output,
     pub models: models::Options,
-    pub outbox: PathBuf,
+    pub data: &'a DataFolder,
     pub printer: &'a Printer,
 }
 
@@ -47,7 +47,7 @@ impl Follow<'_> {
         let options = Options {
             job: Some(job.job_id.clone()),
             activity: Some(activity),
-            outbox: OutboxSettings { folder: self.outbox.clone(), limit: OUTBOX_BYTES },
+            outbox: OutboxSettings { folder: self.data.outbox(), limit: OUTBOX_BYTES },
             models: self.models.clone(),
             ..Options::new("render", self.models.cache.clone())
         };
@@ -74,7 +74,7 @@ impl Follow<'_> {
         if let Some(error) = worker_error {
             tracing::warn!(error = error.what, causes = ?error.causes, "the job has ended in spite of an error");
         }
-        let shortfall = ending::shortfall(&mut self.client, &job).await?;
+        let shortfall = ending::shortfall(&mut self.client, &job, self.data).await?;
         Ok((job, shortfall.map(Stop::Error)))
     }
 

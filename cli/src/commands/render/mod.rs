@@ -8,8 +8,8 @@ use std::time::Instant;
 use sanafarm_coordinator::domain::form::Layout;
 use sanafarm_coordinator::{Coordinator, Options};
 use sanafarm_net::Channel;
-use sanafarm_proto::v1::Job;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
+use sanafarm_proto::v1::{Job, JobState};
 use sanafarm_storage::Output;
 
 use super::estimate;
@@ -20,6 +20,7 @@ use crate::error::{Error, Exit};
 use crate::job_view::has_ended;
 use crate::models;
 use crate::printer::Printer;
+use crate::printer::amounts::{count, counted};
 use crate::submission::{GoodList, Skipped, Submission, local_model};
 
 use ending::Ending;
@@ -36,7 +37,7 @@ pub async fn run(args: RenderArgs, printer: &Printer) -> Result<Exit, Error> {
         return estimate::rehearse(&args.submission, timing, &data, history, args.json, printer).await;
     }
     data.create()?;
-    let _lock = data.lock()?;
+    let _lock = data.lock("render", None)?;
     let list = GoodList::read(&args.submission, &data, printer).await?;
     let models = models::options(args.submission.cache.clone(), &data);
     let model = local_model(&args.submission.model, &models, printer).await?;
@@ -61,11 +62,34 @@ struct Run {
     /// As it is at the end.
     job: Job,
     /// Images that had a result before.
-    there: u64,
+    there: Counts,
     /// Lines of the list that were left out.
     skipped: Skipped,
     /// Why not all is well; `None` when the job has succeeded.
     stop: Option<Stop>,
+}
+
+/// Images by their result.
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    done: u64,
+    failed: u64,
+}
+
+impl Counts {
+    fn of(job: &Job) -> Self {
+        Self { done: job.done, failed: job.failed }
+    }
+
+    /// Those that are new in `self`.
+    fn since(self, before: Self) -> Self {
+        let Self { done, failed } = self;
+        Self { done: done.saturating_sub(before.done), failed: failed.saturating_sub(before.failed) }
+    }
+
+    fn all(self) -> u64 {
+        self.done + self.failed
+    }
 }
 
 /// Why a run ended without all images done.
@@ -92,20 +116,25 @@ async fn work(
     let channel = Channel::from(channel);
     let mut client = JobServiceClient::new(channel.clone());
     let (job, existed, skipped) = submission.send(&mut client).await?;
-    let there = job.done + job.failed;
+    let there = Counts::of(&job);
     if has_ended(&job) {
-        let stop = ending::shortfall(&mut client, &job).await?;
+        let stop = ending::shortfall(&mut client, &job, data).await?;
         let stop = match stop {
             Some(stop) => Some(stop),
-            None => ending::missing_output(output, &job).await?,
+            None => ending::missing_output(output, &job, data).await?,
         };
         let stop = stop.map(Stop::Error);
         return Ok(Run { job, there, skipped, stop });
     }
-    if existed {
-        printer.note(format!("going on: {there} of {} images are there already", job.images));
+    if job.state() == JobState::Paused {
+        let stop = Some(Stop::Error(ending::paused(&job, data)));
+        return Ok(Run { job, there, skipped, stop });
     }
-    let follow = Follow { client, channel, output, models, outbox: data.outbox(), printer };
+    if existed {
+        let images = counted(job.images, "image");
+        printer.note(format!("going on: {} of {images} are there already", count(there.all())));
+    }
+    let follow = Follow { client, channel, output, models, data, printer };
     let (job, stop) = follow.run(job).await?;
     Ok(Run { job, there, skipped, stop })
 }

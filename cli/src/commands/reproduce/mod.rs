@@ -48,12 +48,12 @@ pub async fn run(args: ReproduceArgs, printer: &Printer) -> Result<Exit, Error> 
     let bar = Counting::start(provenance.steps.into(), "steps", printer);
     let started = Instant::now();
     let (wanted, device, file) = (provenance.clone(), args.device.clone(), source.file.clone());
-    let (again, verdict) = blocking(move || {
+    let (again, verdict, used) = blocking(move || {
         let model = find(&references, &models.models)?;
         let again = render(&wanted, &file, model.folder(), device.as_deref(), &bar)?;
         let compared = difference::compare(&file, &again.file);
         let verdict = compared.map_err(|error| Error::failure("compare the pictures").caused_by(&error))?;
-        Ok::<_, Error>((again, verdict))
+        Ok::<_, Error>((again, verdict, model.reference().to_owned()))
     })
     .await??;
     let seconds = started.elapsed().as_secs_f64();
@@ -70,7 +70,7 @@ pub async fn run(args: ReproduceArgs, printer: &Printer) -> Result<Exit, Error> 
                 "rendered on {} in {} with model {}",
                 again.device,
                 duration(seconds),
-                provenance.model
+                used
             ));
             told.causes().iter().for_each(|cause| printer.note(cause));
         }

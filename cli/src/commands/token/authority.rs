@@ -29,6 +29,11 @@ pub fn init(args: CaInitArgs, printer: &Printer) -> Result<Exit, Error> {
     let signed = params.self_signed(&pair).map_err(failed)?;
     std::fs::create_dir_all(&args.dir)
         .map_err(|error| Error::mistake(format!("make folder {}", args.dir.display())).caused_by(&error))?;
+    if let Some(there) = [&certificate, &key].into_iter().find(|file| file.exists()) {
+        return Err(Error::mistake(format!("there is a ca already: {}", there.display())).hint(
+            "sign with it: `sanafarm token ca issue NAME`; for another ca name another folder with --dir",
+        ));
+    }
     write_new(&key, &pair.serialize_pem(), 0o600)?;
     write_new(&certificate, &signed.pem(), 0o644)?;
     printer.note(format!("whoever has {} can make certificates: keep it from everybody", key.display()));
@@ -39,6 +44,18 @@ pub fn init(args: CaInitArgs, printer: &Printer) -> Result<Exit, Error> {
 /// Signs a certificate.
 pub fn issue(args: CaIssueArgs, printer: &Printer) -> Result<Exit, Error> {
     let (ca, ca_key) = (args.dir.join("ca.pem"), args.dir.join("ca.key"));
+    let folder = args.output.as_deref().unwrap_or(&args.dir);
+    let (certificate, key) =
+        (folder.join(format!("{}.pem", args.name)), folder.join(format!("{}.key", args.name)));
+    if key == ca_key {
+        return Err(Error::mistake(format!("the files of {} would be those of the ca", args.name))
+            .hint("name it otherwise, or another folder with --output"));
+    }
+    let there = [&certificate, &key].into_iter().find(|file| file.exists());
+    if let Some(there) = there.filter(|_| !args.replace) {
+        return Err(Error::mistake(format!("{} is there already", there.display()))
+            .hint("add --replace to renew it, with all of its --host or its --role again; or name another folder with --output"));
+    }
     let failed = |error: rcgen::Error| {
         Error::failure(format!("sign a certificate for {}", args.name)).caused_by(&error)
     };
@@ -65,11 +82,8 @@ pub fn issue(args: CaIssueArgs, printer: &Printer) -> Result<Exit, Error> {
     params.use_authority_key_identifier_extension = true;
     let pair = KeyPair::generate().map_err(failed)?;
     let signed = params.signed_by(&pair, &issuer).map_err(failed)?;
-    let folder = args.output.as_deref().unwrap_or(&args.dir);
     std::fs::create_dir_all(folder)
         .map_err(|error| Error::mistake(format!("make folder {}", folder.display())).caused_by(&error))?;
-    let (certificate, key) =
-        (folder.join(format!("{}.pem", args.name)), folder.join(format!("{}.key", args.name)));
     write_over(&key, &pair.serialize_pem(), 0o600)?;
     write_over(&certificate, &signed.pem(), 0o644)?;
     printer.data(certificate.display())?;

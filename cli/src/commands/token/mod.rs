@@ -1,6 +1,7 @@
 //! `sanafarm token`: who may call a coordinator.
 
 mod authority;
+mod file;
 
 use sanafarm_coordinator::{Coordinator, Database};
 use sanafarm_net::{Channel, Secret};
@@ -20,6 +21,8 @@ use crate::data_folder::DataFolder;
 use crate::error::{Error, Exit};
 use crate::printer::{Printer, Table};
 
+use file::TokenFile;
+
 /// Runs one of its verbs.
 pub async fn run(args: TokenArgs, printer: &Printer) -> Result<Exit, Error> {
     match args.verb {
@@ -33,6 +36,8 @@ pub async fn run(args: TokenArgs, printer: &Printer) -> Result<Exit, Error> {
 }
 
 async fn create(args: TokenCreateArgs, printer: &Printer) -> Result<Exit, Error> {
+    // Before there is a token that could not be told.
+    let file = args.output.as_deref().map(TokenFile::new).transpose()?;
     let mut tokens = Tokens::open(args.place).await?;
     let request = CreateTokenRequest {
         name: args.name,
@@ -45,7 +50,7 @@ async fn create(args: TokenCreateArgs, printer: &Printer) -> Result<Exit, Error>
     };
     let created = tokens.client.create_token(request).await;
     let created = created.map_err(|status| failed("create a token".to_owned(), &status))?.into_inner();
-    tell(created.token, created.secret, args.json, printer)?;
+    tell(created.token, created.secret, file, args.json, printer)?;
     tokens.close().await;
     Ok(Exit::Success)
 }
@@ -102,25 +107,44 @@ async fn revoke(args: TokenRevokeArgs, printer: &Printer) -> Result<Exit, Error>
 }
 
 async fn rotate(args: TokenRotateArgs, printer: &Printer) -> Result<Exit, Error> {
+    let file = args.output.as_deref().map(TokenFile::over).transpose()?;
     let mut tokens = Tokens::open(args.place).await?;
     let request = RotateTokenRequest { token_id: args.id.clone(), grace_seconds: args.grace.as_secs() };
     let rotated = tokens.client.rotate_token(request).await;
     let rotated =
         rotated.map_err(|status| failed(format!("rotate token {}", args.id), &status))?.into_inner();
-    tell(rotated.token, rotated.secret, args.json, printer)?;
+    tell(rotated.token, rotated.secret, file, args.json, printer)?;
     tokens.close().await;
     Ok(Exit::Success)
 }
 
 /// The one time that a token is told.
-fn tell(token: Option<Token>, secret: String, json: bool, printer: &Printer) -> Result<(), Error> {
+fn tell(
+    token: Option<Token>,
+    secret: String,
+    file: Option<TokenFile>,
+    json: bool,
+    printer: &Printer,
+) -> Result<(), Error> {
     let token = token.unwrap_or_default();
-    if !json {
-        printer.note(format!("token {} for {}: keep it, it is not told again", token.token_id, token.name));
-        return printer.data(secret);
-    }
+    let (id, name) = (&token.token_id, &token.name);
     let mut object = token_json(&token);
-    object["token"] = json!(secret);
+    match file {
+        Some(file) => {
+            let place = file.path().display().to_string();
+            file.write(&secret, id)?;
+            if !json {
+                printer.note(format!("token {id} for {name} is in {place}"));
+                return Ok(());
+            }
+            object["file"] = json!(place);
+        }
+        None if json => object["token"] = json!(secret),
+        None => {
+            printer.note(format!("token {id} for {name}: keep it, it is not told again"));
+            return printer.data(secret);
+        }
+    }
     printer.data(object)
 }
 
@@ -176,7 +200,7 @@ impl Tokens {
     async fn open(place: TokenPlaceArgs) -> Result<Self, Error> {
         if let Some(address) = place.coordinator {
             let place = Place { coordinator: Some(address), data: None, access: place.access.into() };
-            let connection = Connection::changing(place).await?;
+            let connection = Connection::farm(place).await?;
             let client = TokenServiceClient::new(connection.channel.clone());
             return Ok(Self { client, connection: Some(connection), local: None });
         }

@@ -24,11 +24,13 @@ use sanafarm_proto::v1::job_service_client::JobServiceClient;
 use sanafarm_proto::v1::{GetJobRequest, ImageState, Job, JobState, Layout, ListImagesRequest};
 use sanafarm_storage::Output;
 
+use super::alone;
 use crate::args::VerifyArgs;
 use crate::connect::{Connection, Place};
 use crate::error::{Error, Exit};
 use crate::output;
 use crate::printer::Printer;
+use crate::printer::amounts::count;
 use crate::progress::Counting;
 
 pub use recipe::differences;
@@ -43,7 +45,7 @@ use tars::Tar;
 pub async fn run(args: VerifyArgs, printer: &Printer) -> Result<Exit, Error> {
     let place = Place::from(args.place.clone());
     let connection = match args.requeue {
-        true => Connection::changing(place).await?,
+        true => Connection::changing(place, "verify").await?,
         false => Connection::reading(place).await?,
     };
     let mut client = JobServiceClient::new(connection.channel.clone());
@@ -64,19 +66,32 @@ pub async fn run(args: VerifyArgs, printer: &Printer) -> Result<Exit, Error> {
         .then(|| Requeuer::new(client.clone(), output.clone(), &job, args.reason.clone(), printer));
     let mut verify = Verify {
         channel: connection.channel.clone(),
-        client,
+        client: client.clone(),
         output,
         depth,
         requeuer,
         tally: Tally::default(),
+        mendable: Mendable::default(),
         args: &args,
         job: &job,
         printer,
     };
     verify.objects().await?;
-    let exit = verify.end().await?;
+    let (exit, requeued) = verify.end().await?;
+    if let Some(data) = connection.data().filter(|_| requeued) {
+        let again = client.get_job(GetJobRequest { job_id: job.job_id.clone() }).await.map_err(failed)?;
+        alone::tell_next(again.get_ref(), data, printer);
+    }
+    drop(client);
     connection.close().await;
     Ok(exit)
+}
+
+/// What was found that rendering again mends.
+#[derive(Debug, Default)]
+struct Mendable {
+    pictures: bool,
+    tables: bool,
 }
 
 struct Verify<'a> {
@@ -86,6 +101,8 @@ struct Verify<'a> {
     depth: Depth,
     requeuer: Option<Requeuer>,
     tally: Tally,
+    /// What `--requeue` mends: lost pictures, and tables that are not as they should be.
+    mendable: Mendable,
     args: &'a VerifyArgs,
     job: &'a Job,
     printer: &'a Printer,
@@ -108,6 +125,7 @@ impl Verify<'_> {
                 for problem in
                     tables::check(&self.output, self.client.clone(), self.job, tars.as_deref()).await?
                 {
+                    self.mendable.tables = true;
                     self.wrong(&problem).await?;
                 }
             }
@@ -199,6 +217,7 @@ impl Verify<'_> {
 
     async fn wrong(&mut self, problem: &Problem) -> Result<(), Error> {
         self.tally.wrong(problem.what);
+        self.mendable.pictures |= problem.lost.is_some();
         match self.args.json {
             true => self.printer.data(problem.json())?,
             false => self.printer.data(problem.line())?,
@@ -209,9 +228,34 @@ impl Verify<'_> {
         }
     }
 
-    async fn end(mut self) -> Result<Exit, Error> {
-        if let Some(requeuer) = self.requeuer.take() {
+    /// The index of a done image.
+    async fn some_picture(&mut self) -> Result<Option<u64>, Error> {
+        let failed = |status| Error::call(format!("list images of job {}", self.job.job_id), &status);
+        let request = ListImagesRequest {
+            job_id: self.job.job_id.clone(),
+            states: vec![ImageState::Done.into()],
+            limit: 1,
+            ..Default::default()
+        };
+        let mut images = self.client.list_images(request).await.map_err(failed)?.into_inner();
+        Ok(images.message().await.map_err(failed)?.map(|image| image.index))
+    }
+
+    /// Sums up: how it ends, and whether images are to be rendered again.
+    async fn end(mut self) -> Result<(Exit, bool), Error> {
+        if let Some(mut requeuer) = self.requeuer.take() {
             self.tally.requeued = requeuer.finish().await?;
+            // Tables are written at the end of a job, so one without lost pictures needs something to do.
+            let some = if self.mendable.tables && self.tally.requeued == 0 {
+                self.some_picture().await?
+            } else {
+                None
+            };
+            if let Some(index) = some {
+                requeuer.run_again(index).await?;
+                self.tally.requeued = requeuer.finish().await?;
+                self.printer.note("the tables are written anew at the end of the job, which runs again");
+            }
         }
         match self.args.json {
             true => self.printer.data(self.tally.json(self.job))?,
@@ -219,15 +263,15 @@ impl Verify<'_> {
         }
         match self.tally.requeued {
             0 => {}
-            1 => self.printer.note("1 image is rendered again"),
-            many => self.printer.note(format!("{many} images are rendered again")),
+            1 => self.printer.note("1 image is to be rendered again"),
+            many => self.printer.note(format!("{} images are to be rendered again", count(many))),
         }
         let wrong = self.tally.problems() > 0;
-        if wrong && !self.args.requeue && !self.args.json && requeue::check(self.job).is_ok() {
-            let hint =
-                format!("`sanafarm verify {} --requeue` has lost pictures rendered again", self.job.job_id);
-            self.printer.note(hint);
+        let Mendable { pictures, tables } = self.mendable;
+        if (pictures || tables) && !self.args.requeue && !self.args.json && requeue::check(self.job).is_ok() {
+            let what = if pictures { "lost pictures rendered again" } else { "the tables written anew" };
+            self.printer.note(format!("`sanafarm verify {} --requeue` has {what}", self.job.job_id));
         }
-        Ok(if wrong { Exit::Failure } else { Exit::Success })
+        Ok((if wrong { Exit::Failure } else { Exit::Success }, self.tally.requeued > 0))
     }
 }

@@ -143,18 +143,18 @@ impl Tally {
 
     /// The same for people.
     pub fn text(&self, job: &Job) -> String {
-        let of = if self.checked == job.done { String::new() } else { format!(" of {}", count(job.done)) };
+        let looked = match self.checked == job.done {
+            true => counted(self.checked, "picture"),
+            false => format!("{} of {}", count(self.checked), counted(job.done, "picture")),
+        };
         let tars = if self.tars == 0 { String::new() } else { format!(" in {}", counted(self.tars, "tar")) };
-        let mut text = format!("looked at {}{of} pictures{tars}", count(self.checked));
+        let mut text = format!("looked at {looked}{tars}");
         if self.bytes > 0 {
             text.push_str(&format!(", {}", bytes(self.bytes as f64)));
         }
-        for (number, why) in
-            [(job.failed, "failed"), (job.images - job.done - job.failed, "not rendered yet")]
-        {
-            if number > 0 {
-                text.push_str(&format!("; {} {why}", counted(number, "image")));
-            }
+        let open = job.images - job.done - job.failed;
+        if open > 0 {
+            text.push_str(&format!("; {} not rendered yet", counted(open, "image")));
         }
         if self.waiting > 0 {
             text.push_str(&format!("; {} in tars that have no name yet", counted(self.waiting, "picture")));
@@ -165,8 +165,17 @@ impl Tally {
             .map(|(what, number)| format!("{} {}", count(*number), what.word()))
             .collect();
         match by.as_slice() {
+            [] if job.failed > 0 => text.push_str(": they are well"),
             [] => text.push_str(": all is well"),
             by => text.push_str(&format!(": {} ({})", counted(self.problems(), "problem"), by.join(", "))),
+        }
+        if job.failed > 0 {
+            let has = if job.failed == 1 { "has" } else { "have" };
+            let failed = counted(job.failed, "image");
+            text.push_str(&format!(
+                "; {failed} failed and {has} none (`sanafarm images {} --failed`)",
+                job.job_id
+            ));
         }
         text
     }
@@ -178,12 +187,14 @@ mod tests {
 
     #[test]
     fn what_was_looked_at_is_told_with_what_was_left_out() {
-        let job = Job { images: 1200, done: 1100, failed: 60, ..Job::default() };
+        let mut job = Job { job_id: "j".to_owned(), images: 1200, done: 1100, failed: 60, ..Job::default() };
         let mut tally = Tally { checked: 1100, bytes: 2_000_000, ..Tally::default() };
         assert_eq!(
             tally.text(&job),
-            "looked at 1,100 pictures, 2.00 MB; 60 images failed; 40 images not rendered yet: all is well"
+            "looked at 1,100 pictures, 2.00 MB; 40 images not rendered yet: they are well; 60 images failed and have none \
+             (`sanafarm images j --failed`)"
         );
+        job.failed = 0;
         for what in [What::Sha256, What::Missing, What::Sha256] {
             tally.wrong(what);
         }

@@ -67,7 +67,7 @@ impl Requeuer {
     }
 
     /// Hands in the rest: how many images are rendered again.
-    pub async fn finish(mut self) -> Result<u64, Error> {
+    pub async fn finish(&mut self) -> Result<u64, Error> {
         self.hand_in().await?;
         Ok(self.requeued)
     }
@@ -79,9 +79,16 @@ impl Requeuer {
                 indices.push(index);
             }
         }
-        if indices.is_empty() {
-            return Ok(());
-        }
+        if indices.is_empty() { Ok(()) } else { self.ask(indices).await }
+    }
+
+    /// Hands in an image whose picture is well and stays: the job runs again, finds it under its name and writes its tables
+    /// anew at its end.
+    pub async fn run_again(&mut self, index: u64) -> Result<(), Error> {
+        self.ask(vec![index]).await
+    }
+
+    async fn ask(&mut self, indices: Vec<u64>) -> Result<(), Error> {
         let request = ChangeJobRequest {
             job_id: self.job.clone(),
             change: Some(Change::Requeue(Requeue { indices })),

@@ -197,6 +197,8 @@ pub(in crate::grpc) fn presence_message(presence: Presence) -> v1::PresentWorker
         stats: presence.stats.map(stats_message),
         leaving: presence.leaving.unwrap_or_default(),
         drain: drain_message(presence.drain).into(),
+        // Who lists them knows how long is too long.
+        silent_for: None,
     }
 }
 
