@@ -9,6 +9,7 @@ mod leaving;
 mod lies;
 mod outbox;
 mod pool;
+mod refusals;
 mod render;
 mod reports;
 mod tars;

@@ -7,24 +7,24 @@ use std::time::Duration;
 
 use sanafarm_net::Channel;
 use sanafarm_proto::v1::{Device, OpenSessionRequest, ReleaseReason};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::{self, Context, Engine, Paces, Threads};
 use crate::follow::follow;
-use crate::leases::{LeaseKey, Leases};
+use crate::leases::Leases;
 use crate::leave::Leave;
 use crate::models::Models;
 use crate::notice::listen;
 use crate::outbox::{Outbox, Queues};
-use crate::report::{Acknowledged, renew_leases, report_results};
-use crate::session::{CallError, End, Session};
-use crate::store::Store;
+use crate::report::Acknowledged;
+use crate::session::{End, Session};
 use crate::{Error, Options, Shutdown, Summary};
 
+mod beside;
 mod image;
 mod lease;
 mod leaving;
@@ -32,8 +32,8 @@ mod limits;
 mod refusal;
 mod shard;
 
+use beside::Aside;
 use image::Image;
-use lease::Leased;
 pub use limits::Limits;
 use limits::Spent;
 use shard::Shard;
@@ -44,19 +44,8 @@ const BEHIND: usize = 4;
 /// The next shard is leased when this many images are left to start besides those that the engines take at once, and none
 /// when a whole shard is: late enough to leave work to others, early enough that no engine waits.
 const LOW_WATER: usize = 1;
-/// Acknowledgements under way.
-const NOTES: usize = 64;
 /// How long the engine may take to stop at its next step, and the disk to take what is rendered.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-
-/// What runs beside the images.
-enum Aside {
-    Renewed(Result<(), Error>),
-    Stored(Result<(), Error>),
-    Reported(Result<(), Error>),
-    Released(Result<(), CallError>),
-    Leased(Result<Option<Box<Leased>>, Error>),
-}
 
 struct Shift {
     session: Session,
@@ -269,31 +258,6 @@ impl Shift {
         }
     }
 
-    /// Starts the store stage, the reporter and the renewal, and gives their acknowledgements.
-    fn start_conversations(
-        &mut self,
-        queues: Queues,
-        uploads: usize,
-        refusing: watch::Sender<BTreeMap<String, String>>,
-        stop_renewing: &CancellationToken,
-    ) -> mpsc::Receiver<Acknowledged> {
-        let (acknowledge, acknowledgements) = mpsc::channel(NOTES);
-        let Queues { work, reports } = queues;
-        let (session, outbox) = (self.session.clone(), self.outbox.clone());
-        let store = Store::new(session.clone(), outbox.clone(), acknowledge.clone(), uploads.max(1));
-        // A worker for one job has nothing else to do than what is refused.
-        let store = if self.job.is_empty() { store.tell_refusals(refusing) } else { store };
-        let stop_storing = self.stop_storing.clone();
-        self.asides.spawn(async { Aside::Stored(store.run(work, stop_storing).await) });
-        let reporter = report_results(session.clone(), outbox, reports, acknowledge);
-        self.asides.spawn(async { Aside::Reported(reporter.await) });
-        let stats = self.outbox.stats().clone();
-        let renewal =
-            renew_leases(session, self.leases.clone(), stats, self.leave.clone(), stop_renewing.clone());
-        self.asides.spawn(async { Aside::Renewed(renewal.await) });
-        acknowledgements
-    }
-
     fn engine_ended(&mut self, end: Result<Result<(), Error>, oneshot::error::RecvError>) {
         match end {
             // It ends so only when nobody can send commands any more.
@@ -313,47 +277,6 @@ impl Shift {
             if shard.key == note.lease {
                 shard.held = note.held;
             }
-        }
-    }
-
-    fn settle_aside(&mut self, aside: Result<Aside, JoinError>) {
-        let ended = match aside {
-            Ok(Aside::Leased(leased)) => {
-                self.leasing = None;
-                leased.map(|leased| match leased {
-                    Some(leased) => self.take(*leased),
-                    None => self.limits.found_nothing(),
-                })
-            }
-            Ok(Aside::Stored(ended)) => {
-                self.storing = false;
-                if ended.is_err() {
-                    // No picture can be stored there: rendering on would be in vain.
-                    self.stop.cancel();
-                }
-                ended
-            }
-            Ok(Aside::Reported(ended)) => {
-                self.reporting = false;
-                ended
-            }
-            Ok(Aside::Released(ended)) => {
-                self.releasing -= 1;
-                match ended {
-                    Err(error) if error.is_away() => {
-                        tracing::warn!(%error, "a lease is not handed back: it will expire");
-                        Ok(())
-                    }
-                    ended => ended.map_err(Error::from),
-                }
-            }
-            Ok(Aside::Renewed(ended)) => ended,
-            // The lease that was being asked for when the worker left.
-            Err(error) if error.is_cancelled() => Ok(()),
-            Err(error) => Err(Error::Engine(format!("talk to the coordinator: {error}"))),
-        };
-        if let Err(error) = ended {
-            self.fail(error);
         }
     }
 
@@ -387,25 +310,6 @@ impl Shift {
                 None => self.release(shard.key, shard.cut_short),
             }
         }
-    }
-
-    /// Hands a lease back beside the work.
-    fn release(&mut self, key: LeaseKey, cut_short: bool) {
-        let (reason, message) = match (&self.failure, cut_short) {
-            (Some(error @ (Error::Storage(_) | Error::Outbox(_))), _) => {
-                (ReleaseReason::Storage, error.to_string())
-            }
-            (Some(error), _) => (ReleaseReason::Drain, error.to_string()),
-            (None, true) => (ReleaseReason::Drain, "the worker leaves".into()),
-            (None, false) => (ReleaseReason::Finished, "some images are to be tried again".into()),
-        };
-        self.hand_back(key, reason, message);
-    }
-
-    fn hand_back(&mut self, key: LeaseKey, reason: ReleaseReason, message: String) {
-        let session = self.session.clone();
-        self.releasing += 1;
-        self.asides.spawn(async move { Aside::Released(session.release(&key, reason, message).await) });
     }
 }
 
