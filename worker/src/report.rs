@@ -48,7 +48,7 @@ impl Report {
         failure: Failure,
     ) -> Self {
         let Failure { class, message } = failure;
-        tracing::warn!(index, ?class, message, "image failed");
+        tracing::warn!(index, ?class, why = message, "image failed");
         let outcome = Some(Outcome::Failed(ImageFailed { error_class: class.into(), message }));
         let result = ImageResult { index, outcome, device_id, ..ImageResult::default() };
         Self { lease, job, result, entry: None, origin: None, recovered: false }

@@ -120,7 +120,7 @@ impl<'a> Tries<'a> {
             return refused("the coordinator did not answer while the worker left");
         }
         let wait = self.backoff.wait();
-        tracing::warn!(call = name, ?code, message = status.message(), retry_in = ?wait, "call failed");
+        tracing::warn!(call = name, ?code, why = status.message(), retry_in = ?wait, "call failed");
         Ok(wait)
     }
 }

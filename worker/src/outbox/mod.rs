@@ -260,11 +260,11 @@ impl Outbox {
         match moved {
             Ok(folder) => {
                 let trouble = format!("{id} was moved to {}: {message}", folder.display());
-                tracing::error!(entry = %id, folder = %folder.display(), message, "set a finished image aside");
+                tracing::error!(entry = %id, folder = %folder.display(), why = message, "set a finished image aside");
                 self.stats.set_trouble("outbox", Some(trouble));
             }
             Err(error) => {
-                tracing::error!(entry = %id, %error, message, "a finished image cannot be set aside")
+                tracing::error!(entry = %id, %error, why = message, "a finished image cannot be set aside")
             }
         }
         self.forget(&[id]);

@@ -93,10 +93,13 @@ impl Shift {
         let (there, waiting): (Vec<_>, Vec<_>) = lease
             .images
             .into_iter()
-            // What was committed after the coordinator gave the lease is done, under whatever lease that was: with nothing else in
-            // it, it is handed back.
+            // What was committed after the coordinator gave the lease is done, under whatever lease that was.
             .filter(|image| !self.outbox.has_committed(&lease.job_id, image.index))
             .partition(|image| is_there(image.index));
+        if there.is_empty() && waiting.is_empty() {
+            // What was taken back since then comes again with the next lease.
+            return self.hand_back(key, ReleaseReason::Finished, "its images were just committed".to_owned());
+        }
         self.room_wanted = room_for(&settings);
         // Until now it was not known how large they are. What lies here is on its way.
         if there.is_empty() && !self.can_keep(self.room_wanted) {
