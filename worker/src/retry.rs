@@ -34,10 +34,11 @@ pub(crate) fn verdict(code: Code) -> Verdict {
         // A connection that broke in the middle of a call.
         | Code::Cancelled => Verdict::Wait,
         Code::Unknown | Code::Internal | Code::ResourceExhausted => Verdict::Few,
-        Code::NotFound | Code::FailedPrecondition => Verdict::Reopen,
+        Code::NotFound => Verdict::Reopen,
         Code::Ok
         | Code::InvalidArgument
         | Code::AlreadyExists
+        | Code::FailedPrecondition
         | Code::PermissionDenied
         | Code::OutOfRange
         | Code::Unimplemented

@@ -102,6 +102,11 @@ impl CallError {
         verdict(self.code) == Verdict::GiveUp
     }
 
+    /// The coordinator cannot do this as things stand, such as sign for an output that it has no keys for.
+    pub(crate) fn is_of_setting(&self) -> bool {
+        self.code == Code::FailedPrecondition
+    }
+
     /// The coordinator answered that nobody gave this lease to this worker. Of a token that has no rights, or a coordinator
     /// that signs nothing at the moment, this is not said.
     pub(crate) fn is_of_no_lease(&self) -> bool {

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use crate::leases::LeaseKey;
 use crate::session::{CallError, Session};
 
-/// Leases that are known: more than a worker holds at a time.
-const MOST_LEASES: usize = 16;
+/// Leases that are known: more than a worker holds at a time, and than an outbox has of, as a rule.
+const MOST_LEASES: usize = 64;
 /// Objects that a coordinator signs in one call.
 const AT_ONCE: usize = 1000;
 /// The longest that a URL is kept. It does not go by the clocks of two machines alone.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use sanafarm_proto::v1::ErrorClass;
 use sanafarm_telemetry::worker::{UPLOAD_BYTES, UPLOADS};
@@ -36,9 +36,6 @@ use lanes::{LaneKey, Lanes, Next};
 use place::{Place, Source};
 pub(crate) use publish::open_output;
 use publish::{Published, publish};
-
-/// How long the object stores may take to forget uploads that are given up when the worker leaves.
-const ABORTS: Duration = Duration::from_secs(2);
 
 /// Why something was not stored.
 #[derive(Debug)]
@@ -141,15 +138,16 @@ impl Store {
     ) -> Result<(), Error> {
         let mut open = true;
         loop {
-            self.start(!open);
+            let now = Instant::now();
+            self.start(!open, now);
             if self.uploads.is_empty() && (self.failure.is_some() || (!open && !self.lanes.wait())) {
                 break;
             }
-            let next_try = self.lanes.next_try(Instant::now());
+            let next_try = self.lanes.next_try(now);
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(ended) = self.uploads.join_next() => self.settle(ended),
-                () = sleep_until(next_try.unwrap_or_else(Instant::now)), if next_try.is_some() => {}
+                () = sleep_until(next_try.unwrap_or(now)), if next_try.is_some() => {}
                 next = work.recv(), if open => match next {
                     Some(next) => {
                         self.take(next);
@@ -163,7 +161,6 @@ impl Store {
             }
         }
         self.uploads.shutdown().await;
-        sanafarm_storage::aborted(ABORTS).await;
         self.failure.map_or(Ok(()), Err)
     }
 
@@ -198,14 +195,14 @@ impl Store {
 
     /// Starts as many uploads as may be; what an earlier run left for an output that is out of reach is waited for no longer
     /// when the worker leaves.
-    fn start(&mut self, leaving: bool) {
+    fn start(&mut self, leaving: bool, now: Instant) {
         if self.failure.is_some() {
             return;
         }
         if leaving {
             self.lanes.leave();
         }
-        while let Some(Next { lane, place, work }) = self.lanes.next(Instant::now()) {
+        while let Some(Next { lane, place, work }) = self.lanes.next(now) {
             let about = self.context.outbox.about(&work);
             self.uploads.spawn(upload(self.context.clone(), lane, place, work).instrument(about));
         }
@@ -244,7 +241,7 @@ impl Store {
         }
         let about = self.context.outbox.about(&work).entered();
         let wait = self.lanes.failed(&key, work, is_transient, Instant::now());
-        tracing::warn!(error = %problem, retry_in = ?wait, "not stored, tried again: output is out of reach");
+        tracing::warn!(error = %problem, retry_in = ?wait, "not stored, tried again later");
         drop(about);
         self.tell_trouble(Some(&problem));
     }
@@ -335,11 +332,6 @@ async fn blame(context: &Context, entry: &Entry, problem: Problem) -> Problem {
 }
 
 async fn store_picture(context: &Context, place: &Place, entry: &Entry) -> Result<(), Problem> {
-    if let Some(stored) = &entry.record.stored {
-        // By the run before.
-        context.outbox.stored(entry, stored.clone()).await;
-        return Ok(());
-    }
     let _busy = context.stage.busy();
     let start = SystemTime::now();
     let published = async {
@@ -358,9 +350,21 @@ async fn store_picture(context: &Context, place: &Place, entry: &Entry) -> Resul
             context.outbox.stored(entry, stored).await;
         }
         Ok(Published::Failed(failure)) => context.outbox.failed(entry, failure),
-        Err(problem) => return Err(blame(context, entry, problem).await),
+        Err(problem) => match blame(context, entry, problem).await {
+            Problem::Refused(error) if is_about_name(place, &error).await => {
+                let why = format!("{error}; other names in {} can be written", place.name());
+                context.outbox.failed(entry, Failure::new(ErrorClass::Conflict, why));
+            }
+            problem => return Err(problem),
+        },
     }
     Ok(())
+}
+
+/// Whether an output takes others, such as when a file stands in the place of one of its folders. A full one may take
+/// what is small.
+async fn is_about_name(place: &Place, error: &sanafarm_storage::Error) -> bool {
+    !matches!(error, sanafarm_storage::Error::Full(_)) && place.is_writable().await
 }
 
 /// A thumbnail follows from its picture: one that is there already is the same. One that this run has put is not put again.

@@ -71,6 +71,14 @@ impl Place {
         Ok(Self { kind, turns: Arc::new(Semaphore::new(width)) })
     }
 
+    /// Whether anything can be written there; not known without keys.
+    pub(super) async fn is_writable(&self) -> bool {
+        match &self.kind {
+            Kind::Own(output) => output.check_writable().await.is_ok(),
+            Kind::Signed { .. } => false,
+        }
+    }
+
     /// The folder or the URL, for people.
     pub(super) fn name(&self) -> &str {
         match &self.kind {
@@ -179,7 +187,11 @@ async fn sign(
     object: &str,
     anew: bool,
 ) -> Result<(SignedObject, bool), Problem> {
-    let signed = session.urls().of(session, lease, object, anew).await?;
+    let signed = session.urls().of(session, lease, object, anew).await.map_err(|error| match error {
+        // It has no keys for this output, as a worker of its own might have none.
+        error if error.is_of_setting() => Problem::Refused(Error::Denied(error.to_string())),
+        error => error.into(),
+    })?;
     signed.ok_or_else(|| Problem::Later(format!("sign {object}: the coordinator sent no URL for it")))
 }
 

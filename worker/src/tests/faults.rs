@@ -242,21 +242,21 @@ async fn output_that_cannot_be_opened_is_left_to_others_and_ends_a_worker_for_on
 async fn output_that_fails_in_the_middle_blames_no_image_and_ends_only_a_worker_for_one_job() {
     for only in [false, true] {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("out")).unwrap();
-        std::fs::write(folder.path().join("out/sub"), "a file in the place of a folder").unwrap();
         let shards = |out: &Path, model: &Path| {
-            let mut lease = shard("a", 0, &["x", "y", "z", "z", "z", "z", "z", "z"], out, model);
-            lease.images[1].object = "sub/y.png".into();
             let good = out.with_file_name("good");
             let good = Lease { job_id: "other".into(), ..shard("b", 100, &["z"], &good, model) };
-            vec![lease, good]
+            vec![shard("a", 0, &["x", "wait", "z", "z", "z", "z"], out, model), good]
         };
         let only_job = |options: &mut Options| options.job = only.then(|| "job".to_owned());
         let mut farm = Farm::start_with(folder, shards, |_| {}, only_job).await;
+        farm.coordinator().until("the first is done", |state| state.results.contains_key(&0)).await;
+        let out = farm.folder.path().join("out");
+        std::fs::rename(&out, out.with_file_name("gone")).unwrap();
+        std::fs::write(&out, "a file in the place of the folder").unwrap();
+        farm.watch.open();
         if only {
             let error = farm.end().await.unwrap_err();
-            let text = error.to_string();
-            assert!(matches!(&error, Error::Storage(_)) && text.contains("sub/y.png"), "{error}");
+            assert!(matches!(&error, Error::Storage(_)) && error.to_string().contains("/out"), "{error}");
         } else {
             let rendered = |state: &State| state.results.contains_key(&100) && !state.releases.is_empty();
             farm.coordinator().until("another job is rendered", rendered).await;
@@ -265,12 +265,31 @@ async fn output_that_fails_in_the_middle_blames_no_image_and_ends_only_a_worker_
             assert!(summary.kept >= 1, "what is rendered is kept: {summary:?}");
         }
         let state = farm.coordinator().state();
-        assert_eq!(state.done(0).object, "0000.png", "what was finished is reported");
-        assert!(!state.results.contains_key(&1));
+        assert!(state.results.keys().all(|index| [0, 100].contains(index)), "{:?}", state.results.keys());
         let (lease, reason, message) = &state.releases[0];
         assert_eq!((lease.shard_id.as_str(), *reason), ("a", ReleaseReason::Storage));
-        assert!(message.contains("sub/y.png"), "{message}");
+        assert!(message.contains("/out"), "{message}");
     }
+}
+
+#[tokio::test]
+async fn a_name_that_cannot_be_written_fails_its_image_and_not_its_output() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("out")).unwrap();
+    std::fs::write(folder.path().join("out/sub"), "a file in the place of a folder").unwrap();
+    let shards = |out: &Path, model: &Path| {
+        let mut lease = shard("a", 0, &["x", "y", "z", "z"], out, model);
+        lease.images[1].object = "sub/y.png".into();
+        vec![lease]
+    };
+    let mut farm = Farm::start_in(folder, shards, |_| {}).await;
+    let summary = farm.finish(4).await;
+    assert_eq!((summary.done, summary.failed, summary.kept), (3, 1, 0));
+    let state = farm.coordinator().state();
+    let failed = state.failed(1);
+    assert_eq!(failed.error_class(), ErrorClass::Conflict);
+    assert!(failed.message.contains("sub/y.png") && failed.message.contains("other names"), "{failed:?}");
+    assert!(state.releases.is_empty(), "{:?}", state.releases);
 }
 
 #[tokio::test]

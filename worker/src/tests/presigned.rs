@@ -84,12 +84,31 @@ async fn what_a_killed_worker_kept_is_signed_for_its_old_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_coordinator_that_does_not_sign_ends_the_worker_with_what_it_says() {
-    let folder = tempfile::tempdir().unwrap();
-    let shards = |out: &Path, model: &Path| vec![presigned(shard("a", 0, &["x", "y"], out, model))];
-    let mut farm = Farm::start_in(folder, shards, |_| {}).await;
-    let error = farm.end().await.unwrap_err();
-    assert!(error.to_string().contains("this coordinator signs no URLs"), "{error}");
+async fn an_output_that_is_not_signed_for_is_left_to_others_and_ends_a_worker_for_one_job() {
+    for only in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let shards = |out: &Path, model: &Path| {
+            let good = Lease { job_id: "other".into(), ..shard("b", 100, &["z"], out, model) };
+            vec![presigned(shard("a", 0, &["x", "y"], &out.with_file_name("signed"), model)), good]
+        };
+        let only_job = |options: &mut crate::Options| options.job = only.then(|| "job".to_owned());
+        let mut farm = Farm::start_with(folder, shards, |_| {}, only_job).await;
+        let said = "this coordinator signs no URLs";
+        if only {
+            let error = farm.end().await.unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        } else {
+            let rendered = |state: &State| state.results.contains_key(&100) && !state.releases.is_empty();
+            farm.coordinator().until("another job is rendered", rendered).await;
+            farm.shutdown.soft.cancel();
+            farm.end().await.unwrap();
+        }
+        let state = farm.coordinator().state();
+        let (lease, reason, message) = &state.releases[0];
+        assert_eq!((lease.shard_id.as_str(), *reason), ("a", ReleaseReason::Storage));
+        assert!(message.contains(said), "{message}");
+        assert_eq!(state.opened.len(), 1, "a new session would lose all leases of this one");
+    }
 }
 
 /// The same shard with thumbnails.
@@ -227,6 +246,8 @@ async fn kept_pictures_wait_for_a_coordinator_that_signs_nothing_at_the_moment()
     let mut second = Farm::start_in(folder, |_, _| vec![], |_| {}).await;
     let told = |state: &State| state.stats.trouble.contains("this coordinator signs no URLs");
     second.coordinator().until("the trouble is told", told).await;
+    // A new session would lose all leases of this one.
+    assert_eq!(second.coordinator().state().opened.len(), 1);
     second.shutdown.hard.cancel();
     assert_eq!(second.end().await.unwrap().kept, 1);
     assert!(!second.folder.path().join("cache/outbox/worker-1/refused").exists());
