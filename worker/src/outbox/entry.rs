@@ -10,6 +10,7 @@ use sanafarm_telemetry::image_log::ImageLog;
 use super::folder::Id;
 use super::record::Record;
 use crate::leases::LeaseKey;
+use crate::report::Report;
 use crate::told::{Origin, Which};
 
 /// A finished picture.
@@ -45,6 +46,18 @@ impl Entry {
     /// As the coordinator is told, with all that was said about it so far.
     pub(crate) fn result(&self) -> ImageResult {
         ImageResult { log: self.log.text(), ..self.record.result() }
+    }
+
+    /// The report of its result.
+    pub(super) fn report(&self) -> Report {
+        Report {
+            lease: self.record.lease.clone(),
+            job: self.record.job.clone(),
+            result: self.record.result(),
+            entry: Some(self.id),
+            origin: self.origin.clone(),
+            recovered: self.recovered,
+        }
     }
 
     pub(crate) fn which(&self) -> Which<'_> {

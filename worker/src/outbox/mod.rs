@@ -177,17 +177,9 @@ impl Outbox {
                 tracing::warn!(%error, index = record.index, "not noted in the outbox that an image is stored");
             }
         }
-        let report = Report {
-            lease: record.lease.clone(),
-            job: record.job.clone(),
-            result: record.result(),
-            entry: Some(id),
-            origin: entry.origin.clone(),
-            recovered: entry.recovered,
-        };
         let mut state = self.lock();
         let (log, origin) = (entry.log.clone(), entry.origin.clone());
-        state.insert(Arc::new(Entry {
+        let entry = Arc::new(Entry {
             id,
             record,
             payload: Payload::Gone,
@@ -195,8 +187,9 @@ impl Outbox {
             origin,
             recovered: entry.recovered,
             thumbnail_is_stored: AtomicBool::new(true),
-        }));
-        state.report(report);
+        });
+        state.insert(entry.clone());
+        state.report(entry.report());
         self.tell(&state);
     }
 

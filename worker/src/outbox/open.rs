@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use super::folder::{self, Folder};
 use super::recover::{self, Recovered};
 use super::state::State;
-use super::{Outbox, Queues, Settings, Work};
+use super::{Outbox, Payload, Queues, Settings, Work};
 use crate::Error;
 use crate::stats::Stats;
 
@@ -73,6 +73,9 @@ impl Outbox {
             state.insert(entry.clone());
             if entry.collects() {
                 leases.insert(entry.record.lease.clone());
+            } else if matches!(entry.payload, Payload::Gone) {
+                // Its output is not needed any more.
+                state.report(entry.report());
             } else {
                 state.send(Work::Picture(entry));
             }

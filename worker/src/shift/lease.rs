@@ -103,7 +103,8 @@ impl Shift {
         self.room_wanted = room_for(&settings);
         // Until now it was not known how large they are. What lies here is on its way.
         if there.is_empty() && !self.can_keep(self.room_wanted) {
-            return self.hand_back(key, ReleaseReason::Storage, NO_ROOM.to_owned());
+            // There may be room in a moment: it is no refusal of the job.
+            return self.hand_back(key, ReleaseReason::Drain, NO_ROOM.to_owned());
         }
         if !self.limits.takes(&lease.job_id) {
             return self.release(key, true);

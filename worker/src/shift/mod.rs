@@ -44,6 +44,8 @@ const BEHIND: usize = 4;
 /// The next shard is leased when this many images are left to start besides those that the engines take at once, and none
 /// when a whole shard is: late enough to leave work to others, early enough that no engine waits.
 const LOW_WATER: usize = 1;
+/// How long the object stores may take to forget uploads that were given up, once everything is handed back.
+const ABORTS: Duration = Duration::from_secs(2);
 /// How long the engine may take to stop at its next step, and the disk to take what is rendered.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -252,6 +254,7 @@ impl Shift {
         let said = || self.leave.reasons().borrow().clone();
         let reason = self.failure.as_ref().map_or_else(said, ToString::to_string);
         self.session.close(&reason).await;
+        sanafarm_storage::aborted(ABORTS).await;
         match self.failure {
             Some(failure) => Err(failure),
             None => Ok(self.summary),
