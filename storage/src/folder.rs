@@ -24,7 +24,7 @@ impl Folder {
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
         let made = make_folder(&path)?;
         // Its names are made durable again with the first object.
-        made.iter().try_for_each(|folder| unless_denied(sync_parent(folder)))?;
+        made.iter().try_for_each(|folder| unless_impossible(sync_parent(folder)))?;
         Ok(Self { path, durable: Mutex::default() })
     }
 
@@ -191,7 +191,7 @@ impl Folder {
         // Whoever made the others may not have come so far yet, or was killed before.
         let others =
             folder.ancestors().skip(missing.len()).take_while(|folder| folder.starts_with(&self.path));
-        others.into_iter().try_for_each(|folder| unless_denied(sync_parent(folder)))?;
+        others.into_iter().try_for_each(|folder| unless_impossible(sync_parent(folder)))?;
         let mut durable = self.durable();
         if durable.len() >= MOST_DURABLE {
             durable.clear();
@@ -220,10 +220,16 @@ fn make_folder(folder: &Path) -> io::Result<Vec<&Path>> {
     Ok(missing)
 }
 
-/// Not everybody may read the folder above an output; who may not cannot make a name in it durable.
-fn unless_denied(synced: io::Result<()>) -> io::Result<()> {
+/// Not everybody may read the folder above an output, and not every file system can make its names durable, such as that of
+/// an automounter: what stands there stands there as well as it can.
+fn unless_impossible(synced: io::Result<()>) -> io::Result<()> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
     match synced {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error)
+            if matches!(error.kind(), PermissionDenied | InvalidInput | Unsupported | ReadOnlyFilesystem) =>
+        {
+            Ok(())
+        }
         synced => synced,
     }
 }
