@@ -62,7 +62,7 @@ fn deleted_pictures_are_rendered_again() {
         &sandbox.run(&["verify", &job]),
         &format!("`sanafarm verify {job} --requeue` has the tables written anew"),
     );
-    told(&sandbox.run(&["verify", &job, "--requeue"]), "the tables are written anew at the end of the job");
+    told(&sandbox.run(&["verify", &job, "--requeue"]), "the tables are written anew\n");
     sandbox.run(&RENDER).ok();
     assert!(std::fs::read(&first).unwrap() == before, "it is another picture");
     sandbox.run(&["verify", &job]).ok();
@@ -84,7 +84,7 @@ fn the_index_of_tars_is_written_anew() {
     sandbox.run(&render).ok();
     let job = job(&sandbox);
     std::fs::remove_file(sandbox.path("out/index.json")).unwrap();
-    told(&sandbox.run(&["verify", &job, "--requeue"]), "the tables are written anew at the end of the job");
+    told(&sandbox.run(&["verify", &job, "--requeue"]), "the tables are written anew\n");
     sandbox.run(&render).ok();
     sandbox.run(&["verify", &job, "--deep"]).ok();
 }

@@ -120,8 +120,10 @@ impl Verify<'_> {
             None => self.pictures().await?,
         }
         match self.job.state() {
-            // They are written last.
-            JobState::Succeeded | JobState::Failed => {
+            // They are written last, and again after images that were handed in meanwhile.
+            JobState::Succeeded | JobState::Failed
+                if self.requeuer.as_ref().is_none_or(|requeuer| requeuer.requeued() == 0) =>
+            {
                 for problem in
                     tables::check(&self.output, self.client.clone(), self.job, tars.as_deref()).await?
                 {
@@ -130,6 +132,8 @@ impl Verify<'_> {
                 }
             }
             JobState::Unspecified
+            | JobState::Succeeded
+            | JobState::Failed
             | JobState::Pending
             | JobState::Running
             | JobState::Paused
@@ -228,33 +232,15 @@ impl Verify<'_> {
         }
     }
 
-    /// The index of a done image.
-    async fn some_picture(&mut self) -> Result<Option<u64>, Error> {
-        let failed = |status| Error::call(format!("list images of job {}", self.job.job_id), &status);
-        let request = ListImagesRequest {
-            job_id: self.job.job_id.clone(),
-            states: vec![ImageState::Done.into()],
-            limit: 1,
-            ..Default::default()
-        };
-        let mut images = self.client.list_images(request).await.map_err(failed)?.into_inner();
-        Ok(images.message().await.map_err(failed)?.map(|image| image.index))
-    }
-
-    /// Sums up: how it ends, and whether images are to be rendered again.
+    /// Sums up: how it ends, and whether the job goes on.
     async fn end(mut self) -> Result<(Exit, bool), Error> {
+        let mut writes_tables = false;
         if let Some(mut requeuer) = self.requeuer.take() {
             self.tally.requeued = requeuer.finish().await?;
-            // Tables are written at the end of a job, so one without lost pictures needs something to do.
-            let some = if self.mendable.tables && self.tally.requeued == 0 {
-                self.some_picture().await?
-            } else {
-                None
-            };
-            if let Some(index) = some {
-                requeuer.run_again(index).await?;
-                self.tally.requeued = requeuer.finish().await?;
-                self.printer.note("the tables are written anew at the end of the job, which runs again");
+            if self.mendable.tables && self.tally.requeued == 0 {
+                requeuer.write_tables().await?;
+                writes_tables = true;
+                self.printer.note("the tables are written anew");
             }
         }
         match self.args.json {
@@ -272,6 +258,6 @@ impl Verify<'_> {
             let what = if pictures { "lost pictures rendered again" } else { "the tables written anew" };
             self.printer.note(format!("`sanafarm verify {} --requeue` has {what}", self.job.job_id));
         }
-        Ok((if wrong { Exit::Failure } else { Exit::Success }, self.tally.requeued > 0))
+        Ok((if wrong { Exit::Failure } else { Exit::Success }, writes_tables || self.tally.requeued > 0))
     }
 }

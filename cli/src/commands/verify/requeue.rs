@@ -82,10 +82,14 @@ impl Requeuer {
         if indices.is_empty() { Ok(()) } else { self.ask(indices).await }
     }
 
-    /// Hands in an image whose picture is well and stays: the job runs again, finds it under its name and writes its tables
-    /// anew at its end.
-    pub async fn run_again(&mut self, index: u64) -> Result<(), Error> {
-        self.ask(vec![index]).await
+    /// Images that are rendered again so far.
+    pub fn requeued(&self) -> u64 {
+        self.requeued
+    }
+
+    /// Has the job write its tables anew; nothing is rendered for that.
+    pub async fn write_tables(&mut self) -> Result<(), Error> {
+        self.ask(Vec::new()).await
     }
 
     async fn ask(&mut self, indices: Vec<u64>) -> Result<(), Error> {

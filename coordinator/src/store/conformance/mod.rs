@@ -127,6 +127,7 @@ macro_rules! conformance_suite {
             requeue: what_an_attempt_of_that_time_tells_again_is_passed_over,
             requeue: a_requeued_image_starts_afresh_and_failures_stay,
             requeue: nothing_of_a_cancelled_job_is_requeued,
+            requeue: without_images_a_job_that_has_ended_writes_its_files_anew,
             requeue: a_picture_of_a_shard_that_is_held_or_cut_is_requeued,
             requeue: the_history_tells_of_the_picture_that_was_lost,
             requeue: device_time_that_was_used_is_counted_for_ever,

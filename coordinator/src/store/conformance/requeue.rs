@@ -235,3 +235,18 @@ pub async fn device_time_that_was_used_is_counted_for_ever(mut bench: Bench) {
     };
     assert_eq!(bench.sql(by_worker).await, [cell("w", 5.0, 1), cell("other", 4.0, 2)]);
 }
+
+pub async fn without_images_a_job_that_has_ended_writes_its_files_anew(bench: Bench) {
+    let id = bench.submit("a", 2, 2).await;
+    let session = bench.session("w").await;
+    assert_eq!(bench.requeue(&id, &[]).await.job.state, JobState::Pending, "they will be written");
+    bench.render_all(&session).await;
+    bench.store.finish_job(&id, bench.now).await.unwrap();
+    assert_eq!(bench.store.jobs_to_finish().await.unwrap(), []);
+    let changed = bench.requeue(&id, &[]).await;
+    assert_eq!((changed.retried, changed.job.state, changed.job.done), (0, JobState::Running, 2));
+    assert_eq!(bench.lease(&session).await, None, "nothing is rendered");
+    assert_eq!(bench.store.jobs_to_finish().await.unwrap().len(), 1);
+    assert_eq!(bench.store.finish_job(&id, bench.now).await.unwrap().state, JobState::Succeeded);
+    bench.check_invariants().await;
+}

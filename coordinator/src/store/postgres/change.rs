@@ -54,6 +54,14 @@ pub(super) async fn change_job(
                 found
             }
         }
+        // Nothing is taken back: all that is left to do is what is written at the end.
+        Change::Requeue(indices) if indices.is_empty() => match found.state {
+            JobState::Succeeded | JobState::Failed => {
+                let none = Taken::Done(Vec::new());
+                run_again(&mut tx, key, &found, &none, 0, by, now).await?
+            }
+            JobState::Pending | JobState::Running | JobState::Paused | JobState::Cancelled => found,
+        },
         Change::Requeue(indices) => {
             let indices = indices.iter().filter_map(|index| i64::try_from(*index).ok()).collect();
             let done = Taken::Done(archives::withdraw(&mut tx, key, indices).await?);

@@ -52,6 +52,14 @@ pub(super) async fn change_job(
                 found
             }
         }
+        // Nothing is taken back: all that is left to do is what is written at the end.
+        Change::Requeue(indices) if indices.is_empty() => match found.state {
+            JobState::Succeeded | JobState::Failed => {
+                let none = Taken::Done(json_text(&indices)?);
+                run_again(&mut tx, key, &found, &none, 0, by, now).await?
+            }
+            JobState::Pending | JobState::Running | JobState::Paused | JobState::Cancelled => found,
+        },
         Change::Requeue(indices) => {
             let indices = archives::withdraw(&mut tx, key, indices).await?;
             let done = Taken::Done(json_text(&indices)?);
