@@ -186,6 +186,11 @@ impl Standing {
 /// After so long without a refusal the next one counts as the first.
 const REFUSAL_FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
 
+/// A refusal that ended before this moment counts no more.
+pub fn forgotten(now: Timestamp) -> Timestamp {
+    now.saturating_sub(REFUSAL_FORGOTTEN).unwrap_or(Timestamp::MIN)
+}
+
 /// How a worker refuses a job: it cannot write to its output, or not load its model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -200,12 +205,12 @@ impl Refused {
     pub fn again(before: Option<Self>, now: Timestamp) -> Self {
         let times = match before {
             Some(before) if now < before.until => return before,
-            Some(before) if before.until.saturating_add(REFUSAL_FORGOTTEN).is_ok_and(|at| now < at) => {
-                before.times
-            }
+            Some(before) if forgotten(now) < before.until => before.times,
             Some(_) | None => 0,
         };
-        let until = now.saturating_add(exclusion(times)).unwrap_or(Timestamp::MAX);
+        // Whoever mends the output or the model does not wait for long; to ask again costs little.
+        let pause = Duration::from_secs(if times == 0 { 60 } else { 300 });
+        let until = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
         Self { times: times + 1, until }
     }
 }
@@ -281,10 +286,10 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_refused_longer_each_time_and_afresh_after_a_while() {
+    fn a_job_is_refused_longer_the_second_time_and_afresh_after_a_while() {
         let mut now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
         let mut refused = None;
-        for (times, minutes) in [(1, 1), (2, 5), (3, 15), (4, 60), (5, 60)] {
+        for (times, minutes) in [(1, 1), (2, 5), (3, 5), (4, 5)] {
             let again = Refused::again(refused, now);
             assert_eq!(again, Refused { times, until: now + Duration::from_secs(minutes * 60) });
             assert_eq!(Refused::again(Some(again), now), again);

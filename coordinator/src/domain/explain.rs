@@ -182,7 +182,7 @@ pub fn explain(
     } else if backlog.ready > 0 {
         let back_at = out.iter().filter_map(|worker| worker.excluded_until).min();
         let (cause, text, at) = match back_at.filter(|_| in_now.is_empty()) {
-            _ if in_now.is_empty() && !refusing.is_empty() => {
+            _ if in_now.is_empty() && out.is_empty() && !refusing.is_empty() => {
                 (Cause::Refused, "no other worker has what it needs".to_owned(), None)
             }
             Some(at) => {

@@ -24,13 +24,17 @@ pub(super) async fn explain(farm: &Farm, who: &Principal, job: Job) -> Result<v1
             excluded_until: presence.excluded_until,
         })
         .collect();
-    // As a worker sees them that fits this job, has rendered nothing yet, and asks now.
-    let fitting = present.iter().find(|worker| job.needs.lacks(&worker.offers).is_empty());
+    let refusals = farm.store.refusals(now).await?;
+    let pairs = || refusals.iter().map(|refusal| (refusal.job.as_str(), refusal.worker.as_str()));
+    // As a worker sees them that fits this job and does not refuse it, has rendered nothing yet, and asks now.
+    let fitting = present
+        .iter()
+        .filter(|worker| job.needs.lacks(&worker.offers).is_empty())
+        .find(|worker| pairs().all(|pair| pair != (job.id.as_str(), worker.name)));
     let order: Vec<&OpenJob> = fitting.map_or_else(Vec::new, |worker| {
-        let choices = Plan::new(&open, now).choices(&worker.offers);
+        let choices = Plan::new(&open, now).without(pairs()).choices(&worker.offers);
         choices.iter().filter_map(|choice| open.iter().find(|open| open.id == choice.job)).collect()
     });
-    let refusals = farm.store.refusals(now).await?;
     let refused_by: Vec<_> = refusals
         .iter()
         .filter(|refusal| refusal.job == job.id)

@@ -5,7 +5,7 @@ use sqlx::{PgConnection, Row};
 
 use super::PostgresStore;
 use super::codec::{Time, clean, id, small, small_signed, time};
-use crate::domain::blame::Refused;
+use crate::domain::blame::{Refused, forgotten};
 use crate::store::Result;
 use crate::store::records::Refusal;
 
@@ -32,6 +32,8 @@ pub(super) async fn note(
     let before = row.map(|row| {
         Ok::<_, crate::store::Error>(Refused { times: small(&row, "times")?, until: time(&row, "until")? })
     });
+    // Of jobs that ended long ago, and workers that are gone.
+    sqlx::query("DELETE FROM refusals WHERE until < $1").bind(Time(forgotten(now))).execute(&mut *db).await?;
     let Refused { times, until } = Refused::again(before.transpose()?, now);
     sqlx::query(
         "INSERT INTO refusals (job, worker, why, times, until) VALUES ($1, $2, $3, $4, $5) \

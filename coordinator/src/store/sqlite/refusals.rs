@@ -5,7 +5,7 @@ use sqlx::{Row, SqliteConnection};
 
 use super::SqliteStore;
 use super::codec::{small, time, time_text};
-use crate::domain::blame::Refused;
+use crate::domain::blame::{Refused, forgotten};
 use crate::domain::id::JobId;
 use crate::store::Result;
 use crate::store::records::Refusal;
@@ -35,6 +35,11 @@ pub(super) async fn note(
             until: time(row.try_get("until")?)?,
         })
     });
+    // Of jobs that ended long ago, and workers that are gone.
+    sqlx::query("DELETE FROM refusals WHERE until < ?")
+        .bind(time_text(forgotten(now)))
+        .execute(&mut *db)
+        .await?;
     let Refused { times, until } = Refused::again(before.transpose()?, now);
     sqlx::query(
         "INSERT INTO refusals (job, worker, why, times, until) VALUES (?1, ?2, ?3, ?4, ?5) \
