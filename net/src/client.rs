@@ -147,18 +147,24 @@ async fn read_header(file: &Path) -> Result<HeaderValue, Error> {
 /// Takes up what the file holds, until nobody uses it any more. What cannot be used is passed over: it may be half
 /// written.
 async fn follow(file: PathBuf, authorization: Weak<RwLock<HeaderValue>>) {
+    let mut is_told = false;
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(current) = authorization.upgrade() else { return };
         match read_header(&file).await {
             Ok(news) => {
+                is_told = false;
                 let mut known = current.write().unwrap_or_else(PoisonError::into_inner);
                 if *known != news {
                     *known = news;
                     tracing::info!(file = %file.display(), "took up another token");
                 }
             }
-            Err(error) => tracing::debug!(%error, "read the token again"),
+            Err(_) if is_told => {}
+            Err(error) => {
+                is_told = true;
+                tracing::warn!(%error, "the token is not read again: the one before is shown for as long as it is good");
+            }
         }
     }
 }
