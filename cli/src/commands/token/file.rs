@@ -10,10 +10,11 @@ use crate::error::Error;
 
 /// A place for a token that is not made yet.
 pub struct TokenFile {
-    path: PathBuf,
     /// As the user named it.
-    named: PathBuf,
-    /// Beside it; what `tempfile` makes has mode 0600.
+    path: PathBuf,
+    /// Where it is, without links.
+    target: PathBuf,
+    /// Beside that; what `tempfile` makes has mode 0600.
     beside: NamedTempFile,
     replace: bool,
 }
@@ -39,35 +40,36 @@ impl TokenFile {
         Ok(over)
     }
 
-    fn beside(path: &Path, named: &Path, replace: bool) -> Result<Self, Error> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fn beside(target: &Path, path: &Path, replace: bool) -> Result<Self, Error> {
+        let folder =
+            target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let beside = NamedTempFile::new_in(folder);
         let beside =
-            beside.map_err(|error| failed(named, &error).hint("name a file in a folder that is there"))?;
-        Ok(Self { path: path.to_owned(), named: named.to_owned(), beside, replace })
+            beside.map_err(|error| failed(path, &error).hint("name a file in a folder that is there"))?;
+        Ok(Self { target: target.to_owned(), path: path.to_owned(), beside, replace })
     }
 
     /// As the user named it.
     pub fn path(&self) -> &Path {
-        &self.named
+        &self.path
     }
 
     /// Puts the token into its place.
     pub fn write(self, secret: &str, id: &str) -> Result<(), Error> {
-        let Self { path, named, mut beside, replace } = self;
+        let Self { target, path, mut beside, replace } = self;
         // Nobody has the secret then.
-        let lost = |error: Error| {
-            match replace {
-            true => error.hint(format!(
-                "nobody has the new secret of token {id}: `sanafarm token rotate {id}` gives another one, within the grace"
-            )),
-            false => error.hint(format!("nobody has token {id}: end it with `sanafarm token revoke {id}`")),
-        }
+        let hint = match replace {
+            true => format!(
+                "nobody has the new secret of token {id}: `sanafarm token rotate {id}` gives another one, within \
+                 the grace"
+            ),
+            false => format!("nobody has token {id}: end it with `sanafarm token revoke {id}`"),
         };
+        let lost = |error: Error| error.hint(hint.clone());
         let written = writeln!(beside, "{secret}").and_then(|()| beside.as_file().sync_all());
-        written.map_err(|error| lost(failed(&named, &error)))?;
-        let put = if replace { beside.persist(&path) } else { beside.persist_noclobber(&path) };
-        put.map(drop).map_err(|error| lost(failed(&named, &error.error)))
+        written.map_err(|error| lost(failed(&path, &error)))?;
+        let put = if replace { beside.persist(&target) } else { beside.persist_noclobber(&target) };
+        put.map(drop).map_err(|error| lost(failed(&path, &error.error)))
     }
 }
 
