@@ -43,6 +43,10 @@ fn deleted_pictures_are_rendered_again() {
     let found = sandbox.run(&["verify", &job]);
     assert_eq!(found.code, Some(2));
     told(&found, &format!("`sanafarm verify {job} --requeue`"));
+    std::fs::rename(sandbox.path(".sanafarm"), sandbox.path("kept")).unwrap();
+    let elsewhere = sandbox.run(&["verify", &job, "--data", "kept"]);
+    told(&elsewhere, &format!("`sanafarm verify {job} --requeue --data kept`"));
+    std::fs::rename(sandbox.path("kept"), sandbox.path(".sanafarm")).unwrap();
     let requeued = sandbox.run(&["verify", &job, "--requeue"]);
     assert_eq!(requeued.code, Some(2));
     told(&requeued, "1 image is to be rendered again\n");

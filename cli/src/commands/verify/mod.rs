@@ -27,6 +27,7 @@ use sanafarm_storage::Output;
 use super::alone;
 use crate::args::VerifyArgs;
 use crate::connect::{Connection, Place};
+use crate::data_folder::DataFolder;
 use crate::error::{Error, Exit};
 use crate::output;
 use crate::printer::Printer;
@@ -72,6 +73,7 @@ pub async fn run(args: VerifyArgs, printer: &Printer) -> Result<Exit, Error> {
         requeuer,
         tally: Tally::default(),
         mendable: Mendable::default(),
+        place: connection.data().map(DataFolder::option).unwrap_or_default(),
         args: &args,
         job: &job,
         printer,
@@ -103,6 +105,8 @@ struct Verify<'a> {
     tally: Tally,
     /// What `--requeue` mends: lost pictures, and tables that are not as they should be.
     mendable: Mendable,
+    /// What a command needs to find the same data folder, if anything.
+    place: String,
     args: &'a VerifyArgs,
     job: &'a Job,
     printer: &'a Printer,
@@ -256,7 +260,8 @@ impl Verify<'_> {
         let Mendable { pictures, tables } = self.mendable;
         if (pictures || tables) && !self.args.requeue && !self.args.json && requeue::check(self.job).is_ok() {
             let what = if pictures { "lost pictures rendered again" } else { "the tables written anew" };
-            self.printer.note(format!("`sanafarm verify {} --requeue` has {what}", self.job.job_id));
+            let Self { job, place, .. } = &self;
+            self.printer.note(format!("`sanafarm verify {} --requeue{place}` has {what}", job.job_id));
         }
         Ok((if wrong { Exit::Failure } else { Exit::Success }, writes_tables || self.tally.requeued > 0))
     }
