@@ -40,9 +40,8 @@ fn workers_whose_clocks_are_an_hour_off_lose_nothing() {
     let job = cluster.submit(at, IMAGES, "64x64", "2");
     cluster.watch(at, &job);
     assert_whole(&cluster, &job, IMAGES);
-    let workers =
-        "select worker, count(*) from audit_attempts where outcome <> 'lost' group by worker order by 1";
-    assert_eq!(cluster.sql(workers), "fast|1\nslow|1", "each has rendered its shard, and none was lost");
+    let workers = "select worker, count(*) filter (where outcome = 'lost') from audit_attempts group by worker order by 1";
+    assert_eq!(cluster.sql(workers), "fast|0\nslow|0", "each has rendered, and no lease was lost");
 
     // Their own logs tell how wrong they are; the history knows nothing of it.
     let log = cluster.sandbox.running_log();
@@ -54,6 +53,8 @@ fn workers_whose_clocks_are_an_hour_off_lose_nothing() {
         })
         .collect();
     off.sort_by(f64::total_cmp);
+    // Who is done early takes a part of what the other still holds: one lease each, or more.
+    off.dedup();
     assert_eq!(off, [-1.0, 1.0], "{log}");
     let wrong = "select count(*) from (select at from audit_events union all select finished_at from audit_images \
         union all select expires_at from audit_attempts) as t where abs(extract(epoch from now() - at)) > 600";
