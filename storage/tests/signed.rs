@@ -9,7 +9,7 @@ use bytes::Bytes;
 use sanafarm_storage::{Access, Error, Found, Output, Put, Signed};
 use sanafarm_test_servers::S3;
 use sanafarm_test_servers::s3::{Fault, On};
-use support::{content, get, output, patience};
+use support::{content, get, impatience, output, patience};
 use url::Url;
 
 mod support;
@@ -119,6 +119,9 @@ async fn faults_are_borne_as_with_keys() {
 
     let read = url(&output, Access::Get).await;
     s3.inject(On::get("a.png"), 1, Fault::CutAnswer(1000));
+    assert_eq!(signed.get(&read, u64::MAX).await, Ok(Found::Object(content(100_000).into())));
+
+    let signed = Signed::with_patience(impatience()).unwrap();
     s3.inject(On::get("a.png"), 1, Fault::Drip(Duration::from_millis(100)));
     assert_eq!(signed.get(&read, u64::MAX).await, Ok(Found::Object(content(100_000).into())));
 
