@@ -10,12 +10,14 @@
 
 pub mod folder;
 pub mod hub;
+pub mod port;
 pub mod postgres;
 pub mod process;
 pub mod redis;
 pub mod s3;
 
 pub use hub::Hub;
+pub use port::Port;
 pub use postgres::Postgres;
 pub use redis::Redis;
 pub use s3::S3;

@@ -5,14 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::folder::{Folder, lock, open_to_all, shared};
-use crate::process::{Server, free_port, read_log};
+use crate::port::Port;
+use crate::process::{Server, read_log};
 
 /// What to do when there is none on this machine.
 const MISSING: &str = "these tests need a PostgreSQL server, version 15 or later: install the package postgresql \
     (Debian, Ubuntu: apt-get install postgresql), or put the folder with initdb and postgres into PATH";
-
-/// How often another port is tried when somebody else was quicker.
-const TRIES: u32 = 5;
 
 /// How a server is run.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +29,7 @@ pub struct Options {
 pub struct Postgres {
     tools: Tools,
     folder: Folder,
-    port: u16,
+    port: Port,
     options: Options,
     server: Option<Server>,
 }
@@ -47,17 +45,12 @@ impl Postgres {
         let tools = Tools::find();
         let folder = Folder::new();
         copy(&tools.cluster(), folder.path());
-        let mut postgres = Self { tools, folder, port: 0, options, server: None };
+        let mut postgres = Self { tools, folder, port: Port::take(), options, server: None };
         if postgres.options.tls {
             postgres.make_certificate();
         }
-        for _ in 0..TRIES {
-            postgres.port = free_port();
-            if postgres.try_start() {
-                return postgres;
-            }
-        }
-        panic!("postgres does not start:\n{}", read_log(&postgres.log()));
+        postgres.restart();
+        postgres
     }
 
     /// The certificate of a server with TLS, which signed itself.
@@ -90,7 +83,12 @@ impl Postgres {
         // Left by a server that was killed: whose id it holds may be somebody else's by now.
         let _ = fs::remove_file(data.join("postmaster.pid"));
         let mut command = self.tools.command("postgres");
-        command.extend(["-D".to_owned(), data.display().to_string(), "-p".to_owned(), self.port.to_string()]);
+        command.extend([
+            "-D".to_owned(),
+            data.display().to_string(),
+            "-p".to_owned(),
+            self.port.number().to_string(),
+        ]);
         let mut set = |setting: &str| command.extend(["-c".to_owned(), setting.to_owned()]);
         set("listen_addresses=127.0.0.1");
         set("unix_socket_directories=");
@@ -122,7 +120,7 @@ impl Postgres {
 
     /// The URL of a database.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port.number())
     }
 
     /// Makes an empty database; its URL.
@@ -156,9 +154,9 @@ impl Postgres {
         text(made, "pg_dump");
     }
 
-    /// Puts what a backup holds in the place of a database, to which nobody may be connected.
+    /// Puts what a backup holds in the place of a database. Whoever is connected to it is cut off.
     pub fn restore(&self, database: &str, file: &Path) {
-        self.sql("postgres", &format!("DROP DATABASE \"{database}\""));
+        self.sql("postgres", &format!("DROP DATABASE \"{database}\" WITH (FORCE)"));
         let url = self.database(database);
         let restored = Command::new(self.tools.bin.join("pg_restore"))
             .args(["--exit-on-error", "--dbname", &url])
@@ -186,7 +184,7 @@ impl Postgres {
     /// Starts it again, with its data and at its port.
     pub fn restart(&mut self) {
         self.stop();
-        assert!(self.try_start(), "postgres does not start again:\n{}", read_log(&self.log()));
+        assert!(self.try_start(), "postgres does not start:\n{}", read_log(&self.log()));
     }
 
     /// Its first process answers nobody until it is thawed; connections that there are go on.

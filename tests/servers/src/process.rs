@@ -1,7 +1,6 @@
 //! A server's process, which never outlives the test's.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -23,12 +22,6 @@ kill $watcher 2>/dev/null
 
 /// How long a server may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A port that nobody listens at now.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("this machine has ports to give");
-    listener.local_addr().expect("it is bound").port()
-}
 
 /// A running server.
 #[derive(Debug)]

@@ -6,20 +6,18 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::folder::Folder;
-use crate::process::{Server, free_port, read_log};
+use crate::port::Port;
+use crate::process::{Server, read_log};
 
 /// What to do when there is none on this machine.
 const MISSING: &str = "these tests need a Redis server: install the package redis-server (Debian, Ubuntu: apt-get \
     install redis-server), or put the folder with redis-server into PATH";
 
-/// How often another port is tried when somebody else was quicker.
-const TRIES: u32 = 5;
-
 /// A running Redis server that keeps nothing. Stops when dropped.
 #[derive(Debug)]
 pub struct Redis {
     folder: Folder,
-    port: u16,
+    port: Port,
     server: Option<Server>,
 }
 
@@ -29,14 +27,9 @@ impl Redis {
         if Command::new("redis-server").arg("--version").output().is_err() {
             panic!("{MISSING}");
         }
-        let mut redis = Self { folder: Folder::new(), port: 0, server: None };
-        for _ in 0..TRIES {
-            redis.port = free_port();
-            if redis.try_start() {
-                return redis;
-            }
-        }
-        panic!("redis does not start:\n{}", redis.log());
+        let mut redis = Self { folder: Folder::new(), port: Port::take(), server: None };
+        redis.restart();
+        redis
     }
 
     fn log(&self) -> String {
@@ -44,7 +37,7 @@ impl Redis {
     }
 
     fn try_start(&mut self) -> bool {
-        let port = self.port.to_string();
+        let port = self.port.number().to_string();
         let folder = self.folder.path().display().to_string();
         let command = [
             "redis-server",
@@ -70,12 +63,12 @@ impl Redis {
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://127.0.0.1:{}", self.port.number())
     }
 
     /// What it answers to a command without spaces in its words; none when it does not.
     pub fn says(&self, command: &str) -> Option<String> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port.number())).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).ok()?;
         let mut answer = String::new();
@@ -100,7 +93,7 @@ impl Redis {
     /// Starts it again, empty, at its port.
     pub fn restart(&mut self) {
         self.kill();
-        assert!(self.try_start(), "redis does not start again:\n{}", self.log());
+        assert!(self.try_start(), "redis does not start:\n{}", self.log());
     }
 
     /// It answers nobody until it is thawed; connections stay open.

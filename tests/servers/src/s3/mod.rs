@@ -16,6 +16,7 @@ use s3s_fs::FileSystem;
 use tokio::runtime::Runtime;
 
 use crate::folder::Folder;
+use crate::port::Port;
 
 mod fault;
 mod gate;
@@ -33,7 +34,7 @@ pub struct S3 {
     data: PathBuf,
     /// Holds the data of a test.
     folder: Option<Folder>,
-    address: SocketAddr,
+    port: Port,
     service: S3Service,
     plan: Arc<Mutex<fault::Plan>>,
     runtime: Option<Runtime>,
@@ -60,7 +61,7 @@ impl S3 {
         let mut s3 = Self {
             data: data.to_owned(),
             folder: None,
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            port: Port::take(),
             service: service.build(),
             plan: Arc::default(),
             runtime: None,
@@ -77,7 +78,11 @@ impl S3 {
 
     /// Where its requests go.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.address())
+    }
+
+    fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port.number()))
     }
 
     /// The environment of a program that uses it.
@@ -147,13 +152,12 @@ impl S3 {
                 .thread_name("s3")
                 .enable_all()
                 .build()?;
-            let listener = listen(self.address)?;
+            let listener = listen(self.address())?;
             listener.set_nonblocking(true)?;
             Ok((runtime, listener))
         };
         let (runtime, listener) =
-            start().unwrap_or_else(|error| panic!("serve at {}: {error}", self.address));
-        self.address = listener.local_addr().expect("it is bound");
+            start().unwrap_or_else(|error| panic!("serve at {}: {error}", self.address()));
         let gate = Gate::new(self.service.clone(), self.data.clone(), self.plan.clone());
         runtime.spawn(answer(listener, gate));
         self.runtime = Some(runtime);
