@@ -75,11 +75,11 @@ impl PostgresStore {
     /// migrations that it lacks. `?sslmode=verify-full&sslrootcert=ca.pem` and libpq's other settings for TLS hold;
     /// what the URL leaves out comes from libpq's environment variables.
     pub async fn open(url: &str) -> Result<Self> {
-        Self::open_with(url, CONNECTIONS).await
+        Self::open_with(url, CONNECTIONS, TURN).await
     }
 
-    /// The same, with so many connections at most.
-    pub async fn open_with(url: &str, connections: u32) -> Result<Self> {
+    /// The same, with so many connections at most, for which a call waits so long.
+    pub(super) async fn open_with(url: &str, connections: u32, turn: Duration) -> Result<Self> {
         let (options, place) = read_url(url)?;
         let mut connection = options.connect().await.map_err(|error| open_error(&place, &error))?;
         // Others that start now wait for an advisory lock, which goes with the connection if this fails.
@@ -90,17 +90,22 @@ impl PostgresStore {
             .map_err(|error| open_error(&place, &error))?;
         close(connection).await;
         let life = Life::begin(options.clone()).await.map_err(|error| open_error(&place, &error))?;
-        let store = Self::with_pools(options, place, connections, life);
+        let store = Self::with_pools(options, place, (connections, turn), life);
         store.clock.compare(&store.pool).await?;
         store.months(store.clock.now()).await?;
         Ok(store)
     }
 
-    fn with_pools(options: PgConnectOptions, place: String, connections: u32, life: Life) -> Self {
+    fn with_pools(
+        options: PgConnectOptions,
+        place: String,
+        (connections, turn): (u32, Duration),
+        life: Life,
+    ) -> Self {
         let trouble = Arc::new(Trouble::new());
         Self {
-            pool: pool(&options, connections, &trouble),
-            duties: pool(&options, DUTIES, &trouble),
+            pool: pool(&options, connections, turn, &trouble),
+            duties: pool(&options, DUTIES, TURN, &trouble),
             options,
             place,
             life: Arc::new(life),
@@ -113,19 +118,20 @@ impl PostgresStore {
 }
 
 /// Connects when somebody first wants a connection.
-fn pool(options: &PgConnectOptions, connections: u32, trouble: &Arc<Trouble>) -> PgPool {
+fn pool(options: &PgConnectOptions, connections: u32, turn: Duration, trouble: &Arc<Trouble>) -> PgPool {
     let trouble = Arc::clone(trouble);
     PgPoolOptions::new()
         .max_connections(connections)
-        .acquire_timeout(TURN)
+        .acquire_timeout(turn)
         // A question and its answer more for each call: only where it may be needed.
         .test_before_acquire(false)
         .before_acquire(move |connection, state| {
             let idle_since = Instant::now().checked_sub(state.idle_for);
             let test = state.idle_for >= IDLE || idle_since.is_none_or(|since| trouble.was_after(since));
+            let trouble = Arc::clone(&trouble);
             Box::pin(async move {
                 if test {
-                    connection.ping().await?;
+                    connection.ping().await.inspect_err(|_| trouble.note())?;
                 }
                 Ok(true)
             })

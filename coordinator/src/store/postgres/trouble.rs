@@ -103,6 +103,12 @@ impl Trouble {
         last > 0 && moment.saturating_duration_since(self.start).as_micros() <= u128::from(last)
     }
 
+    /// A connection is broken.
+    pub fn note(&self) {
+        let now = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.last.store(now.max(1), Ordering::Relaxed);
+    }
+
     /// What came of a call, with its error in the words of this store.
     pub fn heard<T>(&self, answer: Result<T>, place: &str, connected: bool) -> Result<T> {
         let error = match answer {
@@ -110,8 +116,7 @@ impl Trouble {
             Err(error) => error,
         };
         if source(&error).is_some_and(is_broken) {
-            let now = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.last.store(now.max(1), Ordering::Relaxed);
+            self.note();
         }
         let unreachable = Error::Unreachable { place: place.to_owned() };
         Err(match error {

@@ -1,6 +1,7 @@
 //! The conformance suite on PostgreSQL, and what only PostgreSQL has.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sanafarm_test_servers::Postgres;
 
@@ -14,6 +15,9 @@ mod plans;
 mod queries;
 mod restarts;
 mod together;
+
+/// How long a call may wait for a connection: for ever.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A server of its own for each test: nothing that one does can disturb another.
 async fn fresh_store() -> (PostgresStore, Postgres) {

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::{another, fresh, fresh_store};
+use sanafarm_test_servers::Postgres;
+
+use super::{HOUR, another, fresh, fresh_store};
 use crate::store::conformance::{Bench, CAPS, LEASE, done, spec};
+use crate::store::postgres::PostgresStore;
 use crate::store::records::{Begun, Duty, Recovered, Turn};
 use crate::store::{Error, Store};
 
@@ -37,6 +40,22 @@ async fn a_restarted_server_costs_one_error_at_most() {
     let living = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1396788801";
     assert_eq!(server.sql("farm", living), "2");
     drop(turn);
+}
+
+#[tokio::test]
+async fn one_connection_that_is_found_broken_casts_doubt_on_all() {
+    let mut server = Postgres::start();
+    let store = PostgresStore::open_with(&server.database("farm"), 2, HOUR).await.unwrap();
+    let jobs = || store.jobs(None, &[], 1);
+    let both = futures::join!(jobs(), jobs());
+    assert!(both.0.is_ok() && both.1.is_ok());
+    // Idle for so long that it is tested is only the one that is not used now.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    jobs().await.unwrap();
+    server.kill();
+    server.restart();
+    jobs().await.unwrap();
+    jobs().await.unwrap();
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sanafarm_test_servers::Postgres;
 
-use super::{another, fresh};
+use super::{HOUR, another, fresh};
 use crate::domain::blame::ErrorClass;
 use crate::domain::schedule::Choice;
 use crate::domain::spec::JobSpec;
@@ -342,7 +342,7 @@ async fn a_job_is_called_off_once_and_leaves_no_lease_behind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_connection_serves_many_calls() {
     let server = Postgres::start();
-    let store = PostgresStore::open_with(&server.database("farm"), 1).await.unwrap();
+    let store = PostgresStore::open_with(&server.database("farm"), 1, HOUR).await.unwrap();
     let bench = Arc::new(Bench::new(Arc::new(store)));
     let id = bench.submit("a", 64, 2).await;
     let tasks: Vec<_> = (0..32u64)
