@@ -31,6 +31,7 @@ const WRITE_USE: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
     known: Mutex<HashMap<Hash, Arc<Known>>>,
+    refreshing: tokio::sync::Mutex<()>,
 }
 
 /// A token that was good when it was last looked at.
@@ -91,6 +92,8 @@ impl Tokens {
 
     /// Compares those in use with the database, and writes down that they were used.
     pub async fn refresh(&self, store: &dyn Store, now: Timestamp) -> Result<()> {
+        // Who comes second finds written down what the first one took note of.
+        let _one = self.refreshing.lock().await;
         let known: Vec<(Hash, Arc<Known>)> =
             self.known().iter().map(|(hash, known)| (*hash, Arc::clone(known))).collect();
         if known.is_empty() {
