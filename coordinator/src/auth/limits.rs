@@ -92,8 +92,12 @@ impl Allowance {
 
     /// A call, or what there is too much of.
     pub fn take(&self) -> Result<Running, String> {
+        self.take_at(Instant::now())
+    }
+
+    fn take_at(&self, now: Instant) -> Result<Running, String> {
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-        if !rate.take(Instant::now()) {
+        if !rate.take(now) {
             let per_second = rate.per_second;
             return Err(format!("more than {per_second} calls a second with one token; slow down"));
         }
@@ -155,7 +159,8 @@ mod tests {
         assert!(allowance.take().is_ok());
         assert!(Allowance::new(&limits, Role::Worker).most > 2);
         let slow = Allowance::new(&Limits { calls_per_second: 1, ..Limits::default() }, Role::Read);
-        let answers: Vec<_> = (0..5).map(|_| slow.take()).collect();
+        let now = Instant::now();
+        let answers: Vec<_> = (0..5).map(|_| slow.take_at(now)).collect();
         assert!(answers.last().unwrap().as_ref().unwrap_err().contains("1 calls a second"), "{answers:?}");
     }
 

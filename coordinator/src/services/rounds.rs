@@ -126,9 +126,10 @@ mod tests {
         rounds.start(things(&["stuck", "a"]), work);
         let (thing, ended) = rounds.next().await.unwrap();
         assert_eq!((thing.as_str(), ended.unwrap().as_str()), ("a", "a"));
+        let failed_at = Instant::now();
         assert_eq!([rounds.failed(&thing), rounds.failed(&thing)].map(|wait| wait.as_secs()), [1, 2]);
         // Neither what is taken nor what waits is taken up.
-        rounds.start(things(&["stuck", "a"]), work);
+        rounds.start_at(failed_at, things(&["stuck", "a"]), work);
         assert_eq!(rounds.tasks.len(), 1);
         rounds.start_at(Instant::now() + Duration::from_secs(3), things(&["stuck", "a"]), work);
         assert_eq!(rounds.tasks.len(), 2);

@@ -137,7 +137,8 @@ async fn an_owner_sees_and_steers_own_jobs_only() {
         let story = |subject: String| v1::StoryRequest { subject, limit: 0 };
         let outcomes = [
             jobs.get_job(v1::GetJobRequest { job_id: id() }).await.err(),
-            jobs.get_job(v1::GetJobRequest { job_id: id()[..12].to_owned() }).await.err().filter(|_| !sees),
+            // So much of it that it is no beginning of the other jobs, which are as old.
+            jobs.get_job(v1::GetJobRequest { job_id: id()[..35].to_owned() }).await.err(),
             jobs.watch_job(v1::WatchJobRequest { job_id: id() }).await.err(),
             jobs.list_images(v1::ListImagesRequest { job_id: id(), ..Default::default() }).await.err(),
             jobs.explain_job(v1::ExplainJobRequest { job_id: id() }).await.err(),
@@ -147,10 +148,8 @@ async fn an_owner_sees_and_steers_own_jobs_only() {
             history.story(story(image)).await.err(),
         ];
         for (call, refused) in outcomes.iter().enumerate() {
-            // An ambiguous beginning is refused to all; who may not see the job learns no more than that.
-            let ok =
-                matches!(refused.as_ref().map(Status::code), Some(Code::NotFound | Code::InvalidArgument));
-            assert!(if sees { refused.is_none() } else { ok }, "call {call} by {token}: {refused:?}");
+            let code = refused.as_ref().map(Status::code);
+            assert_eq!(code, (!sees).then_some(Code::NotFound), "call {call} by {token}: {refused:?}");
         }
         let objects = jobs.list_objects(v1::ListObjectsRequest { output }).await;
         assert_eq!(objects.is_ok(), sees);
@@ -242,18 +241,24 @@ async fn guessing_is_stopped_and_disturbs_nobody_who_is_in() {
     good.list_jobs(v1::ListJobsRequest::default()).await.unwrap();
     let wrong = format!("sf_{}_{}", "0".repeat(12), "0".repeat(64));
     let mut guesser = guarded.jobs(&wrong).await;
+    let start = std::time::Instant::now();
     let mut codes = Vec::new();
     for _ in 0..15 {
         codes.push(guesser.list_jobs(v1::ListJobsRequest::default()).await.unwrap_err().code());
     }
-    assert_eq!((codes[0], codes[14]), (Code::Unauthenticated, Code::ResourceExhausted), "{codes:?}");
     good.list_jobs(v1::ListJobsRequest::default()).await.unwrap();
     // Nor one from the same address that nobody has shown before, while others there go on.
     for wrong in 1..100 {
         let wrong = format!("sf_{}_{wrong:064x}", "0".repeat(12));
         let refused = guarded.jobs(&wrong).await.list_jobs(v1::ListJobsRequest::default()).await;
-        assert_eq!(refused.unwrap_err().code(), Code::ResourceExhausted);
+        codes.push(refused.unwrap_err().code());
     }
+    let heard = codes.iter().filter(|code| **code == Code::Unauthenticated).count();
+    // Ten, and one in five seconds, however long this takes.
+    let most = 10.0 + start.elapsed().as_secs_f64() / 5.0;
+    assert!((10.0..=most).contains(&(heard as f64)), "{heard} of {}", codes.len());
+    let stopped = codes.iter().filter(|code| **code == Code::ResourceExhausted).count();
+    assert!(stopped > 0 && heard + stopped == codes.len(), "{codes:?}");
     let fresh = guarded.token("fresh", v1::Role::Read).await;
     guarded.jobs(&fresh).await.list_jobs(v1::ListJobsRequest::default()).await.unwrap();
     let failures = guarded.farm.coordinator.auth_failures();

@@ -27,7 +27,7 @@ pub(in crate::store) mod tokens;
 pub(in crate::store) mod waiting;
 pub(in crate::store) mod webhooks;
 
-pub(crate) use bench::{Bench, CAPS, LEASE, done, error, row, spec};
+pub(crate) use bench::{Bench, CAPS, LEASE, begun, done, error, row, spec};
 
 /// Runs every behaviour as a test of its own on stores from `$fresh`, an async function that returns an
 /// `Arc<dyn Store>` on an empty database and whatever must live as long as it.
