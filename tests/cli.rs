@@ -3,6 +3,8 @@
 use std::net::TcpListener;
 use std::path::Path;
 
+use sanafarm_test_servers::Port;
+
 use crate::support::{Sandbox, bundled_model, copy_folder};
 
 const LINE_HINT: &str = "hint: nothing was started; mend the line, or skip bad lines with --skip-invalid";
@@ -303,7 +305,8 @@ fn changing_verbs_need_a_coordinator_or_a_database() {
 
 #[test]
 fn a_coordinator_that_is_not_there_is_a_failure_with_a_hint() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let port = Port::take();
+    let free = format!("127.0.0.1:{}", port.number());
     let ended = Sandbox::new().run(&["jobs", "--coordinator", &free]);
     assert_eq!(ended.code, Some(2));
     let start = format!("error: connect to coordinator {free}\n  caused by: ");

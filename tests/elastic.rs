@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::support::books::assert_whole;
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, LONG_LEASES};
 use crate::support::{Running, wait_until};
 
 /// What KEDA and the autoscaler behind it do, without their patience.
@@ -70,6 +70,7 @@ struct Workers {
     running: Vec<Running>,
     stopping: Vec<Running>,
     started: usize,
+    stopped: usize,
 }
 
 impl Workers {
@@ -81,6 +82,10 @@ impl Workers {
         // Any of them: KEDA does not know which one is idle.
         while self.running.len() > wanted {
             let victim = self.running.remove(0);
+            // A process that has hardly begun does not hear it yet.
+            let opened = format!("select count(*) from sessions where worker = 'w{}'", self.stopped + 1);
+            wait_until("the worker to connect", || cluster.number(&opened) > 0);
+            self.stopped += 1;
             victim.terminate();
             self.stopping.push(victim);
         }
@@ -103,9 +108,9 @@ fn a_farm_scales_from_zero_and_back_and_loses_nothing() {
     const IMAGES: usize = 48;
     const MOST: usize = 3;
     let cluster = Cluster::new();
-    let coordinator = cluster.coordinator(&[]);
+    let coordinator = cluster.coordinator(&LONG_LEASES);
     let address = coordinator.address.as_str();
-    let mut keda = Keda::at(address, &[("model", "sana-tiny"), ("targetSeconds", "100")]);
+    let mut keda = Keda::at(address, &[("model", "sana-tiny"), ("targetSeconds", "200")]);
     assert_eq!(keda.wanted(MOST), 0);
     let mut workers = Workers::default();
     let mut peaks = Vec::new();

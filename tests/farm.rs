@@ -5,7 +5,13 @@ use crate::support::{Running, Sandbox, database, wait_until};
 
 /// A coordinator on a free port: the process and its address. A lost worker is noticed soon.
 pub fn coordinator(sandbox: &Sandbox) -> (Running, String) {
-    let mut running = sandbox.start(&["coordinator", "--listen", "127.0.0.1:0", "--lease-seconds", "5"]);
+    coordinator_with(sandbox, ["--lease-seconds", "5"])
+}
+
+/// A coordinator on a free port with such leases.
+pub fn coordinator_with(sandbox: &Sandbox, leases: [&str; 2]) -> (Running, String) {
+    let listen = ["coordinator", "--listen", "127.0.0.1:0"];
+    let mut running = sandbox.start(&[&listen[..], &leases].concat());
     let line = running.first_line();
     let address = line.strip_prefix("listening on ");
     let address = address.unwrap_or_else(|| panic!("`{line}`\n{}", sandbox.running_log())).to_owned();

@@ -3,9 +3,14 @@
 use sanafarm_proto::v1::ErrorClass;
 use serde_json::Value;
 
-use crate::farm::{coordinator, worker};
+use crate::farm::{coordinator_with, worker};
+use crate::support::cluster::{Cluster, LONG_LEASES};
 use crate::support::hand::{Hand, failure};
-use crate::support::{Sandbox, wait_until};
+use crate::support::{Running, Sandbox, wait_until};
+
+fn coordinator(sandbox: &Sandbox) -> (Running, String) {
+    coordinator_with(sandbox, LONG_LEASES)
+}
 
 /// Runs a verb against one coordinator.
 struct At<'a> {
@@ -197,15 +202,11 @@ fn jobs_wait_for_others_and_end_with_them() {
 #[test]
 fn a_job_ends_at_its_deadline_and_keeps_its_pictures() {
     const IMAGES: u64 = 4000;
-    let sandbox = Sandbox::new();
-    let (_coordinator, address) = coordinator(&sandbox);
-    let at = At { sandbox: &sandbox, address: &address };
-    let _worker = worker(&sandbox, &address, "w");
-    // The worker has its model when the time begins.
-    sandbox.write("list.txt", "red dots\n");
-    let warm = at.submit_to("warm", &[]);
-    at.run(&["watch", &warm]).ok();
-
+    let cluster = Cluster::new();
+    let coordinator = cluster.coordinator(&LONG_LEASES);
+    let sandbox = &cluster.sandbox;
+    let at = At { sandbox, address: &coordinator.address };
+    let _worker = cluster.worker(at.address, "w");
     sandbox.write(
         "list.txt",
         (0..IMAGES).map(|number| format!("red dots on blue {number}\n")).collect::<String>(),
@@ -213,9 +214,12 @@ fn a_job_ends_at_its_deadline_and_keeps_its_pictures() {
     let past = at.run(&["submit", "list.txt", "--size", "64x64", "--deadline", "2020-01-01T00:00:00Z"]);
     assert_eq!(past.code, Some(1));
     assert!(past.stderr.contains("the deadline 2020-01-01T00:00:00Z has passed"), "{}", past.stderr);
-    let job = at.submit(&["--deadline", "5s"]);
+    let job = at.submit(&["--deadline", "1h"]);
     let shown = at.run(&["show", &job, "--json"]).ok().last_json();
     assert!(shown["deadline"].is_string(), "{shown}");
+    cluster.wait_for_pictures(1);
+    // The hour passes.
+    cluster.sql("update jobs set deadline = now()");
     let watched = at.run(&["watch", &job, "--json"]);
     assert_eq!(watched.code, Some(2));
     let ended = watched.last_json();

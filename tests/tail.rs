@@ -1,15 +1,15 @@
 //! The end of a job on a real farm: nobody waits while another has much to do.
 
-use crate::farm::{coordinator, worker};
+use crate::farm::{coordinator_with, worker};
 use crate::support::books::assert_whole;
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, LONG_LEASES};
 use crate::support::{Sandbox, pictures, wait_until};
 
 #[test]
 fn an_idle_worker_takes_over_half_of_what_another_holds() {
     const IMAGES: u64 = 32;
     let sandbox = Sandbox::new();
-    let (_coordinator, address) = coordinator(&sandbox);
+    let (_coordinator, address) = coordinator_with(&sandbox, LONG_LEASES);
     let list: String = (0..IMAGES).map(|number| format!("large red dots on blue {number}\n")).collect();
     sandbox.write("list.txt", list);
     let submit = ["submit", "list.txt", "--size", "256x256", "--steps", "30", "--output", "out"];
@@ -42,7 +42,7 @@ fn a_worker_that_hangs_holds_the_end_of_a_job_for_some_seconds_only() {
     const IMAGES: usize = 6;
     let cluster = Cluster::new();
     // Its lease would be good for an hour.
-    let coordinator = cluster.coordinator(&["--lease-seconds", "3600"]);
+    let coordinator = cluster.coordinator(&LONG_LEASES);
     let at = coordinator.address.as_str();
     let hung = cluster.worker(at, "hung");
     let job = cluster.submit(at, IMAGES, "128x128", "20");

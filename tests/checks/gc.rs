@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Farm;
 use crate::farm::coordinator;
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, LONG_LEASES};
 use crate::support::gate::{Fate, Gate};
 use crate::support::{Ended, Sandbox, files_below, wait_until};
 
@@ -93,7 +93,7 @@ fn size(folder: &Path) -> String {
 /// all of them are found and deleted.
 fn killed(layout: &str, table: &str, objects: usize, category: &str) {
     let cluster = Cluster::new();
-    let coordinator = cluster.coordinator(&["--lease-seconds", "60"]);
+    let coordinator = cluster.coordinator(&LONG_LEASES);
     let sandbox = &cluster.sandbox;
     sandbox.write("list.txt", "red dots\nblue dots\ngreen dots\n");
     let submit =
@@ -105,13 +105,17 @@ fn killed(layout: &str, table: &str, objects: usize, category: &str) {
     let gate = Gate::at_commit(&cluster, table);
     let worker = cluster.worker(&coordinator.address, "w");
     gate.wait_for_one();
-    wait_until("what it stores", || stored().len() == objects);
+    // And nothing that is still being written.
+    wait_until("what it stores", || {
+        let names = stored();
+        names.len() == objects && !names.iter().any(|name| name.ends_with(".part"))
+    });
     let address = coordinator.address.clone();
     coordinator.process.kill();
     worker.kill();
     gate.open_for_the_dead(Fate::TurnedBack);
 
-    let _again = cluster.coordinator_at(&address, &["--lease-seconds", "60"]);
+    let _again = cluster.coordinator_at(&address, &LONG_LEASES);
     let run = |args: &[&str]| sandbox.run(&[args, &["--coordinator", &address]].concat());
     let gc = |args: &[&str]| told(run(&[&["gc", &job, "--json", "--older-than", "0s"], args].concat()));
     assert_eq!(gc(&["--delete"]).0, named(&[]), "the worker may come back and report them");

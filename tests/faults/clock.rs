@@ -9,6 +9,9 @@ use crate::support::books::assert_whole;
 use crate::support::cluster::Cluster;
 use crate::support::{Running, Sandbox};
 
+/// Leases that expire if anybody takes a clock for right, and hardly else.
+const LEASES: [&str; 2] = ["--lease-seconds", "60"];
+
 /// Makes the library that gives a program a wrong clock.
 fn wrong_clock(sandbox: &Sandbox) -> PathBuf {
     sandbox.write("wrong_clock.c", include_str!("wrong_clock.c"));
@@ -31,7 +34,7 @@ fn worker(cluster: &Cluster, library: &Path, address: &str, name: &str, seconds:
 fn workers_whose_clocks_are_an_hour_off_lose_nothing() {
     const IMAGES: usize = 40;
     let cluster = Cluster::new();
-    let coordinator = cluster.coordinator(&[]);
+    let coordinator = cluster.coordinator(&LEASES);
     let at = coordinator.address.as_str();
     let library = wrong_clock(&cluster.sandbox);
     let _fast = worker(&cluster, &library, at, "fast", 3600);
@@ -66,8 +69,8 @@ fn a_coordinator_whose_clock_is_an_hour_off_takes_nothing_from_the_others() {
     const IMAGES: usize = 24;
     let cluster = Cluster::new();
     let library = wrong_clock(&cluster.sandbox);
-    let right = cluster.coordinator(&[]);
-    let wrong = cluster.coordinator_with(&[], |command| {
+    let right = cluster.coordinator(&LEASES);
+    let wrong = cluster.coordinator_with(&LEASES, |command| {
         command.env("LD_PRELOAD", &library).env("WRONG_CLOCK", "3600");
     });
     let log = || cluster.sandbox.running_log();

@@ -125,14 +125,16 @@ fn a_worker_and_then_all_coordinators_are_killed() {
     let cluster = Cluster::new();
     let coordinators = [cluster.coordinator(&[]), cluster.coordinator(&[])];
     let addresses = coordinators.each_ref().map(|coordinator| coordinator.address.clone());
-    let (victim, _other) = (cluster.worker(&addresses[0], "victim"), cluster.worker(&addresses[1], "other"));
-    cluster.wait_for_workers(2);
     let job = cluster.submit(&addresses[0], IMAGES, "96x96", "3");
-    let in_the_middle =
-        "select count(*) from audit_attempts where worker = 'victim' and outcome = 'held' and done > 0";
-    wait_until("a worker in the middle of a shard", || cluster.number(in_the_middle) > 0);
+    // No report tells of more than the first half of its shard then.
+    let gate = Gate::before_row(&cluster, "results", "new.idx = 5");
+    let victim = cluster.worker(&addresses[0], "victim");
+    gate.wait_for_one();
     victim.kill();
-    cluster.wait_for_pictures(IMAGES / 4);
+    gate.open_for_the_living();
+    let _other = cluster.worker(&addresses[1], "other");
+    let of_other = "select count(*) from audit_images where worker = 'other' and state = 'done'";
+    wait_until("the other one's pictures", || cluster.number(of_other) > 0);
     coordinators.into_iter().for_each(|coordinator| coordinator.process.kill());
 
     let _again = addresses.each_ref().map(|address| cluster.coordinator_at(address, &[]));

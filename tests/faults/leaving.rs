@@ -1,7 +1,7 @@
 //! Workers that leave: at once, because somebody wants it, and by themselves.
 
 use crate::support::books::assert_whole;
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, LONG_LEASES};
 use crate::support::{Running, wait_until};
 
 /// A worker `w` in the middle of an image that takes a while.
@@ -40,7 +40,7 @@ fn assert_stopped(cluster: &Cluster, worker: Running, why: &str) {
 #[test]
 fn a_second_signal_stops_the_image_in_hand() {
     let cluster = Cluster::new();
-    let coordinator = cluster.coordinator(&[]);
+    let coordinator = cluster.coordinator(&LONG_LEASES);
     let worker = in_the_middle(&cluster, &coordinator.address);
     worker.terminate();
     // It finishes the image.
@@ -54,7 +54,7 @@ fn a_second_signal_stops_the_image_in_hand() {
 #[test]
 fn a_worker_that_is_drained_now_stops_the_image_in_hand() {
     let cluster = Cluster::new();
-    let coordinator = cluster.coordinator(&[]);
+    let coordinator = cluster.coordinator(&LONG_LEASES);
     let address = coordinator.address.as_str();
     let worker = in_the_middle(&cluster, address);
     cluster.sandbox.run(&["drain", "w", "--now", "--coordinator", address]).ok();
@@ -65,7 +65,7 @@ fn a_worker_that_is_drained_now_stops_the_image_in_hand() {
 fn a_worker_for_so_many_jobs_finishes_those_and_leaves_others_alone() {
     const IMAGES: usize = 3;
     let cluster = Cluster::new();
-    let coordinator = cluster.coordinator(&[]);
+    let coordinator = cluster.coordinator(&LONG_LEASES);
     let address = coordinator.address.as_str();
     let jobs = ["64x64", "64x96", "96x64"].map(|size| cluster.submit(address, IMAGES, size, "2"));
     let worker = limited(&cluster, address, ["--max-jobs", "2"]);
@@ -85,7 +85,7 @@ fn a_worker_for_so_many_jobs_finishes_those_and_leaves_others_alone() {
 fn an_idle_worker_leaves_when_its_work_is_done() {
     const IMAGES: usize = 3;
     let cluster = Cluster::new();
-    let coordinator = cluster.coordinator(&[]);
+    let coordinator = cluster.coordinator(&LONG_LEASES);
     let address = coordinator.address.as_str();
     let job = cluster.submit(address, IMAGES, "64x64", "2");
     let worker = limited(&cluster, address, ["--max-idle", "10s"]);
@@ -98,7 +98,7 @@ fn an_idle_worker_leaves_when_its_work_is_done() {
 fn an_old_worker_leaves_in_the_middle_of_its_work() {
     const IMAGES: usize = 4000;
     let cluster = Cluster::new();
-    let coordinator = cluster.coordinator(&[]);
+    let coordinator = cluster.coordinator(&LONG_LEASES);
     cluster.submit(&coordinator.address, IMAGES, "64x64", "2");
     let worker = limited(&cluster, &coordinator.address, ["--max-lifetime", "2s"]);
     assert_left(&cluster, worker, "its time is over");

@@ -5,7 +5,7 @@ use sanafarm_proto::v1::{ErrorClass, ImageDone, ImageResult, LeaseRef};
 use tonic::Code;
 
 use crate::support::books::assert_balanced;
-use crate::support::cluster::{Cluster, Coordinator};
+use crate::support::cluster::{Cluster, Coordinator, LONG_LEASES};
 use crate::support::hand::{Hand, failure, picture, pictures};
 use crate::support::wait_until;
 
@@ -14,7 +14,7 @@ const IMAGES: usize = 40;
 
 fn farm() -> (Cluster, Coordinator) {
     let cluster = Cluster::new();
-    let coordinator = cluster.coordinator(&[]);
+    let coordinator = cluster.coordinator(&LONG_LEASES);
     cluster.submit(&coordinator.address, IMAGES, "64x64", "1");
     (cluster, coordinator)
 }

@@ -2,14 +2,15 @@
 //! is rendered again.
 
 use crate::support::books::assert_whole;
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, LONG_LEASES};
 use crate::support::gate::{Fate, Gate};
 use crate::support::wire::Wire;
 use crate::support::{files_below, wait_until};
 
 const SIZE: &str = "64x64";
 const STEPS: &str = "2";
-const IMAGES: usize = 6;
+/// More than one report tells of.
+const IMAGES: usize = 24;
 
 /// Where a worker keeps what is not acknowledged.
 fn outbox(cluster: &Cluster, worker: &str) -> Vec<String> {
@@ -36,7 +37,7 @@ fn assert_rendered_once(cluster: &Cluster, job: &str) {
 #[test]
 fn a_worker_killed_between_upload_and_report_reports_when_it_is_started_again() {
     let cluster = Cluster::new();
-    let coordinator = cluster.coordinator(&["--lease-seconds", "60"]);
+    let coordinator = cluster.coordinator(&LONG_LEASES);
     let address = coordinator.address;
     let job = cluster.submit(&address, IMAGES, SIZE, STEPS);
     let gate = Gate::at_commit(&cluster, "results");
@@ -51,7 +52,7 @@ fn a_worker_killed_between_upload_and_report_reports_when_it_is_started_again() 
     let records = outbox(&cluster, "w").into_iter().filter(|name| name.ends_with(".json"));
     assert_eq!(records.count(), IMAGES, "the records: {:?}", outbox(&cluster, "w"));
 
-    let _again = cluster.coordinator_at(&address, &["--lease-seconds", "60"]);
+    let _again = cluster.coordinator_at(&address, &LONG_LEASES);
     let _worker = cluster.worker(&address, "w");
     cluster.watch(&address, &job);
     assert_rendered_once(&cluster, &job);
@@ -60,7 +61,7 @@ fn a_worker_killed_between_upload_and_report_reports_when_it_is_started_again() 
 #[test]
 fn a_worker_that_is_cut_off_goes_on_with_its_shard_and_reports_later() {
     let cluster = Cluster::new();
-    let coordinator = cluster.coordinator(&["--lease-seconds", "60"]);
+    let coordinator = cluster.coordinator(&LONG_LEASES);
     let address = coordinator.address.as_str();
     let wire = Wire::to(address);
     let _worker = cluster.worker(wire.address(), "w");
@@ -105,14 +106,15 @@ fn a_worker_that_was_cut_off_until_its_shard_was_anothers_adds_what_is_missing()
 
 #[test]
 fn a_drain_file_makes_a_worker_hand_back_the_rest_and_leave_with_success() {
-    const MANY: usize = 40;
+    // Much longer than the second after which it looks again.
+    const MANY: usize = 24;
     let cluster = Cluster::new();
-    let coordinator = cluster.coordinator(&[]);
+    let coordinator = cluster.coordinator(&LONG_LEASES);
     let address = coordinator.address.as_str();
     let args = ["worker", "--coordinator", address, "--name", "spot", "--drain-file", "drain"];
     let spot = cluster.sandbox.start(&args);
     cluster.wait_for_workers(1);
-    let job = cluster.submit(address, MANY, "96x96", "3");
+    let job = cluster.submit(address, MANY, "128x128", "20");
     cluster.wait_for_pictures(1);
     cluster.sandbox.write("drain", "");
     assert_eq!(spot.wait().code(), Some(0), "{}", cluster.sandbox.running_log());

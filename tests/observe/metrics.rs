@@ -65,7 +65,12 @@ fn a_farm_at_work_tells_all_its_metrics() {
     let submitted = "sanafarm_rpc_seconds_count{method=\"JobService/SubmitJob\",code=\"OK\"}";
     assert_eq!(told.get(submitted), Some(&1.0), "{told:#?}");
 
-    let told = scrape(&worker_at);
+    // It hears a moment after the job has ended that its last report has arrived.
+    let mut told = BTreeMap::new();
+    wait_until("the worker to know of all", || {
+        told = scrape(&worker_at);
+        told.get("sanafarm_worker_stage_seconds_count{stage=\"report\"}") == Some(&(IMAGES as f64))
+    });
     for metric in worker::TABLE {
         assert!(is_there(&told, metric), "{} is not in {told:#?}", metric.name);
     }
@@ -88,7 +93,7 @@ fn a_process_is_ready_while_it_can_do_its_work() {
     let served = cluster.coordinator(&["--http", "127.0.0.1:0"]);
     let coordinator_at = metrics_of(&cluster.sandbox, "coordinator");
     assert_eq!(get(&coordinator_at, "/healthz"), (200, "ok\n".to_owned()));
-    assert_eq!(get(&coordinator_at, "/readyz"), (200, "ready\n".to_owned()));
+    wait_until("it to be ready", || get(&coordinator_at, "/readyz") == (200, "ready\n".to_owned()));
     cluster.postgres.stop();
     let (status, why) = get(&coordinator_at, "/readyz");
     assert!(status == 503 && why.contains("the database does not answer"), "{why}");
@@ -113,7 +118,8 @@ fn a_process_is_ready_while_it_can_do_its_work() {
 fn a_worker_that_leaves_is_not_ready() {
     let cluster = Cluster::new();
     let served = cluster.coordinator(&[]);
-    let job = cluster.submit(&served.address, 4, "512x512", "20");
+    // None of them ends before it is told to.
+    cluster.submit(&served.address, 4, "512x512", "1000");
     let args = ["worker", "--coordinator", &served.address, "--name", "w", "--http", "127.0.0.1:0"];
     let working = cluster.sandbox.start(&args);
     let worker_at = metrics_of(&cluster.sandbox, "worker");
@@ -124,6 +130,6 @@ fn a_worker_that_leaves_is_not_ready() {
     wait_until("it to be told", || cluster.sandbox.running_log().contains("leaving"));
     let (status, why) = get(&worker_at, "/readyz");
     assert!(status == 503 && why.contains("leaving"), "{why}");
+    cluster.sandbox.run(&["drain", "w", "--now", "--coordinator", &served.address]).ok();
     assert_eq!(working.wait().code(), Some(0), "{}", cluster.sandbox.running_log());
-    drop(job);
 }

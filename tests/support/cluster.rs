@@ -1,7 +1,9 @@
 //! A farm of real processes on a PostgreSQL database of its own.
 
-use sanafarm_test_servers::Postgres;
+use std::sync::Mutex;
+
 use sanafarm_test_servers::postgres::Options;
+use sanafarm_test_servers::{Port, Postgres};
 use serde_json::Value;
 
 use super::{Running, Sandbox, wait_until};
@@ -9,11 +11,16 @@ use super::{Running, Sandbox, wait_until};
 /// Name of the database.
 const DATABASE: &str = "farm";
 
+/// Of a coordinator whose leases outlive the test, however slow the machine is.
+pub const LONG_LEASES: [&str; 2] = ["--lease-seconds", "3600"];
+
 /// A database for any number of coordinators, and the folder that they and their workers are run in.
 pub struct Cluster {
     pub sandbox: Sandbox,
     pub postgres: Postgres,
     url: String,
+    /// Where its coordinators listen, and those that take the place of killed ones.
+    ports: Mutex<Vec<Port>>,
 }
 
 /// A coordinator that runs.
@@ -31,12 +38,12 @@ impl Cluster {
     pub fn with(options: Options) -> Self {
         let (sandbox, postgres) = (Sandbox::new(), Postgres::start_with(options));
         let url = postgres.database(DATABASE);
-        Self { sandbox, postgres, url }
+        Self { sandbox, postgres, url, ports: Mutex::default() }
     }
 
     /// A coordinator on a free port. Unless `more` tells of leases, a lost worker is noticed soon.
     pub fn coordinator(&self, more: &[&str]) -> Coordinator {
-        self.coordinator_at("127.0.0.1:0", more)
+        self.coordinator_at(&self.free_address(), more)
     }
 
     /// A coordinator at this address, such as that of one which was killed.
@@ -50,7 +57,14 @@ impl Cluster {
         more: &[&str],
         set: impl FnOnce(&mut std::process::Command),
     ) -> Coordinator {
-        self.start("127.0.0.1:0", more, set)
+        self.start(&self.free_address(), more, set)
+    }
+
+    fn free_address(&self) -> String {
+        let port = Port::take();
+        let address = format!("127.0.0.1:{}", port.number());
+        self.ports.lock().unwrap().push(port);
+        address
     }
 
     fn start(
@@ -105,7 +119,7 @@ impl Cluster {
         self.postgres.dump(DATABASE, &self.sandbox.path(file));
     }
 
-    /// Puts a backup in the place of the database. No coordinator may run.
+    /// Puts a backup in the place of the database. No coordinator may run, but the server may not know yet of those that were killed.
     pub fn restore(&self, file: &str) {
         self.postgres.restore(DATABASE, &self.sandbox.path(file));
     }

@@ -46,7 +46,7 @@ impl<'a> Gate<'a> {
         let lock = sqlx::AssertSqlSafe(format!("select pg_advisory_lock({LOCK})"));
         runtime.block_on(sqlx::raw_sql(lock).execute(&mut holder)).unwrap();
         cluster.sql(&format!(
-            "create function wait_at_gate() returns trigger language plpgsql as \
+            "create function wait_at_gate() returns trigger language plpgsql set lock_timeout = 0 as \
              $$ begin perform pg_advisory_xact_lock_shared({LOCK}); return new; end $$; \
              create {trigger} execute function wait_at_gate()"
         ));

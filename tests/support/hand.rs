@@ -54,8 +54,11 @@ impl Hand {
     pub fn lease(&self) -> (LeaseRef, Lease) {
         let session_id = self.session.clone();
         let request = LeaseShardRequest { session_id, wait: Some(WAIT), job_id: String::new() };
-        let lease = self.call(self.client.clone().lease_shard(request)).unwrap().lease.unwrap();
-        (lease.r#ref.clone().unwrap(), lease)
+        loop {
+            if let Some(lease) = self.call(self.client.clone().lease_shard(request.clone())).unwrap().lease {
+                break (lease.r#ref.clone().unwrap(), lease);
+            }
+        }
     }
 
     /// Names it.

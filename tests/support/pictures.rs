@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{database, files_below};
+use super::{database, files_below, wait_until};
 
 /// A PNG file.
 pub struct Picture {
@@ -71,5 +71,7 @@ pub fn assert_stored<'a>(output: &Path, pictures: impl Iterator<Item = &'a str>)
         wanted.push(object.to_owned());
     }
     wanted.sort();
+    // What somebody is just writing, such as a picture that is there already, has no name yet.
+    wait_until("what is being written", || !files_below(output).iter().any(|name| name.ends_with(".part")));
     assert_eq!(files_below(output), wanted);
 }
