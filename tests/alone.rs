@@ -172,8 +172,13 @@ fn an_abandoned_job_is_told_as_one_and_changed_where_it_is() {
     assert_eq!((watched.code, &watched.last_json()["state"]), (Some(2), &json!("running")));
     assert!(watched.stderr.ends_with(nobody), "{}", watched.stderr);
 
+    let listed =
+        "nobody renders the job that is not finished: the same `sanafarm render` command goes on with it\n";
+    assert_eq!(sandbox.run(&["jobs"]).ok().stderr, listed);
+
     let paused = sandbox.run(&["pause", &job, "--reason", "lunch"]).ok();
     told(&paused, &format!("`sanafarm resume {job}` lets it go on"));
+    assert_eq!(sandbox.run(&["jobs"]).ok().stderr, "");
     let held = sandbox.run(&RENDER);
     assert_eq!(held.code, Some(1), "{}", held.stderr);
     told(&held, &format!("error: job {job} is paused\n\nhint: `sanafarm resume {job}` lets it go on"));

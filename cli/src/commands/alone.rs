@@ -17,6 +17,19 @@ pub fn tell_next(job: &Job, data: &DataFolder, printer: &Printer) {
     }
 }
 
+/// Says so when some of these jobs wait for somebody to run their commands again.
+pub fn tell_all_abandoned(connection: &Connection, jobs: &[Job], printer: &Printer) {
+    let left = jobs.iter().filter(|job| !has_ended(job) && job.state() != JobState::Paused).count();
+    if connection.idle_data().is_some() && left > 0 {
+        let which = if left == 1 {
+            "the job that is not finished".to_owned()
+        } else {
+            format!("the {left} jobs that are not finished")
+        };
+        printer.note(format!("nobody renders {which}: the same `sanafarm render` command goes on with it"));
+    }
+}
+
 /// Says so when a job waits for somebody to run its command again: whether it does.
 pub fn tell_abandoned(connection: &Connection, job: &Job, printer: &Printer) -> bool {
     let Some(data) = connection.idle_data().filter(|_| !has_ended(job)) else { return false };

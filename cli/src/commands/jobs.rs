@@ -3,6 +3,7 @@
 use sanafarm_proto::v1::ListJobsRequest;
 use sanafarm_proto::v1::job_service_client::JobServiceClient;
 
+use super::alone;
 use crate::args::JobsArgs;
 use crate::connect::Connection;
 use crate::error::{Error, Exit};
@@ -34,6 +35,7 @@ pub async fn run(args: JobsArgs, printer: &Printer) -> Result<Exit, Error> {
         }
         table.finish()?;
     }
+    alone::tell_all_abandoned(&connection, &jobs, printer);
     drop(client);
     connection.close().await;
     Ok(Exit::Success)
