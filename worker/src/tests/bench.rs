@@ -1,7 +1,7 @@
 //! How much of its time a device waits while finished pictures are encoded, kept, stored and reported. Printed, not
 //! asserted:
 //!
-//!     cargo nextest run --workspace --run-ignored only -E 'test(idle_share)' --no-capture
+//!     cargo nextest run --release --workspace --lib --run-ignored only -E 'test(idle_share)' --no-capture
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
