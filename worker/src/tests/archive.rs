@@ -183,6 +183,7 @@ async fn worker_killed_between_the_upload_of_a_tar_and_its_report_has_it_adopted
 async fn a_worker_that_leaves_commits_what_it_has_of_a_tar() {
     let mut farm = Farm::start(|out, model| vec![tarred("a", 0, &["x", "wait", "y"], out, model)]).await;
     farm.coordinator().until("one is kept", |state| state.stats.outbox_images == 1).await;
+    farm.begun(1).await;
     farm.shutdown.soft.cancel();
     farm.watch.open();
     assert_eq!(farm.end().await.unwrap(), crate::Summary { done: 2, failed: 0, kept: 0 });

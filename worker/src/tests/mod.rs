@@ -102,6 +102,12 @@ impl Farm {
         &self.served.coordinator
     }
 
+    /// Waits until the engine has begun this image: a worker that leaves after what is in hand finishes it.
+    async fn begun(&self, index: u64) {
+        let begun = |held: &HeldLease| held.rendering.contains(&index);
+        self.coordinator().until("begun", |state| state.renewals.iter().flatten().any(begun)).await;
+    }
+
     /// What the worker ends with.
     async fn end(&mut self) -> Result<Summary, Error> {
         let ended = tokio::time::timeout(Duration::from_secs(60), &mut self.worker).await;

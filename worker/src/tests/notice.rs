@@ -91,9 +91,7 @@ async fn worker(set: impl FnOnce(&mut Options)) -> Farm {
         vec![shard("a", 0, &["wait", "x", "y", "z"], out, model)]
     };
     let farm = Farm::start_with(folder, shards, |_| {}, set).await;
-    farm.coordinator()
-        .until("rendering", |state| state.renewals.iter().flatten().any(|held| held.rendering == [0]))
-        .await;
+    farm.begun(0).await;
     farm
 }
 

@@ -172,11 +172,8 @@ async fn cut_off_from_the_coordinator_the_worker_goes_on_and_reports_later() {
     let folder = tempfile::tempdir().unwrap();
     let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["wait", "x", "y", "z"], out, model)];
     let mut farm = Farm::start_in(folder, shards, |_| {}).await;
-    let coordinator = farm.coordinator();
-    coordinator
-        .until("rendering", |state| state.renewals.iter().flatten().any(|held| held.rendering == [0]))
-        .await;
-    coordinator.change(|state| {
+    farm.begun(0).await;
+    farm.coordinator().change(|state| {
         for call in ["lease", "renew", "report", "release"] {
             state.away.insert(call, Code::Unavailable);
         }
@@ -277,6 +274,7 @@ async fn images_that_cannot_be_uploaded_before_the_worker_leaves_wait_for_the_ne
     let soon = |options: &mut crate::Options| options.drain_timeout = Duration::from_millis(100);
     let mut first = Farm::start_with(folder, |out, model| vec![lease(out, model)], |_| {}, soon).await;
     first.coordinator().until("one is kept", |state| state.stats.outbox_images == 1).await;
+    first.begun(1).await;
     first.shutdown.soft.cancel();
     first.watch.open();
     let summary = first.end().await.unwrap();
