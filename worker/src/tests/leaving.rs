@@ -1,12 +1,13 @@
 //! Leaving: softly, at once, and by being dropped.
 
 use std::path::Path;
+use std::time::Duration;
 
 use sanafarm_proto::v1::*;
 
 use super::coordinator::State;
 use super::{Farm, shard};
-use crate::Summary;
+use crate::{Options, Summary};
 
 #[tokio::test]
 async fn soft_shutdown_finishes_the_image_in_hand_and_hands_back_the_rest() {
@@ -66,8 +67,14 @@ fn stops_with_a_picture_on_its_way(let_go: bool) -> Summary {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(1).enable_all().build().unwrap();
     let ended = runtime.block_on(async {
-        let mut farm =
-            Farm::start(|out, model| vec![shard("a", 0, &["wait", "never", "x"], out, model)]).await;
+        let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["wait", "never", "x"], out, model)];
+        let impatient = |options: &mut Options| {
+            if !let_go {
+                options.patience.stop = Duration::from_millis(100);
+            }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mut farm = Farm::start_with(folder, shards, |_| {}, impatient).await;
         farm.begun(0).await;
         let (disk, gate) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || _ = gate.recv());
@@ -119,7 +126,7 @@ async fn worker_without_a_coordinator_can_be_told_to_leave() {
     let channel =
         tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
     let folder = tempfile::tempdir().unwrap();
-    let options = crate::Options::new("w", folder.path().into());
+    let options = Options::new("w", folder.path().into());
     let shutdown = crate::Shutdown::default();
     let worker = tokio::spawn(crate::run(channel.into(), options, shutdown.clone()));
     tokio::task::yield_now().await;
@@ -138,6 +145,6 @@ async fn dropping_the_worker_stops_its_engine() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), alone).await.expect("the engine thread ends");
+    tokio::time::timeout(Duration::from_secs(60), alone).await.expect("the engine thread ends");
     assert_eq!(farm.watch.started(), ["wait"]);
 }
