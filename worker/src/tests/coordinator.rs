@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) sessions: BTreeSet<String>,
     pub(super) opened: Vec<OpenSessionRequest>,
     pub(super) closed: u32,
+    /// Why sessions were closed.
+    pub(super) close_reasons: Vec<String>,
     pub(super) renewals: Vec<Vec<HeldLease>>,
     pub(super) faults: BTreeMap<&'static str, VecDeque<Fault>>,
     /// What workers said that they do.
@@ -358,6 +360,7 @@ impl WorkerService for TestCoordinator {
         let request = request.into_inner();
         self.answer("close", Some(&request.session_id), |state| {
             state.closed += 1;
+            state.close_reasons.push(request.reason.clone());
             state.sessions.remove(&request.session_id);
             let mine: Vec<String> = state
                 .leased

@@ -269,9 +269,9 @@ async fn with_jobs(jobs: u64, limits: Limits) -> Farm {
 #[tokio::test]
 async fn an_idle_worker_leaves_after_its_time() {
     let limits = Limits { max_idle: Some(Duration::from_millis(300)), ..Limits::default() };
-    let mut farm = with_jobs(2, limits).await;
-    assert_eq!(farm.end().await.unwrap().done, 2);
-    assert!(farm.coordinator().state().leaving.iter().all(|why| why == "idle for long enough"));
+    let mut farm = with_jobs(0, limits).await;
+    assert_eq!(farm.end().await.unwrap(), Summary::default());
+    assert_eq!(farm.coordinator().state().close_reasons, ["idle for long enough"]);
 }
 
 #[tokio::test]
@@ -279,6 +279,7 @@ async fn an_old_worker_leaves_after_its_time() {
     let limits = Limits { max_lifetime: Some(Duration::from_millis(100)), ..Limits::default() };
     let mut farm = with_jobs(0, limits).await;
     assert_eq!(farm.end().await.unwrap(), Summary::default());
+    assert_eq!(farm.coordinator().state().close_reasons, ["its time is over"]);
 }
 
 #[tokio::test]
