@@ -139,6 +139,7 @@ async fn worker_killed_while_a_tar_collects_commits_it_when_it_is_started_again(
     first.coordinator().until("two are kept", |state| state.stats.outbox_images == 2).await;
     let folder = first.kill().await;
     let mut second = Farm::start_in(folder, |out, model| vec![again(lease(out, model))], |_| {}).await;
+    second.coordinator().until("what was kept", |state| state.archives.len() == 1).await;
     second.watch.open();
     assert_eq!(second.finish(3).await.done, 3);
     assert_eq!(second.watch.started(), ["wait"]);

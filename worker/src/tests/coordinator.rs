@@ -63,6 +63,8 @@ pub(super) struct State {
     pub(super) drain: Drain,
     /// Has the keys that workers lack.
     pub(super) signer: Option<Output>,
+    /// It knows of no lease of this attempt, and signs nothing for it.
+    pub(super) unknown_attempt: Option<u32>,
     /// What it was asked to sign, call by call.
     pub(super) signed: Vec<Vec<String>>,
     /// Calls that fail until further notice.
@@ -306,14 +308,19 @@ impl WorkerService for TestCoordinator {
         let signer = signer.ok_or_else(|| Status::failed_precondition("this coordinator signs no URLs"))?;
         let mut objects = Vec::new();
         let names = request.objects.clone();
-        let lifetime = Duration::from_secs(60);
+        // Kept by a worker for half of it.
+        let lifetime = Duration::from_secs(3600);
         let expires_at = Some(prost_types::Timestamp::from(SystemTime::now() + lifetime));
         for object in request.objects {
             let sign = async |access| signer.sign(&object, access, lifetime).await.unwrap();
             let (put_url, get_url) = (sign(Access::Put).await.into(), sign(Access::Get).await.into());
             objects.push(SignedObject { object, put_url, get_url, expires_at });
         }
+        let attempt = request.lease.map(|lease| lease.attempt);
         self.answer("sign", Some(&request.session_id), |state| {
+            if attempt.is_some() && attempt == state.unknown_attempt {
+                return Err(Status::out_of_range("nobody gave this lease"));
+            }
             state.signed.push(names);
             Ok(SignObjectsResponse { objects })
         })

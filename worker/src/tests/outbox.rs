@@ -159,7 +159,11 @@ async fn an_output_that_comes_back_gets_all_that_waited_and_blames_nobody() {
     let mut farm = Farm::start_in(folder, shards, |_| {}).await;
     let coordinator = farm.coordinator();
     coordinator.until("another output goes on", |state| state.results.contains_key(&5)).await;
-    coordinator.until("its images wait", |state| state.stats.outbox_images == 2).await;
+    coordinator
+        .until("its images wait, and one was tried", |state| {
+            state.stats.outbox_images == 2 && state.stats.trouble.contains("sub/deep/000")
+        })
+        .await;
     std::fs::remove_file(link).unwrap();
     let summary = farm.finish(3).await;
     assert_eq!((summary.done, summary.failed, summary.kept), (3, 0, 0));
