@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sanafarm_proto::v1::*;
+use sanafarm_test_servers::Port;
 
 use super::coordinator::State;
 use super::{Farm, shard};
@@ -120,11 +121,10 @@ async fn idle_worker_leaves_at_once() {
 
 #[tokio::test]
 async fn worker_without_a_coordinator_can_be_told_to_leave() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let channel =
-        tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+    // Nobody listens at it while this test has it.
+    let port = Port::take();
+    let address = format!("http://127.0.0.1:{}", port.number());
+    let channel = tonic::transport::Endpoint::from_shared(address).unwrap().connect_lazy();
     let folder = tempfile::tempdir().unwrap();
     let options = Options::new("w", folder.path().into());
     let shutdown = crate::Shutdown::default();
