@@ -279,7 +279,8 @@ impl Shift {
                 shard.in_hand.remove(index);
             }
             if shard.key == note.lease {
-                shard.held = note.held;
+                // The store stage and the reporter may be heard in another order than they were answered.
+                shard.held &= note.held;
             }
         }
     }
