@@ -71,6 +71,8 @@ async fn a_picture_that_cannot_be_read_any_more_is_set_aside_and_the_others_are_
     let [gone, short] = [0, 1].map(|index| picture_of(&farm.folder, index));
     std::fs::remove_file(gone).unwrap();
     std::fs::File::options().write(true).open(short).unwrap().set_len(100).unwrap();
+    // An upload that has looked at them before finds out because it fails.
+    farm.coordinator().until("both are found", |state| state.results.len() == 2).await;
     std::fs::remove_file(link).unwrap();
     let summary = farm.finish(3).await;
     assert_eq!((summary.done, summary.failed, summary.kept), (1, 2, 0));
