@@ -44,17 +44,18 @@ impl Leave {
         match drain {
             Drain::Unspecified => {}
             Drain::Soon => self.soon(why),
-            Drain::Now => {
-                self.say(why);
-                self.shutdown.hard.cancel();
-            }
+            Drain::Now => self.cancel(&self.shutdown.hard, why),
         }
     }
 
     /// After the image in hand.
     pub(crate) fn soon(&self, why: &str) {
-        self.say(why);
-        self.shutdown.soft.cancel();
+        self.cancel(&self.shutdown.soft, why);
+    }
+
+    /// Whoever hears why finds it cancelled.
+    fn cancel(&self, token: &CancellationToken, why: &str) {
+        self.say_when(why, || token.cancel());
     }
 
     /// After the image in hand, if that is finished before the machine is gone: at the first of the times that are told.
@@ -77,7 +78,14 @@ impl Leave {
 
     /// Says why the worker leaves; the first reason is the one that is told.
     pub(crate) fn say(&self, why: &str) {
+        self.say_when(why, || {});
+    }
+
+    /// The same, after something is done, in one step: whoever hears why finds it done, and whoever finds it done has said
+    /// nothing before.
+    fn say_when(&self, why: &str, done: impl FnOnce()) {
         self.why.send_if_modified(|said| {
+            done();
             let first = said.is_empty();
             if first {
                 why.clone_into(said);

@@ -81,6 +81,23 @@ pub struct Options {
     pub notices: Notices,
     /// How long finished images may still be uploaded when it leaves; the others stay in the outbox.
     pub drain_timeout: Duration,
+    /// How long it waits for others when it is to stop at once.
+    pub patience: Patience,
+}
+
+/// What a worker that is to stop at once waits for, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// The coordinator's answer to a call.
+    pub answer: Duration,
+    /// The engines, which stop at their next step, and the disk, which takes what is rendered.
+    pub stop: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { answer: Duration::from_secs(2), stop: Duration::from_secs(5) }
+    }
 }
 
 /// Bytes that an outbox may hold unless told otherwise.
@@ -107,6 +124,7 @@ impl Options {
             limits: Limits::default(),
             notices: Notices::default(),
             drain_timeout: DRAIN_TIMEOUT,
+            patience: Patience::default(),
         }
     }
 }

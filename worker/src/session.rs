@@ -23,8 +23,6 @@ use crate::urls::Urls;
 
 /// How long any other call may take.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
-/// How long a call may still take after the hard shutdown.
-const HARD_LIMIT: Duration = Duration::from_secs(2);
 /// Largest answer: a shard of 256 images with the longest prompts.
 const LEASE_BYTES: usize = 64 << 20;
 /// Used when the coordinator does not say how often to renew.
@@ -56,6 +54,8 @@ pub(crate) struct End {
     pub(crate) leaving: CancellationToken,
     /// The hard shutdown.
     pub(crate) now: CancellationToken,
+    /// How long a call may still take after that.
+    pub(crate) patience: Duration,
 }
 
 /// Why a call has no answer: the final one of its errors.
@@ -279,7 +279,7 @@ impl Session {
     pub(crate) async fn close(&self, reason: &str) {
         let request = CloseSessionRequest { session_id: self.current().id, reason: reason.into() };
         let mut client = self.shared.client.clone();
-        match timeout(HARD_LIMIT, client.close_session(request)).await {
+        match timeout(self.shared.end.patience, client.close_session(request)).await {
             Ok(Ok(_)) => tracing::debug!("closed the session"),
             Ok(Err(status)) => tracing::warn!(%status, "session not closed: it will expire"),
             Err(_) => tracing::warn!("session not closed in time: it will expire"),
@@ -372,7 +372,7 @@ async fn once<T>(
 ) -> Result<T, Status> {
     let cut = async {
         end.now.cancelled().await;
-        sleep(HARD_LIMIT).await;
+        sleep(end.patience).await;
     };
     tokio::select! {
         answer = timeout(limit, sent) => match answer {

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use super::{STOP_LIMIT, Shift};
+use super::Shift;
 use crate::Error;
 
 impl Shift {
@@ -62,7 +62,7 @@ impl Shift {
     /// there.
     pub(super) fn end(&mut self) {
         self.end_by = None;
-        self.stop_by.get_or_insert_with(|| Instant::now() + STOP_LIMIT);
+        self.stop_by.get_or_insert_with(|| Instant::now() + self.stop_limit);
         self.stop.cancel();
         self.stop_storing.cancel();
     }
@@ -84,10 +84,10 @@ impl Shift {
     }
 
     pub(super) async fn wait_for_engine(&mut self, ended: oneshot::Receiver<Result<(), Error>>) {
-        let (stop, stop_by) = (self.stop.clone(), self.stop_by);
+        let (stop, stop_by, limit) = (self.stop.clone(), self.stop_by, self.stop_limit);
         let too_long = async {
             stop.cancelled().await;
-            sleep_until(stop_by.unwrap_or_else(|| Instant::now() + STOP_LIMIT)).await;
+            sleep_until(stop_by.unwrap_or_else(|| Instant::now() + limit)).await;
         };
         tokio::select! {
             biased;

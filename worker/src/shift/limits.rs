@@ -80,3 +80,42 @@ impl Spent {
         idle.into_iter().chain(old).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_idle_from_its_last_work_on_and_not_while_it_has_some() {
+        let most = Duration::from_secs(1);
+        let mut spent = Spent::new(Limits { max_idle: Some(most), ..Limits::default() });
+        assert_eq!(spent.end(), None);
+        let before = Instant::now();
+        spent.set_idle(true);
+        let first = spent.end();
+        let (end, why) = first.unwrap();
+        assert!(end >= before + most && end <= Instant::now() + most, "{end:?}");
+        assert_eq!(why, "idle for long enough");
+        // As long as it is said again and again, it counts from the first time.
+        spent.set_idle(true);
+        assert_eq!(spent.end(), first);
+        spent.set_idle(false);
+        assert_eq!(spent.end(), None);
+        let again = Instant::now();
+        spent.set_idle(true);
+        assert!(spent.end().is_some_and(|(end, _)| end >= again + most));
+    }
+
+    #[test]
+    fn the_first_limit_that_is_reached_is_the_one_that_counts() {
+        let seconds = |count| Some(Duration::from_secs(count));
+        for (max_idle, max_lifetime, why) in [
+            (seconds(9), seconds(5), "its time is over"),
+            (seconds(0), seconds(5000), "idle for long enough"),
+        ] {
+            let mut spent = Spent::new(Limits { max_idle, max_lifetime, ..Limits::default() });
+            spent.set_idle(true);
+            assert_eq!(spent.end().unwrap().1, why);
+        }
+    }
+}

@@ -46,8 +46,6 @@ const BEHIND: usize = 4;
 const LOW_WATER: usize = 1;
 /// How long the object stores may take to forget uploads that were given up, once everything is handed back.
 const ABORTS: Duration = Duration::from_secs(2);
-/// How long the engine may take to stop at its next step, and the disk to take what is rendered.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 struct Shift {
     session: Session,
@@ -78,6 +76,8 @@ struct Shift {
     leaving: bool,
     /// How long what is in the outbox may take when the worker leaves.
     drain_timeout: Duration,
+    /// How long the engine may take to stop at its next step, and the disk to take what is rendered.
+    stop_limit: Duration,
     /// Nothing is in hand any more but what is in the outbox.
     flushing: bool,
     /// When the worker leaves: all that is not done then is left.
@@ -117,7 +117,7 @@ pub(crate) async fn run(
     let leave = Arc::new(Leave::new(&shutdown));
     // Cancelled by the soft shutdown, and by whatever else makes the worker leave.
     let leaving = leave.soft().child_token();
-    let end = End { leaving: leaving.clone(), now: leave.hard().clone() };
+    let end = End { leaving: leaving.clone(), now: leave.hard().clone(), patience: options.patience.answer };
     let Some(session) = Session::open(channel, registration, end).await? else {
         return Ok(Summary::default());
     };
@@ -162,6 +162,7 @@ pub(crate) async fn run(
         refusing: BTreeMap::new(),
         leaving: false,
         drain_timeout: options.drain_timeout,
+        stop_limit: options.patience.stop,
         flushing: false,
         end_by: None,
         stop_by: None,
@@ -278,7 +279,8 @@ impl Shift {
                 shard.in_hand.remove(index);
             }
             if shard.key == note.lease {
-                shard.held = note.held;
+                // The store stage and the reporter may be heard in another order than they were answered.
+                shard.held &= note.held;
             }
         }
     }

@@ -38,7 +38,7 @@ pub(super) struct Shard {
     pub(super) untouched: bool,
     /// Started or finished, under whatever lease, and neither acknowledged by the coordinator nor given up.
     pub(super) in_hand: BTreeSet<u64>,
-    /// What the coordinator said last: images are left to do.
+    /// The coordinator has not said yet that nothing of it is left to do.
     pub(super) held: bool,
     /// Images were left undone because the worker leaves, or the output refuses.
     pub(super) cut_short: bool,

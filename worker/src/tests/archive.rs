@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use sanafarm_proto::v1::*;
 use tonic::Code;
 
 use super::coordinator::{Fault, State};
+use super::outbox::{kept, outbox, picture_of};
 use super::{Farm, shard};
 
 /// A shard whose pictures belong in a tar.
@@ -138,6 +139,7 @@ async fn worker_killed_while_a_tar_collects_commits_it_when_it_is_started_again(
     first.coordinator().until("two are kept", |state| state.stats.outbox_images == 2).await;
     let folder = first.kill().await;
     let mut second = Farm::start_in(folder, |out, model| vec![again(lease(out, model))], |_| {}).await;
+    second.coordinator().until("what was kept", |state| state.archives.len() == 1).await;
     second.watch.open();
     assert_eq!(second.finish(3).await.done, 3);
     assert_eq!(second.watch.started(), ["wait"]);
@@ -183,6 +185,7 @@ async fn worker_killed_between_the_upload_of_a_tar_and_its_report_has_it_adopted
 async fn a_worker_that_leaves_commits_what_it_has_of_a_tar() {
     let mut farm = Farm::start(|out, model| vec![tarred("a", 0, &["x", "wait", "y"], out, model)]).await;
     farm.coordinator().until("one is kept", |state| state.stats.outbox_images == 1).await;
+    farm.begun(1).await;
     farm.shutdown.soft.cancel();
     farm.watch.open();
     assert_eq!(farm.end().await.unwrap(), crate::Summary { done: 2, failed: 0, kept: 0 });
@@ -213,15 +216,6 @@ async fn a_tar_larger_than_the_outbox_collects_all_the_same() {
     assert_eq!(farm.coordinator().state().archives.len(), 1);
 }
 
-/// Files of a worker's outbox with this ending.
-fn kept(folder: &Path, ending: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder.join("cache/outbox/worker-1")).unwrap();
-    let mut found: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-    found.retain(|path| path.to_str().unwrap().ends_with(ending));
-    found.sort();
-    found
-}
-
 #[tokio::test]
 async fn a_tar_that_cannot_be_packed_takes_no_room() {
     let folder = tempfile::tempdir().unwrap();
@@ -236,8 +230,8 @@ async fn a_tar_that_cannot_be_packed_takes_no_room() {
         .until("the trouble is told", |state| state.stats.trouble.contains("pack a tar in the outbox"))
         .await;
     let folder = farm.kill().await;
-    assert_eq!(kept(folder.path(), ".picture").len(), 2, "the pictures wait");
-    assert!(kept(folder.path(), ".part").is_empty(), "{:?}", kept(folder.path(), ".part"));
+    assert_eq!(kept(&folder, ".picture").len(), 2, "the pictures wait");
+    assert!(kept(&folder, ".part").is_empty(), "{:?}", kept(&folder, ".part"));
 }
 
 #[tokio::test]
@@ -245,12 +239,12 @@ async fn a_picture_that_cannot_be_read_is_set_aside_and_the_others_become_a_tar(
     let prompts = ["gone", "short", "torn", "y", "wait"];
     let mut farm = Farm::start(|out, model| vec![tarred("a", 0, &prompts, out, model)]).await;
     farm.coordinator().until("four are kept", |state| state.stats.outbox_images == 4).await;
-    let pictures = kept(farm.folder.path(), ".picture");
-    std::fs::remove_file(&pictures[0]).unwrap();
-    std::fs::File::options().write(true).open(&pictures[1]).unwrap().set_len(100).unwrap();
-    let mut torn = std::fs::read(&pictures[2]).unwrap();
-    torn[50] ^= 1;
-    std::fs::write(&pictures[2], torn).unwrap();
+    let [gone, short, torn] = [0, 1, 2].map(|index| picture_of(&farm.folder, index));
+    std::fs::remove_file(gone).unwrap();
+    std::fs::File::options().write(true).open(short).unwrap().set_len(100).unwrap();
+    let mut bytes = std::fs::read(&torn).unwrap();
+    bytes[50] ^= 1;
+    std::fs::write(torn, bytes).unwrap();
     farm.watch.open();
     let summary = farm.finish(5).await;
     assert_eq!((summary.done, summary.failed, summary.kept), (2, 3, 0));
@@ -259,6 +253,6 @@ async fn a_picture_that_cannot_be_read_is_set_aside_and_the_others_become_a_tar(
     for index in 0..3 {
         assert_eq!(state.failed(index).error_class(), ErrorClass::Internal, "it may be rendered elsewhere");
     }
-    let aside = farm.folder.path().join("cache/outbox/worker-1/corrupt");
+    let aside = outbox(&farm.folder).join("corrupt");
     assert_eq!(std::fs::read_dir(aside).unwrap().count(), 5, "three records and two pictures");
 }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tonic::Code;
 
 use super::coordinator::Fault;
-use super::outbox::{below, kept, outbox, unreachable};
+use super::outbox::{below, kept, outbox, picture_of, unreachable};
 use super::{Farm, shard};
 
 /// The folder of a worker that was killed after image 0 of a job was stored and before that was reported.
@@ -68,9 +68,11 @@ async fn a_picture_that_cannot_be_read_any_more_is_set_aside_and_the_others_are_
         |out: &Path, model: &Path| vec![below(shard("a", 0, &["gone", "short", "whole"], out, model))];
     let mut farm = Farm::start_in(folder, shards, |_| {}).await;
     farm.coordinator().until("all are kept", |state| state.stats.outbox_images == 3).await;
-    let pictures = kept(&farm.folder, ".picture");
-    std::fs::remove_file(&pictures[0]).unwrap();
-    std::fs::File::options().write(true).open(&pictures[1]).unwrap().set_len(100).unwrap();
+    let [gone, short] = [0, 1].map(|index| picture_of(&farm.folder, index));
+    std::fs::remove_file(gone).unwrap();
+    std::fs::File::options().write(true).open(short).unwrap().set_len(100).unwrap();
+    // An upload that has looked at them before finds out because it fails.
+    farm.coordinator().until("both are found", |state| state.results.len() == 2).await;
     std::fs::remove_file(link).unwrap();
     let summary = farm.finish(3).await;
     assert_eq!((summary.done, summary.failed, summary.kept), (1, 2, 0));

@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) sessions: BTreeSet<String>,
     pub(super) opened: Vec<OpenSessionRequest>,
     pub(super) closed: u32,
+    /// Why sessions were closed.
+    pub(super) close_reasons: Vec<String>,
     pub(super) renewals: Vec<Vec<HeldLease>>,
     pub(super) faults: BTreeMap<&'static str, VecDeque<Fault>>,
     /// What workers said that they do.
@@ -61,6 +63,8 @@ pub(super) struct State {
     pub(super) drain: Drain,
     /// Has the keys that workers lack.
     pub(super) signer: Option<Output>,
+    /// It knows of no lease of this attempt, and signs nothing for it.
+    pub(super) unknown_attempt: Option<u32>,
     /// What it was asked to sign, call by call.
     pub(super) signed: Vec<Vec<String>>,
     /// Calls that fail until further notice.
@@ -222,7 +226,9 @@ impl WorkerService for TestCoordinator {
             }
             Ok(LeaseShardResponse { lease })
         });
-        while self.state().slow_leases {
+        // Another answer is no lease that could be late: it is asked for again.
+        let is_granted = answer.as_ref().is_ok_and(|answer| answer.get_ref().lease.is_some());
+        while is_granted && self.state().slow_leases {
             changes.changed().await.unwrap();
         }
         answer
@@ -304,14 +310,19 @@ impl WorkerService for TestCoordinator {
         let signer = signer.ok_or_else(|| Status::failed_precondition("this coordinator signs no URLs"))?;
         let mut objects = Vec::new();
         let names = request.objects.clone();
-        let lifetime = Duration::from_secs(60);
+        // Kept by a worker for half of it.
+        let lifetime = Duration::from_secs(3600);
         let expires_at = Some(prost_types::Timestamp::from(SystemTime::now() + lifetime));
         for object in request.objects {
             let sign = async |access| signer.sign(&object, access, lifetime).await.unwrap();
             let (put_url, get_url) = (sign(Access::Put).await.into(), sign(Access::Get).await.into());
             objects.push(SignedObject { object, put_url, get_url, expires_at });
         }
+        let attempt = request.lease.map(|lease| lease.attempt);
         self.answer("sign", Some(&request.session_id), |state| {
+            if attempt.is_some() && attempt == state.unknown_attempt {
+                return Err(Status::out_of_range("nobody gave this lease"));
+            }
             state.signed.push(names);
             Ok(SignObjectsResponse { objects })
         })
@@ -358,6 +369,7 @@ impl WorkerService for TestCoordinator {
         let request = request.into_inner();
         self.answer("close", Some(&request.session_id), |state| {
             state.closed += 1;
+            state.close_reasons.push(request.reason.clone());
             state.sessions.remove(&request.session_id);
             let mine: Vec<String> = state
                 .leased

@@ -127,10 +127,8 @@ async fn images_of_a_revoked_lease_are_not_started() {
         ]
     })
     .await;
+    farm.begun(0).await;
     let coordinator = farm.coordinator();
-    coordinator
-        .until("rendering", |state| state.renewals.iter().flatten().any(|held| held.rendering == [0]))
-        .await;
     coordinator.change(|state| {
         state.leased.remove("a").unwrap();
     });

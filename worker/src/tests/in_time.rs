@@ -8,13 +8,12 @@ use sana::{BinMode, DecodeMode, Recipe};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::HOUR;
 use super::engine::{TestEngine, Watch};
 use super::threads::{Bench, pictures, rendered};
 use crate::engine::{Engine, Outcome, Pace, Rendered};
 
 const SIZE: (u32, u32) = (32, 32);
-/// Far beyond what any machine takes for these tests.
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// Says how long pictures of this size take on a device.
 fn takes(bench: &Bench, device: &str, together: Duration, alone: Duration) {

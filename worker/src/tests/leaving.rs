@@ -1,21 +1,20 @@
 //! Leaving: softly, at once, and by being dropped.
 
 use std::path::Path;
+use std::time::Duration;
 
 use sanafarm_proto::v1::*;
+use sanafarm_test_servers::Port;
 
 use super::coordinator::State;
 use super::{Farm, shard};
-use crate::Summary;
+use crate::{Options, Summary};
 
 #[tokio::test]
 async fn soft_shutdown_finishes_the_image_in_hand_and_hands_back_the_rest() {
     let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["wait", "x", "y", "z"], out, model)];
     let mut farm = Farm::start(shards).await;
-    let coordinator = farm.coordinator();
-    coordinator
-        .until("rendering", |state| state.renewals.iter().flatten().any(|held| held.rendering == [0]))
-        .await;
+    farm.begun(0).await;
     farm.shutdown.soft.cancel();
     // The lease is handed back only when the image in hand is reported, and the gate is still closed.
     assert!(farm.coordinator().state().releases.is_empty());
@@ -38,6 +37,8 @@ async fn soft_shutdown_hands_back_the_shard_that_was_leased_ahead() {
     .await;
     let coordinator = farm.coordinator();
     coordinator.until("both are held", |state| state.renewals.iter().any(|held| held.len() == 2)).await;
+    // Without that it would be handed back too.
+    farm.begun(0).await;
     farm.shutdown.soft.cancel();
     farm.coordinator().until("b is handed back", |state| state.releases.len() == 1).await;
     farm.watch.open();
@@ -50,10 +51,7 @@ async fn soft_shutdown_hands_back_the_shard_that_was_leased_ahead() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hard_shutdown_stops_at_the_next_step_and_hands_everything_back() {
     let mut farm = Farm::start(|out, model| vec![shard("a", 0, &["wait", "x"], out, model)]).await;
-    let coordinator = farm.coordinator();
-    coordinator
-        .until("rendering", |state| state.renewals.iter().flatten().any(|held| held.rendering == [0]))
-        .await;
+    farm.begun(0).await;
     farm.shutdown.hard.cancel();
     // The gate stays closed: only the stop ends the image.
     let summary = farm.end().await.unwrap();
@@ -70,20 +68,24 @@ fn stops_with_a_picture_on_its_way(let_go: bool) -> Summary {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).max_blocking_threads(1).enable_all().build().unwrap();
     let ended = runtime.block_on(async {
-        let mut farm =
-            Farm::start(|out, model| vec![shard("a", 0, &["wait", "never", "x"], out, model)]).await;
-        let coordinator = farm.coordinator().clone();
-        let renders = |index| move |held: &HeldLease| held.rendering.contains(&index);
-        coordinator.until("the first", |state| state.renewals.iter().flatten().any(renders(0))).await;
+        let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["wait", "never", "x"], out, model)];
+        let impatient = |options: &mut Options| {
+            if !let_go {
+                options.patience.stop = Duration::from_millis(100);
+            }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mut farm = Farm::start_with(folder, shards, |_| {}, impatient).await;
+        farm.begun(0).await;
         let (disk, gate) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || _ = gate.recv());
         farm.watch.open();
         // The engine starts the second one when it is done with the first.
-        coordinator.until("the second", |state| state.renewals.iter().flatten().any(renders(1))).await;
+        farm.begun(1).await;
         farm.shutdown.hard.cancel();
         let says = |why: &String| why.contains("stopping at the next step");
         let heard = |state: &State| state.closed > 0 || state.leaving.iter().any(says);
-        coordinator.until("it says so, or has left", heard).await;
+        farm.coordinator().until("it says so, or has left", heard).await;
         if let_go {
             disk.send(()).unwrap();
         }
@@ -119,13 +121,12 @@ async fn idle_worker_leaves_at_once() {
 
 #[tokio::test]
 async fn worker_without_a_coordinator_can_be_told_to_leave() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-    let channel =
-        tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+    // Nobody listens at it while this test has it.
+    let port = Port::take();
+    let address = format!("http://127.0.0.1:{}", port.number());
+    let channel = tonic::transport::Endpoint::from_shared(address).unwrap().connect_lazy();
     let folder = tempfile::tempdir().unwrap();
-    let options = crate::Options::new("w", folder.path().into());
+    let options = Options::new("w", folder.path().into());
     let shutdown = crate::Shutdown::default();
     let worker = tokio::spawn(crate::run(channel.into(), options, shutdown.clone()));
     tokio::task::yield_now().await;
@@ -136,10 +137,7 @@ async fn worker_without_a_coordinator_can_be_told_to_leave() {
 #[tokio::test]
 async fn dropping_the_worker_stops_its_engine() {
     let farm = Farm::start(|out, model| vec![shard("a", 0, &["wait", "x"], out, model)]).await;
-    let coordinator = farm.coordinator();
-    coordinator
-        .until("rendering", |state| state.renewals.iter().flatten().any(|held| held.rendering == [0]))
-        .await;
+    farm.begun(0).await;
     farm.worker.abort();
     // The engine thread ends, and with it the engine and its share of the watch.
     let alone = async {
@@ -147,6 +145,6 @@ async fn dropping_the_worker_stops_its_engine() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), alone).await.expect("the engine thread ends");
+    tokio::time::timeout(Duration::from_secs(60), alone).await.expect("the engine thread ends");
     assert_eq!(farm.watch.started(), ["wait"]);
 }

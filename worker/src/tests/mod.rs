@@ -12,7 +12,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::engine::Engine;
-use crate::{Error, Options, Shutdown, Summary, shift};
+use crate::{Error, Options, Patience, Shutdown, Summary, shift};
 
 mod archive;
 mod aside;
@@ -33,6 +33,9 @@ mod work;
 
 use coordinator::{Served, TestCoordinator};
 use engine::{TestEngine, Watch};
+
+/// Beyond what any machine takes: what ends by itself is waited for.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A worker at work on some shards.
 struct Farm {
@@ -92,6 +95,9 @@ impl Farm {
         let watch = Arc::new(Watch::default());
         let shutdown = Shutdown::default();
         let mut options = Options::new("worker-1", folder.path().join("cache"));
+        // A machine that is slow cuts nothing short.
+        options.drain_timeout = HOUR;
+        options.patience = Patience { answer: HOUR, stop: HOUR };
         set(&mut options);
         let worker =
             tokio::spawn(shift::run(served.channel.clone(), options, shutdown.clone(), engines(&watch)));
@@ -100,6 +106,12 @@ impl Farm {
 
     fn coordinator(&self) -> &TestCoordinator {
         &self.served.coordinator
+    }
+
+    /// Waits until the engine has begun this image: a worker that leaves after what is in hand finishes it.
+    async fn begun(&self, index: u64) {
+        let begun = |held: &HeldLease| held.rendering.contains(&index);
+        self.coordinator().until("begun", |state| state.renewals.iter().flatten().any(begun)).await;
     }
 
     /// What the worker ends with.

@@ -9,6 +9,7 @@ use tonic::Code;
 
 use super::{Farm, shard};
 use crate::Error;
+use crate::outbox::record::{self, Record};
 
 /// An output where names below `sub` cannot be written for a while: their folder is a link to itself.
 pub(super) fn unreachable(folder: &TempDir) -> PathBuf {
@@ -44,6 +45,16 @@ pub(super) fn kept(folder: &TempDir, ending: &str) -> Vec<PathBuf> {
     found.retain(|path| path.to_str().unwrap().ends_with(ending));
     found.sort();
     found
+}
+
+/// Where the picture of an image lies in the outbox: beside its record. Their names tell nothing of its index.
+pub(super) fn picture_of(folder: &TempDir, index: u64) -> PathBuf {
+    let is_of = |path: &PathBuf| {
+        let record: Result<Record, _> = record::read(&std::fs::read(path).unwrap());
+        record.is_ok_and(|record| record.index == index)
+    };
+    let record = kept(folder, ".json").into_iter().find(is_of);
+    record.unwrap_or_else(|| panic!("image {index} is not kept")).with_extension("picture")
 }
 
 #[tokio::test]
@@ -148,7 +159,11 @@ async fn an_output_that_comes_back_gets_all_that_waited_and_blames_nobody() {
     let mut farm = Farm::start_in(folder, shards, |_| {}).await;
     let coordinator = farm.coordinator();
     coordinator.until("another output goes on", |state| state.results.contains_key(&5)).await;
-    coordinator.until("its images wait", |state| state.stats.outbox_images == 2).await;
+    coordinator
+        .until("its images wait, and one was tried", |state| {
+            state.stats.outbox_images == 2 && state.stats.trouble.contains("sub/deep/000")
+        })
+        .await;
     std::fs::remove_file(link).unwrap();
     let summary = farm.finish(3).await;
     assert_eq!((summary.done, summary.failed, summary.kept), (3, 0, 0));
@@ -172,11 +187,8 @@ async fn cut_off_from_the_coordinator_the_worker_goes_on_and_reports_later() {
     let folder = tempfile::tempdir().unwrap();
     let shards = |out: &Path, model: &Path| vec![shard("a", 0, &["wait", "x", "y", "z"], out, model)];
     let mut farm = Farm::start_in(folder, shards, |_| {}).await;
-    let coordinator = farm.coordinator();
-    coordinator
-        .until("rendering", |state| state.renewals.iter().flatten().any(|held| held.rendering == [0]))
-        .await;
-    coordinator.change(|state| {
+    farm.begun(0).await;
+    farm.coordinator().change(|state| {
         for call in ["lease", "renew", "report", "release"] {
             state.away.insert(call, Code::Unavailable);
         }
@@ -210,15 +222,16 @@ async fn corrupt_records_are_set_aside_and_named_and_their_images_rendered_again
     first.coordinator().until("all are kept", |state| state.stats.outbox_images == 5).await;
     let folder = first.kill().await;
     std::fs::remove_file(link).unwrap();
-    let (records, pictures) = (kept(&folder, ".json"), kept(&folder, ".picture"));
-    let mut flipped = std::fs::read(&pictures[0]).unwrap();
-    let at = flipped.len() / 2;
-    flipped[at] ^= 1;
-    std::fs::write(&pictures[0], flipped).unwrap();
-    let torn = std::fs::read(&records[1]).unwrap();
-    std::fs::write(&records[1], &torn[..torn.len() / 2]).unwrap();
-    std::fs::File::options().write(true).open(&pictures[2]).unwrap().set_len(100).unwrap();
-    std::fs::remove_file(&pictures[3]).unwrap();
+    let [flipped, torn, short, gone] = [0, 1, 2, 3].map(|index| picture_of(&folder, index));
+    let mut bytes = std::fs::read(&flipped).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&flipped, bytes).unwrap();
+    let torn = torn.with_extension("json");
+    let bytes = std::fs::read(&torn).unwrap();
+    std::fs::write(&torn, &bytes[..bytes.len() / 2]).unwrap();
+    std::fs::File::options().write(true).open(&short).unwrap().set_len(100).unwrap();
+    std::fs::remove_file(&gone).unwrap();
     // What a killed writer leaves is no entry.
     std::fs::write(outbox(&folder).join(format!("{}.picture", "0".repeat(32))), "half").unwrap();
 
@@ -277,6 +290,7 @@ async fn images_that_cannot_be_uploaded_before_the_worker_leaves_wait_for_the_ne
     let soon = |options: &mut crate::Options| options.drain_timeout = Duration::from_millis(100);
     let mut first = Farm::start_with(folder, |out, model| vec![lease(out, model)], |_| {}, soon).await;
     first.coordinator().until("one is kept", |state| state.stats.outbox_images == 1).await;
+    first.begun(1).await;
     first.shutdown.soft.cancel();
     first.watch.open();
     let summary = first.end().await.unwrap();

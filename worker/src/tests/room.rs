@@ -42,7 +42,7 @@ async fn a_worker_without_room_leaves_shards_to_others_and_is_idle() {
     let reason =
         |(_, reason, why): &(_, ReleaseReason, String)| (*reason, why.contains("the outbox is full"));
     assert!(state.releases.iter().all(|release| reason(release) == (ReleaseReason::Drain, true)));
-    assert!(state.leaving.iter().all(|why| why == "idle for long enough"), "{:?}", state.leaving);
+    assert_eq!(state.close_reasons, ["idle for long enough"]);
 }
 
 #[tokio::test]

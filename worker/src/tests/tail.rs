@@ -14,7 +14,8 @@ async fn what_was_cut_off_is_left_to_others() {
         vec![shard("a", 0, &["x", "wait", "y", "z", "q", "r", "s", "t", "u"], out, model)]
     })
     .await;
-    farm.coordinator().until("the second image is rendered", |state| state.results.contains_key(&0)).await;
+    farm.coordinator().until("the first is done", |state| state.results.contains_key(&0)).await;
+    farm.begun(1).await;
     farm.coordinator().change(|state| {
         if let Some((lease, _)) = state.leased.get_mut("a") {
             lease.images.truncate(3);
@@ -34,7 +35,8 @@ async fn what_was_cut_off_is_left_to_others() {
 #[tokio::test]
 async fn an_image_in_hand_is_finished_and_not_started_again() {
     let mut farm = Farm::start(|out, model| vec![shard("a", 0, &["x", "wait", "y"], out, model)]).await;
-    farm.coordinator().until("the second image is rendered", |state| state.results.contains_key(&0)).await;
+    farm.coordinator().until("the first is done", |state| state.results.contains_key(&0)).await;
+    farm.begun(1).await;
     // The lease is lost, and its shard comes back to the same worker.
     farm.coordinator().change(|state| {
         let (mut lease, _) = state.leased.remove("a").expect("it is leased");

@@ -108,12 +108,7 @@ async fn only_one_shard_is_held_ahead_however_small_the_shards_are() {
 #[tokio::test]
 async fn the_coordinator_is_told_at_once_what_is_being_rendered() {
     let mut farm = Farm::start(|out, model| vec![shard("a", 0, &["x", "wait", "y"], out, model)]).await;
-    let coordinator = farm.coordinator();
-    coordinator
-        .until("a renewal that names image 1", |state| {
-            state.renewals.iter().flatten().any(|held| held.rendering == [1])
-        })
-        .await;
+    farm.begun(1).await;
     farm.watch.open();
     assert_eq!(farm.finish(3).await.done, 3);
 }

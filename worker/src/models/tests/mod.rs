@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use sanafarm_test_servers::Port;
 use sanafarm_test_servers::hub::{Fault, Hub};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -251,8 +252,10 @@ fn what_is_not_on_the_hub_is_named() {
 fn a_hub_out_of_reach_leaves_what_is_here() {
     let bench = Bench::new();
     let held = bench.resolve("hf:acme/sana-tiny").unwrap();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let models = Models::new(Options { hub: format!("http://{nobody}"), ..bench.options() });
+    // Nobody listens at it while this test has it.
+    let port = Port::take();
+    let hub = format!("http://127.0.0.1:{}", port.number());
+    let models = Models::new(Options { hub, ..bench.options() });
     let again = models.resolve("hf:acme/sana-tiny", &Cancel::default()).unwrap();
     assert_eq!((again.folder(), again.reference()), (held.folder(), held.reference()));
     let error = models.resolve("hf:acme/sana-tiny@v2", &Cancel::default()).unwrap_err();
