@@ -7,6 +7,7 @@ use std::time::Duration;
 use sana::autoencoder::Tiling;
 use sana::plan::Fit;
 use sana::{Error, Memory, ModelInfo, Progress, Recipe, Sink};
+use tokio::sync::watch;
 
 use crate::engine::Engine;
 
@@ -14,7 +15,7 @@ use crate::engine::Engine;
 #[derive(Default)]
 pub(super) struct Watch {
     /// Prompts in the order in which they were started.
-    pub(super) started: Mutex<Vec<String>>,
+    started: watch::Sender<Vec<String>>,
     /// What was rendered at once, and how.
     pub(super) batches: Mutex<Vec<(Vec<String>, Fit)>>,
     pub(super) loads: Mutex<u32>,
@@ -30,7 +31,15 @@ impl Watch {
     }
 
     pub(super) fn started(&self) -> Vec<String> {
-        self.started.lock().unwrap().clone()
+        self.started.borrow().clone()
+    }
+
+    /// Waits until so many images have come to be denoised: what stops an engine then finds it at work.
+    pub(super) async fn until_started(&self, images: usize) {
+        let mut started = self.started.subscribe();
+        let waiting = started.wait_for(|started| started.len() >= images);
+        let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+        waited.unwrap_or_else(|_| panic!("never: {images} images started")).unwrap();
     }
 
     pub(super) fn batches(&self) -> Vec<(Vec<String>, Fit)> {
@@ -127,7 +136,7 @@ impl Engine for TestEngine {
         if cost(fit) > self.memory {
             return Err(Error::OutOfMemory(format!("{} of {} units", cost(fit), self.memory)));
         }
-        self.watch.started.lock().unwrap().extend(prompts);
+        self.watch.started.send_modify(|started| started.extend(prompts));
         let mut latents = Vec::new();
         for (picture, recipe) in recipes.iter().enumerate() {
             match self.denoise(picture, recipe, sink) {

@@ -44,9 +44,7 @@ async fn a_device_that_has_time_goes_on_while_another_stops() {
     takes(&bench, "cuda:1", 3 * HOUR, Duration::ZERO);
     // Nothing is known of the third: it may have time.
     let answers = bench.send(&["wait"; 3], SIZE, &CancellationToken::new());
-    while watch.started().len() < 3 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    watch.until_started(3).await;
     bench.end.send_replace(Some(Instant::now() + 2 * HOUR));
     let (stopped, _, others) = select_all(answers).await;
     let stopped = stopped.unwrap();

@@ -51,7 +51,7 @@ async fn soft_shutdown_hands_back_the_shard_that_was_leased_ahead() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hard_shutdown_stops_at_the_next_step_and_hands_everything_back() {
     let mut farm = Farm::start(|out, model| vec![shard("a", 0, &["wait", "x"], out, model)]).await;
-    farm.begun(0).await;
+    farm.watch.until_started(1).await;
     farm.shutdown.hard.cancel();
     // The gate stays closed: only the stop ends the image.
     let summary = farm.end().await.unwrap();
@@ -137,7 +137,7 @@ async fn worker_without_a_coordinator_can_be_told_to_leave() {
 #[tokio::test]
 async fn dropping_the_worker_stops_its_engine() {
     let farm = Farm::start(|out, model| vec![shard("a", 0, &["wait", "x"], out, model)]).await;
-    farm.begun(0).await;
+    farm.watch.until_started(1).await;
     farm.worker.abort();
     // The engine thread ends, and with it the engine and its share of the watch.
     let alone = async {
