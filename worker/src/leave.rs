@@ -53,7 +53,6 @@ impl Leave {
         self.cancel(&self.shutdown.soft, why);
     }
 
-    /// Whoever hears why finds it cancelled.
     fn cancel(&self, token: &CancellationToken, why: &str) {
         self.say_when(why, || token.cancel());
     }
@@ -81,8 +80,7 @@ impl Leave {
         self.say_when(why, || {});
     }
 
-    /// The same, after something is done, in one step: whoever hears why finds it done, and whoever finds it done has said
-    /// nothing before.
+    /// The same, with something that is done in one step with it: who finds one of the two finds the other.
     fn say_when(&self, why: &str, done: impl FnOnce()) {
         self.why.send_if_modified(|said| {
             done();
@@ -97,5 +95,33 @@ impl Leave {
     /// What is said.
     pub(crate) fn reasons(&self) -> watch::Receiver<String> {
         self.why.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_and_what_is_cancelled_come_together() {
+        // One look may meet the moment between the two, if there were one; so many do.
+        for _ in 0..500 {
+            let leave = Leave::new(&Shutdown::default());
+            std::thread::scope(|scope| {
+                let hears = scope.spawn(|| {
+                    while leave.reasons().borrow().is_empty() {}
+                    leave.soft().is_cancelled()
+                });
+                let finds = scope.spawn(|| {
+                    while !leave.soft().is_cancelled() {}
+                    leave.reasons().borrow().clone()
+                });
+                leave.soon("it was asked to");
+                assert_eq!(
+                    (hears.join().unwrap(), finds.join().unwrap().as_str()),
+                    (true, "it was asked to")
+                );
+            });
+        }
     }
 }
