@@ -13,6 +13,8 @@ use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
+use super::wait_until;
+
 /// How long a coordinator may look for a shard.
 const WAIT: prost_types::Duration = prost_types::Duration { seconds: 20, nanos: 0 };
 
@@ -54,11 +56,13 @@ impl Hand {
     pub fn lease(&self) -> (LeaseRef, Lease) {
         let session_id = self.session.clone();
         let request = LeaseShardRequest { session_id, wait: Some(WAIT), job_id: String::new() };
-        loop {
-            if let Some(lease) = self.call(self.client.clone().lease_shard(request.clone())).unwrap().lease {
-                break (lease.r#ref.clone().unwrap(), lease);
-            }
-        }
+        let mut lease = None;
+        wait_until("a shard", || {
+            lease = self.call(self.client.clone().lease_shard(request.clone())).unwrap().lease;
+            lease.is_some()
+        });
+        let lease = lease.unwrap();
+        (lease.r#ref.clone().unwrap(), lease)
     }
 
     /// Names it.

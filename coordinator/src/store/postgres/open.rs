@@ -90,7 +90,7 @@ impl PostgresStore {
             .map_err(|error| open_error(&place, &error))?;
         close(connection).await;
         let life = Life::begin(options.clone()).await.map_err(|error| open_error(&place, &error))?;
-        let store = Self::with_pools(options, place, (connections, turn), life);
+        let store = Self::with_pools(options, place, connections, turn, life);
         store.clock.compare(&store.pool).await?;
         store.months(store.clock.now()).await?;
         Ok(store)
@@ -99,7 +99,8 @@ impl PostgresStore {
     fn with_pools(
         options: PgConnectOptions,
         place: String,
-        (connections, turn): (u32, Duration),
+        connections: u32,
+        turn: Duration,
         life: Life,
     ) -> Self {
         let trouble = Arc::new(Trouble::new());
